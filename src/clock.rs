@@ -1,0 +1,159 @@
+//! The only source of time.
+//!
+//! Everything above takes [`Time`] as an argument or asks the client's [`Clock`], so that a run under
+//! a paused clock replays exactly. Real nodes are timed by a clock that keeps running while the machine
+//! sleeps: a lease does so too, and a laptop lid must not make it look younger than it is (S3).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// A moment, as the distance from the origin of the clock it came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Time(Duration);
+
+impl Time {
+    /// The time that passed from `earlier` to this moment, zero if it lies ahead.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// This moment plus `span`; the end of time rather than an overflow.
+    pub(crate) fn plus(self, span: Duration) -> Self {
+        Self(self.0.checked_add(span).unwrap_or(Duration::MAX))
+    }
+
+    /// This moment less `span`; the origin rather than an underflow.
+    pub(crate) fn minus(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span))
+    }
+
+    /// This moment rounded down to a multiple of `grid`, so that what is due about the same time is
+    /// due at the same time and shares a request.
+    pub(crate) fn aligned(self, grid: Duration) -> Self {
+        let grid = grid.as_nanos().max(1);
+        let nanos = self.0.as_nanos() / grid * grid;
+        Self(Duration::from_nanos(
+            u64::try_from(nanos).unwrap_or(u64::MAX),
+        ))
+    }
+}
+
+/// Where a client's time comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Clock {
+    /// For real nodes: monotonic, and running while the machine is suspended.
+    Boot,
+    /// For memory nodes: tokio's clock, which tests can pause.
+    Tokio {
+        /// The origin of this clock.
+        origin: Instant,
+    },
+}
+
+impl Clock {
+    /// A clock that follows tokio's, with its origin here and now.
+    pub(crate) fn tokio() -> Self {
+        Self::Tokio {
+            origin: instant_now(),
+        }
+    }
+
+    /// The present moment.
+    pub(crate) fn now(&self) -> Time {
+        match self {
+            Self::Boot => Time(boot_time()),
+            Self::Tokio { origin } => Time(instant_now().saturating_duration_since(*origin)),
+        }
+    }
+
+    /// Sleeps until `deadline`; at once if it has passed.
+    pub(crate) async fn sleep_until(&self, deadline: Time) {
+        let span = deadline.since(self.now());
+        if !span.is_zero() {
+            tokio::time::sleep(span).await;
+        }
+    }
+
+    /// Milliseconds since 1970, for people to read; no decision is made on it.
+    pub(crate) fn unix_millis(&self) -> u64 {
+        match self {
+            Self::Boot => unix_millis(),
+            Self::Tokio { .. } => {
+                MEMORY_EPOCH_MILLIS
+                    + u64::try_from(self.now().since(Time::default()).as_millis())
+                        .unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// When the wall clock of memory nodes starts (a round moment in 2023): a run under a paused clock is
+/// the same on every day.
+pub(crate) const MEMORY_EPOCH_MILLIS: u64 = 1_700_000_000_000;
+
+#[allow(clippy::disallowed_methods)]
+fn instant_now() -> Instant {
+    Instant::now()
+}
+
+#[allow(clippy::disallowed_methods)]
+fn unix_millis() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |span| {
+            u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+        })
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn boot_time() -> Duration {
+    let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(
+        u64::try_from(at.tv_sec).unwrap_or_default(),
+        u32::try_from(at.tv_nsec).unwrap_or_default(),
+    )
+}
+
+/// Elsewhere std's monotonic clock has to do; on macOS and Windows it may stand still while the machine
+/// sleeps, which the docs say.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+#[allow(clippy::disallowed_methods)]
+fn boot_time() -> Duration {
+    use std::{sync::OnceLock, time::Instant};
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    ORIGIN.get_or_init(Instant::now).elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_saturate_instead_of_wrapping() {
+        let start = Time::default();
+        let later = start.plus(Duration::from_secs(1));
+        assert_eq!(start.since(later), Duration::ZERO);
+        assert_eq!(later.plus(Duration::MAX).since(start), Duration::MAX);
+        assert_eq!(start.minus(Duration::from_secs(1)), start);
+    }
+
+    #[test]
+    fn aligned_times_of_one_window_are_equal() {
+        let grid = Duration::from_millis(100);
+        let at = |ms| {
+            Time::default()
+                .plus(Duration::from_millis(ms))
+                .aligned(grid)
+        };
+        assert_eq!(at(201), at(299));
+        assert_ne!(at(299), at(300));
+    }
+
+    #[test]
+    fn boot_clock_rises() {
+        let first = Clock::Boot.now();
+        assert!(Clock::Boot.now() >= first);
+        assert!(Clock::Boot.unix_millis() > MEMORY_EPOCH_MILLIS);
+    }
+}

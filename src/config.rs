@@ -1,0 +1,204 @@
+//! The settings, validated as a whole before anything is sent.
+
+use std::time::Duration;
+
+use crate::{
+    error::{ArgumentError, BuildError},
+    validity::drift,
+};
+
+/// The longest ttl: about 68 years, far below what overflows a server's clock in milliseconds.
+const MAX_TTL: Duration = Duration::from_millis(1 << 41);
+
+/// The longest name of a client, in bytes.
+const MAX_CLIENT_NAME: usize = 128;
+
+/// Every setting of a client. The builder documents them for users.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) retry_count: u32,
+    pub(crate) retry_delay: Duration,
+    /// `None`: waiters never give up.
+    pub(crate) fifo_retry_count: Option<u32>,
+    pub(crate) fifo_retry_delay: Duration,
+    /// `None`: any number of waiters.
+    pub(crate) fifo_queue_length: Option<u64>,
+    pub(crate) fifo_ephemeral_ttl: Duration,
+    pub(crate) node_timeout: Duration,
+    pub(crate) clock_drift_factor: f64,
+    pub(crate) key_prefix: String,
+    pub(crate) restart_grace: Duration,
+    pub(crate) cold_start_grace: bool,
+    pub(crate) auto_extend: bool,
+    pub(crate) max_hold: Option<Duration>,
+    /// `None`: host name and process id.
+    pub(crate) client_name: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            retry_count: 1,
+            retry_delay: Duration::from_millis(200),
+            fifo_retry_count: Some(30),
+            fifo_retry_delay: Duration::from_millis(200),
+            fifo_queue_length: Some(64),
+            fifo_ephemeral_ttl: Duration::from_secs(5),
+            node_timeout: Duration::from_millis(500),
+            clock_drift_factor: 0.01,
+            key_prefix: String::new(),
+            restart_grace: Duration::from_secs(30),
+            cold_start_grace: false,
+            auto_extend: true,
+            max_hold: None,
+            client_name: None,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses settings out of their range, and such as contradict each other.
+    pub(crate) fn validate(&self) -> Result<(), BuildError> {
+        let refuse = |setting, reason| Err(BuildError::InvalidSetting { setting, reason });
+        if !(0.0..=0.5).contains(&self.clock_drift_factor) {
+            return refuse("clock_drift_factor", "must lie between 0 and 0.5");
+        }
+        if self.retry_count == 0 {
+            return refuse("retry_count", "must be at least 1");
+        }
+        if self.fifo_retry_count == Some(0) {
+            return refuse("fifo_retry_count", "must be at least 1, or unlimited");
+        }
+        if self.fifo_queue_length == Some(0) {
+            return refuse("fifo_queue_length", "must be at least 1, or unlimited");
+        }
+        if self.node_timeout < Duration::from_millis(1) {
+            return refuse("node_timeout", "must be at least a millisecond");
+        }
+        if self.fifo_ephemeral_ttl <= drift(self.fifo_ephemeral_ttl, self.clock_drift_factor) {
+            return refuse("fifo_ephemeral_ttl", "must be above its own drift");
+        }
+        if self.max_hold == Some(Duration::ZERO) {
+            return refuse("max_hold", "must not be zero");
+        }
+        let spans = [
+            ("retry_delay", self.retry_delay),
+            ("fifo_retry_delay", self.fifo_retry_delay),
+            ("fifo_ephemeral_ttl", self.fifo_ephemeral_ttl),
+            ("node_timeout", self.node_timeout),
+            ("restart_grace", self.restart_grace),
+        ];
+        if let Some((setting, _)) = spans.iter().find(|(_, span)| *span > MAX_TTL) {
+            return refuse(setting, "is longer than 68 years");
+        }
+        if self.fifo_retry_count.is_some() && self.poll().is_zero() {
+            return refuse(
+                "fifo_retry_count",
+                "counts polls of no length: give retry_delay or fifo_retry_delay a length",
+            );
+        }
+        if self.key_prefix.len() >= crate::resource::MAX_NAME {
+            return refuse("key_prefix", "leaves no room for a name");
+        }
+        match &self.client_name {
+            Some(name) if name.is_empty() || name.len() > MAX_CLIENT_NAME => {
+                refuse("client_name", "must have between 1 and 128 bytes")
+            }
+            Some(name) if name.chars().any(char::is_control) => {
+                refuse("client_name", "must not hold control characters")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `ttl` in whole milliseconds, as the nodes count it.
+    pub(crate) fn ttl(&self, ttl: Duration) -> Result<Duration, ArgumentError> {
+        if ttl > MAX_TTL {
+            return Err(ArgumentError::TtlTooLong { most: MAX_TTL });
+        }
+        let drift = drift(ttl, self.clock_drift_factor);
+        if ttl <= drift {
+            return Err(ArgumentError::TtlTooShort { ttl, drift });
+        }
+        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        Ok(Duration::from_millis(millis))
+    }
+
+    /// How long a waiter waits without moving forward: in Python a poll takes `retry_delay` and
+    /// `fifo_retry_delay`. `None`: for ever.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.fifo_retry_count
+            .map(|polls| self.poll().saturating_mul(polls))
+    }
+
+    /// How long a request of a lease of `ttl` may take: short enough to try thrice within the lease.
+    pub(crate) fn timeout(&self, ttl: Duration) -> Duration {
+        self.node_timeout.min(ttl / 3)
+    }
+
+    fn poll(&self) -> Duration {
+        self.retry_delay.saturating_add(self.fifo_retry_delay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Spoil = fn(&mut Config);
+
+    #[test]
+    fn defaults_are_valid_and_wait_as_long_as_python() {
+        let config = Config::default();
+        config.validate().expect("valid");
+        assert_eq!(config.patience(), Some(Duration::from_secs(12)));
+    }
+
+    #[test]
+    fn zero_and_contradictory_settings_are_refused_by_name() {
+        let cases: [(&str, Spoil); 11] = [
+            ("retry_count", |c| c.retry_count = 0),
+            ("fifo_retry_count", |c| c.fifo_retry_count = Some(0)),
+            ("fifo_queue_length", |c| c.fifo_queue_length = Some(0)),
+            ("fifo_ephemeral_ttl", |c| {
+                c.fifo_ephemeral_ttl = Duration::from_millis(2)
+            }),
+            ("node_timeout", |c| c.node_timeout = Duration::ZERO),
+            ("clock_drift_factor", |c| c.clock_drift_factor = f64::NAN),
+            ("clock_drift_factor", |c| c.clock_drift_factor = -0.1),
+            ("max_hold", |c| c.max_hold = Some(Duration::ZERO)),
+            ("client_name", |c| c.client_name = Some(String::new())),
+            ("restart_grace", |c| c.restart_grace = Duration::MAX),
+            ("fifo_retry_count", |c| {
+                c.retry_delay = Duration::ZERO;
+                c.fifo_retry_delay = Duration::ZERO;
+            }),
+        ];
+        for (name, spoil) in cases {
+            let mut config = Config::default();
+            spoil(&mut config);
+            match config.validate() {
+                Err(BuildError::InvalidSetting { setting, .. }) => assert_eq!(setting, name),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_ttl_must_be_above_its_drift_and_below_the_servers_clock() {
+        let config = Config::default();
+        assert!(config.ttl(Duration::from_millis(10)).is_ok());
+        assert!(matches!(
+            config.ttl(Duration::from_millis(2)),
+            Err(ArgumentError::TtlTooShort { .. })
+        ));
+        assert!(matches!(
+            config.ttl(Duration::ZERO),
+            Err(ArgumentError::TtlTooShort { .. })
+        ));
+        assert!(matches!(
+            config.ttl(Duration::MAX),
+            Err(ArgumentError::TtlTooLong { .. })
+        ));
+    }
+}

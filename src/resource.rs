@@ -1,0 +1,122 @@
+//! A locked name and the keys it has on every node.
+//!
+//! All keys of a resource must hash to one cluster slot, and no name may collide with a derived key of
+//! another: the constructor says what follows from that.
+
+use crate::error::ArgumentError;
+
+/// The longest name of a resource, in bytes, prefix included: 16 KiB.
+pub(crate) const MAX_NAME: usize = 16 * 1024;
+
+const SUFFIXES: [&str; 3] = [
+    ":redlock-fifo:queue",
+    ":redlock-fifo:waiters",
+    ":redlock-fifo:seq",
+];
+
+/// A valid name and its four keys.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Resource {
+    name: String,
+    keys: [String; 4],
+}
+
+impl Resource {
+    /// `name` as the user gave it; the keys carry `prefix`.
+    pub(crate) fn new(prefix: &str, name: &str) -> Result<Self, ArgumentError> {
+        if name.is_empty() {
+            return Err(ArgumentError::EmptyResource);
+        }
+        let lock = format!("{prefix}{name}");
+        if lock.len() > MAX_NAME {
+            return Err(ArgumentError::ResourceTooLong {
+                length: lock.len(),
+                most: MAX_NAME,
+            });
+        }
+        let stem = match tag(&lock) {
+            Some(_) => lock.clone(),
+            None if lock.contains(['{', '}']) => return Err(ArgumentError::ResourceBraces),
+            None => format!("{{{lock}}}"),
+        };
+        if SUFFIXES.iter().any(|suffix| lock.ends_with(suffix)) {
+            return Err(ArgumentError::ResourceReserved);
+        }
+        let [queue, waiters, seq] = SUFFIXES.map(|suffix| format!("{stem}{suffix}"));
+        Ok(Self {
+            name: name.to_owned(),
+            keys: [lock, queue, waiters, seq],
+        })
+    }
+
+    /// The name as the user gave it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Lock key, queue, waiters, seq: the order in which the scripts take them.
+    pub(crate) fn keys(&self) -> &[String; 4] {
+        &self.keys
+    }
+
+    /// The key that is the lock.
+    pub(crate) fn lock_key(&self) -> &str {
+        let [lock, ..] = &self.keys;
+        lock
+    }
+}
+
+/// The hash tag of a key as Redis Cluster reads it: what stands between the first `{` and the first `}`
+/// after it, unless that is nothing.
+fn tag(key: &str) -> Option<&str> {
+    let (_, rest) = key.split_once('{')?;
+    let (tag, _) = rest.split_once('}')?;
+    (!tag.is_empty()).then_some(tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_keys_share_the_slot_of_the_name() {
+        let plain = Resource::new("", "invoice:42").expect("valid");
+        assert_eq!(plain.lock_key(), "invoice:42");
+        assert!(
+            plain.keys()[1..]
+                .iter()
+                .all(|key| tag(key) == Some("invoice:42"))
+        );
+
+        let tagged = Resource::new("app:", "{tenant}:a").expect("valid");
+        assert_eq!(tagged.lock_key(), "app:{tenant}:a");
+        assert!(
+            tagged.keys()[1..]
+                .iter()
+                .all(|key| tag(key) == Some("tenant"))
+        );
+        assert_eq!(tagged.keys()[3], "app:{tenant}:a:redlock-fifo:seq");
+    }
+
+    #[test]
+    fn names_that_would_leave_their_slot_or_collide_are_refused() {
+        let refused = |name: &str| Resource::new("", name).expect_err(name);
+        assert!(matches!(refused(""), ArgumentError::EmptyResource));
+        for name in ["a{b", "a}b", "a{}b", "}{"] {
+            assert!(
+                matches!(refused(name), ArgumentError::ResourceBraces),
+                "{name}"
+            );
+        }
+        assert!(matches!(
+            refused("{a}:redlock-fifo:queue"),
+            ArgumentError::ResourceReserved
+        ));
+        assert!(matches!(
+            refused(&"x".repeat(MAX_NAME + 1)),
+            ArgumentError::ResourceTooLong { .. }
+        ));
+        assert!(Resource::new("", &"x".repeat(MAX_NAME)).is_ok());
+        assert!(Resource::new("", "a__5").is_ok());
+    }
+}

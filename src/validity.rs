@@ -1,0 +1,41 @@
+//! How long a holder may trust a lease: what Redlock calls validity.
+//!
+//! From the Redlock algorithm (redis.io, "Distributed Locks with Redis"): a lease of `ttl` that was
+//! *sent* for at some moment is trusted until that moment plus `ttl` less a drift, which covers clocks
+//! that run at different speeds and the granularity of the servers' expiry.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+
+/// The servers expire keys by the millisecond; one more for rounding on the way.
+const GRANULARITY: Duration = Duration::from_millis(2);
+
+/// What is taken off `ttl`: `factor` of it, plus two milliseconds.
+pub(crate) fn drift(ttl: Duration, factor: f64) -> Duration {
+    ttl.mul_f64(factor).saturating_add(GRANULARITY)
+}
+
+/// Until when a lease of `ttl` that was requested at `sent` may be trusted.
+pub(crate) fn valid_until(sent: Time, ttl: Duration, factor: f64) -> Time {
+    sent.plus(ttl.saturating_sub(drift(ttl, factor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drift_is_a_hundredth_and_two_milliseconds() {
+        assert_eq!(
+            drift(Duration::from_secs(10), 0.01),
+            Duration::from_millis(102)
+        );
+    }
+
+    #[test]
+    fn a_ttl_below_its_drift_is_never_valid() {
+        let sent = Time::default().plus(Duration::from_secs(5));
+        assert_eq!(valid_until(sent, Duration::from_millis(1), 0.01), sent);
+    }
+}
