@@ -1,0 +1,80 @@
+//! A connection, the crate's own or one that the user handed over.
+
+use futures::{FutureExt, future::BoxFuture};
+use redis::{
+    Cmd, Pipeline, RedisResult, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
+use std::sync::Arc;
+
+/// A connection that many calls share.
+#[derive(Clone)]
+pub(super) enum Connection {
+    /// Made and watched by this crate.
+    Own(MultiplexedConnection),
+    /// The user's; it may reconnect by itself, and lead to a cluster.
+    Handed(Arc<dyn Handed>),
+}
+
+/// Any connection of the driver, behind one type.
+pub(super) trait Handed: Send + Sync {
+    fn request<'a>(&'a self, cmd: &'a Cmd) -> BoxFuture<'a, RedisResult<Value>>;
+}
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Handed for C {
+    fn request<'a>(&'a self, cmd: &'a Cmd) -> BoxFuture<'a, RedisResult<Value>> {
+        let mut connection = self.clone();
+        async move { connection.req_packed_command(cmd).await }.boxed()
+    }
+}
+
+impl Connection {
+    /// Whether it is the user's.
+    pub(super) fn is_handed(&self) -> bool {
+        matches!(self, Self::Handed(_))
+    }
+
+    /// Sends one command.
+    pub(super) async fn request(&self, cmd: &Cmd) -> RedisResult<Value> {
+        let reply = match self {
+            Self::Own(connection) => connection.clone().send_packed_command(cmd).await,
+            Self::Handed(connection) => connection.request(cmd).await,
+        };
+        reply.and_then(refused)
+    }
+
+    /// Sends commands in one round trip, or one by one where they may be meant for different servers.
+    /// That one is refused does not hide what the others answered.
+    pub(super) async fn requests(&self, cmds: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
+        let mut replies = Vec::with_capacity(cmds.len());
+        match self {
+            Self::Own(connection) => {
+                let count = cmds.len();
+                let mut pipeline = Pipeline::with_capacity(count);
+                for cmd in cmds {
+                    pipeline.add_command(cmd);
+                }
+                let mut connection = connection.clone();
+                let values = connection.send_packed_commands(&pipeline, 0, count).await?;
+                replies.extend(values.into_iter().map(refused));
+            }
+            Self::Handed(_) => {
+                for cmd in cmds {
+                    match self.request(&cmd).await {
+                        Err(error) if error.code().is_none() => return Err(error),
+                        reply => replies.push(reply),
+                    }
+                }
+            }
+        }
+        Ok(replies)
+    }
+}
+
+/// The driver hands an error reply over as a value.
+fn refused(value: Value) -> RedisResult<Value> {
+    match value {
+        Value::ServerError(error) => Err(error.into()),
+        value => Ok(value),
+    }
+}

@@ -1,0 +1,165 @@
+//! What a failed command means.
+//!
+//! Of what a server says only the error code is kept: old servers and proxies repeat the arguments of a
+//! command they refuse, and those may be passwords.
+
+use redis::{ErrorKind, RedisError};
+
+use crate::error::{NodeError, WrongServer};
+
+/// The longest error code that is passed on.
+const MAX_CODE: usize = 32;
+
+/// Why a call failed. To `handed` connections redirections are no surprise: they may lead to a cluster.
+pub(super) fn failure(error: &RedisError, handed: bool) -> NodeError {
+    if let Some(code) = error.code() {
+        return refusal(code, error.detail().unwrap_or_default(), handed);
+    }
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => WrongServer::NeedsAuthentication.into(),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => NodeError::Garbled,
+        _ if error.is_timeout() => NodeError::TimedOut,
+        ErrorKind::Io | ErrorKind::ClusterConnectionNotFound => NodeError::Broken,
+        _ => NodeError::Down(error.category().to_owned()),
+    }
+}
+
+/// Why no connection came about.
+pub(super) fn no_connection(error: &RedisError) -> NodeError {
+    // The operating system's words on an address; the login has no part in them.
+    if error.is_io_error() {
+        return NodeError::Down(error.to_string());
+    }
+    match failure(error, false) {
+        NodeError::Garbled => WrongServer::NotRedis.into(),
+        other => other,
+    }
+}
+
+/// Why a command of the handshake that needs the right `right` failed.
+pub(super) fn missing(error: &RedisError, right: &str, handed: bool) -> NodeError {
+    if is_unknown(error) || error.code() == Some("NOPERM") {
+        return lacking(right);
+    }
+    match failure(error, handed) {
+        NodeError::Garbled => WrongServer::NotRedis.into(),
+        other => other,
+    }
+}
+
+/// Whether the server has no such command.
+pub(super) fn is_unknown(error: &RedisError) -> bool {
+    let says = |text: &str| error.detail().is_some_and(|detail| detail.contains(text));
+    error.code() == Some("ERR") && (says("unknown command") || says("nknown subcommand"))
+}
+
+/// Whether the user may not run the command at all; a key or channel out of reach is another matter.
+pub(super) fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM") && error.detail().is_some_and(forbids_command)
+}
+
+/// The finding that the user lacks the right to `right`.
+pub(super) fn lacking(right: &str) -> NodeError {
+    NodeError::WrongServer(WrongServer::MissingRights {
+        right: right.to_owned(),
+    })
+}
+
+fn refusal(code: &str, detail: &str, handed: bool) -> NodeError {
+    match code {
+        "NOAUTH" | "WRONGPASS" => WrongServer::NeedsAuthentication.into(),
+        "READONLY" => WrongServer::Replica.into(),
+        // Redis 6 wraps what went wrong within a script.
+        "ERR" if detail.contains("-READONLY ") => WrongServer::Replica.into(),
+        "NOPERM" if forbids_command(detail) => lacking("evalsha"),
+        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" if !handed => WrongServer::ClusterNode.into(),
+        _ => NodeError::Refused(clean(code).to_owned()),
+    }
+}
+
+fn forbids_command(detail: &str) -> bool {
+    detail.contains("permissions to run")
+}
+
+fn clean(code: &str) -> &str {
+    let is_code = |byte: u8| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    let sound = (1..=MAX_CODE).contains(&code.len()) && code.bytes().all(is_code);
+    if sound { code } else { "ERR" }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use redis::{Value, parse_redis_value};
+
+    use super::*;
+
+    fn refused(line: &str) -> RedisError {
+        let reply = parse_redis_value(format!("-{line}\r\n").as_bytes()).expect("an error reply");
+        reply
+            .extract_error()
+            .map(|_: Value| ())
+            .expect_err("an error")
+    }
+
+    #[test]
+    fn a_refusal_is_known_by_its_code() {
+        let wrong = NodeError::WrongServer;
+        let code = |code: &str| NodeError::Refused(code.to_owned());
+        let cases = [
+            ("OOM command not allowed", code("OOM")),
+            ("BUSY a script runs", code("BUSY")),
+            ("WRONGTYPE Operation against", code("WRONGTYPE")),
+            (
+                "NOAUTH Authentication required.",
+                wrong(WrongServer::NeedsAuthentication),
+            ),
+            (
+                "WRONGPASS invalid pair",
+                wrong(WrongServer::NeedsAuthentication),
+            ),
+            ("READONLY You can't write", wrong(WrongServer::Replica)),
+            (
+                "ERR Error running script: @user_script: 9: -READONLY You",
+                wrong(WrongServer::Replica),
+            ),
+            (
+                "NOPERM this user has no permissions to run the 'evalsha' command",
+                lacking("evalsha"),
+            ),
+            ("NOPERM No permissions to access a key", code("NOPERM")),
+            ("MOVED 1 a:1", wrong(WrongServer::ClusterNode)),
+            ("CROSSSLOT keys", wrong(WrongServer::ClusterNode)),
+        ];
+        for (line, expected) in cases {
+            assert_eq!(failure(&refused(line), false), expected, "{line}");
+        }
+        assert_eq!(failure(&refused("MOVED 1 a:1"), true), code("MOVED"));
+    }
+
+    #[test]
+    fn nothing_a_server_echoes_gets_through() {
+        let long = format!("{} x", "A".repeat(33));
+        for line in [
+            "hunter2",
+            "hunter2 x",
+            "ERR unknown command 'AUTH' 'hunter2'",
+            "é x",
+            &long,
+        ] {
+            let error = failure(&refused(line), false);
+            assert_eq!(error, NodeError::Refused("ERR".to_owned()), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_unreachable_address_is_explained_by_the_system() {
+        let error = RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert_eq!(failure(&error, false), NodeError::Broken);
+        assert_eq!(
+            no_connection(&error),
+            NodeError::Down("connection refused".to_owned())
+        );
+    }
+}

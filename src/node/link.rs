@@ -1,0 +1,251 @@
+//! The supervisor of one node: connects, shakes hands, watches, and starts over.
+//!
+//! One task a node. Its state is a session or the reason why there is none; a call takes whatever there
+//! is and never waits for a connection. The driver's own reconnecting manager keeps a hung connection
+//! for ever and lets its commands run late, so it is not used. Dropping the link ends the task; the
+//! connection closes with the last call on it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::AbortHandle, time::timeout};
+use tracing::{debug, warn};
+
+use super::{
+    Context, Event,
+    dial::Source,
+    handshake::{shake, too_old},
+    roster::Roster,
+    session::{Health, Session},
+};
+use crate::{
+    clock::Time,
+    error::{NodeError, WrongServer},
+    rng::Rng,
+};
+
+/// The shortest time in which a connection is given up.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// After so much silence the server is asked for a sign of life,
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// but no more often than this.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// The pauses between attempts grow from here
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// to here.
+const LONGEST: Duration = Duration::from_millis(250);
+
+/// The pause where somebody has to change the setup first.
+const WRONG: Duration = Duration::from_secs(1);
+
+/// A handle on the supervisor.
+pub(super) struct Link {
+    state: watch::Receiver<State>,
+    task: AbortHandle,
+}
+
+#[derive(Clone)]
+enum State {
+    /// The first attempt is under way.
+    Starting,
+    Up(Arc<Session>),
+    Down(NodeError),
+}
+
+impl Link {
+    /// Starts a supervisor. Needs a runtime.
+    pub(super) fn start(
+        source: Source,
+        name: Arc<str>,
+        context: Context,
+        roster: Arc<Roster>,
+    ) -> Self {
+        let (sender, state) = watch::channel(State::Starting);
+        let supervisor = Supervisor {
+            source,
+            name,
+            context,
+            roster,
+            state: sender,
+            epoch: 0,
+            pause: SHORTEST,
+            reported: None,
+        };
+        let task = tokio::spawn(supervisor.run()).abort_handle();
+        Self { state, task }
+    }
+
+    /// The session, or why there is none.
+    pub(super) fn session(&self) -> Result<Arc<Session>, NodeError> {
+        match &*self.state.borrow() {
+            State::Starting => Err(NodeError::Down("connecting".to_owned())),
+            State::Down(error) => Err(error.clone()),
+            State::Up(session) => match session.health.cause() {
+                None => Ok(session.clone()),
+                Some(cause) => Err(NodeError::Down(cause.to_owned())),
+            },
+        }
+    }
+
+    /// Waits until the first attempt has ended, and tells how things stand then.
+    pub(super) async fn greeted(&self) -> Result<(), NodeError> {
+        let mut state = self.state.clone();
+        let greeted = state
+            .wait_for(|state| !matches!(state, State::Starting))
+            .await;
+        if greeted.is_err() {
+            return Err(NodeError::Down("shut down".to_owned()));
+        }
+        self.session().map(drop)
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Supervisor {
+    source: Source,
+    name: Arc<str>,
+    context: Context,
+    roster: Arc<Roster>,
+    state: watch::Sender<State>,
+    epoch: u64,
+    pause: Duration,
+    /// What this outage was last reported with.
+    reported: Option<NodeError>,
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        loop {
+            let limit = self.context.config.node_timeout.max(CONNECT);
+            let outcome = timeout(limit, self.connect()).await;
+            match outcome.unwrap_or(Err(NodeError::TimedOut)) {
+                Ok(session) => self.serve(session).await,
+                Err(error) => self.fail(error).await,
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, NodeError> {
+        let health = Arc::new(Health::default());
+        let dialled = self.source.dial(&self.context, &health).await?;
+        let found = shake(&dialled.connection, &self.context, dialled.listens).await;
+        let found = found.map_err(|error| match error {
+            NodeError::Refused(_) if dialled.dated => too_old("unknown"),
+            error => error,
+        })?;
+        if let Some(run_id) = &found.run_id {
+            let claim = self
+                .roster
+                .claim(self.context.events.node, &self.name, run_id);
+            claim.map_err(|other| WrongServer::SameServer { other })?;
+        }
+        health.heard(self.context.clock.now());
+        Ok(Session::new(
+            dialled.connection,
+            self.epoch + 1,
+            dialled.listens,
+            (found.up_since, found.shas, found.node_clock),
+            health,
+            &self.context,
+        ))
+    }
+
+    /// Publishes the session and returns when it has ended.
+    async fn serve(&mut self, session: Session) {
+        let since = self.context.clock.now();
+        let session = Arc::new(session);
+        self.epoch = session.epoch;
+        debug!(node = &*self.name, epoch = self.epoch, "connected");
+        self.reported = None;
+        self.state.send_replace(State::Up(session.clone()));
+        self.context.events.tell(Event::Up);
+
+        let cause = self.watch(&session).await;
+        self.state
+            .send_replace(State::Down(NodeError::Down(cause.to_owned())));
+        drop(session);
+        warn!(node = &*self.name, cause, "node lost");
+        self.reported = Some(NodeError::Down(cause.to_owned()));
+        // Usually a restart: no need to wait. Unless connections break as fast as they are made.
+        if self.context.clock.now().since(since) >= LONGEST {
+            self.pause = SHORTEST;
+        } else {
+            self.rest().await;
+        }
+    }
+
+    /// Why the session ended. Asks for signs of life where the server is silent.
+    async fn watch(&self, session: &Session) -> &'static str {
+        // The user's connection is the user's to watch.
+        if session.connection.is_handed() {
+            return session.health.lost().await;
+        }
+        let clock = self.context.clock;
+        let mut asked = Time::default();
+        loop {
+            let due = session.health.last().plus(SILENCE).max(asked.plus(BEAT));
+            tokio::select! {
+                biased;
+                cause = session.health.lost() => return cause,
+                () = clock.sleep_until(due) => {}
+            }
+            if session.health.last().plus(SILENCE) <= clock.now() {
+                asked = clock.now();
+                tokio::select! {
+                    biased;
+                    cause = session.health.lost() => return cause,
+                    () = session.ping() => {}
+                }
+            }
+        }
+    }
+
+    async fn fail(&mut self, error: NodeError) {
+        let error = match error {
+            NodeError::WrongServer(_) | NodeError::Down(_) => error,
+            other => NodeError::Down(other.to_string()),
+        };
+        self.report(&error);
+        let wrong = matches!(error, NodeError::WrongServer(_));
+        self.state.send_replace(State::Down(error));
+        if wrong {
+            tokio::time::sleep(WRONG + Rng.up_to(WRONG)).await;
+        } else {
+            self.rest().await;
+        }
+    }
+
+    /// Warns once per outage, and once more if the server turns out to be a wrong one.
+    fn report(&mut self, error: &NodeError) {
+        let news = match (&self.reported, error) {
+            (None, _) => true,
+            (Some(NodeError::WrongServer(known)), NodeError::WrongServer(found)) => known != found,
+            (Some(_), NodeError::WrongServer(_)) => true,
+            (Some(_), _) => false,
+        };
+        let name = &*self.name;
+        match error {
+            NodeError::WrongServer(problem) if news => warn!(node = name, %problem, "not a node"),
+            error if news => warn!(node = name, cause = %error, "node not reachable"),
+            error => debug!(node = name, cause = %error, "attempt failed"),
+        }
+        if news {
+            self.reported = Some(error.clone());
+        }
+    }
+
+    /// A random pause, so that clients do not return in step.
+    async fn rest(&mut self) {
+        let pause = SHORTEST + Rng.up_to(self.pause.saturating_sub(SHORTEST));
+        self.pause = (self.pause * 2).min(LONGEST);
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,565 @@
+//! Memory nodes: servers that live in this process.
+//!
+//! The second, equal implementation of a node, for tests, examples and programs that want the lock within
+//! one process. The semantics are the scripts' (`table`); what fails on real servers fails here on
+//! request: a node can be stopped, restarted empty, paused, slowed, flushed, made deaf, its clock stepped.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::FutureExt;
+use tokio::sync::oneshot;
+
+use super::{
+    Answer, Call, Context, Enqueue, Era, Event, Events, Extend, Extended, Node, Release, Released,
+    Report, Standing, Terms, millis_up,
+    table::{Header, Table, Told},
+    timed,
+};
+use crate::{
+    clock::{Clock, MEMORY_EPOCH_MILLIS, Time},
+    error::NodeError,
+    resource::Resource,
+};
+
+/// A set of servers in this process, which several clients can share.
+///
+/// The nodes are independent of one another, as a quorum asks for, and follow tokio's clock, so that a
+/// test under [`tokio::time::pause`] runs in no time at all. Clones are handles on the same nodes.
+///
+/// # Examples
+///
+/// Two services share the nodes, one of which is down:
+///
+/// ```
+/// # use std::time::Duration;
+/// use redlock_fifo::{FifoRedlock, MemoryCluster};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = MemoryCluster::new(3);
+/// let billing = FifoRedlock::builder().memory(&cluster).connect().await?;
+/// let reports = FifoRedlock::builder().memory(&cluster).connect().await?;
+/// cluster.node(0).stop();
+///
+/// let guard = billing.lock("month-end", Duration::from_secs(10)).await?;
+/// assert!(reports.try_lock("month-end", Duration::from_secs(10)).await?.is_none());
+/// # guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct MemoryCluster {
+    clock: Clock,
+    servers: Arc<[Arc<Server>]>,
+}
+
+impl MemoryCluster {
+    /// A cluster of `nodes` fresh nodes. Any odd number makes sense; 3 survives one failure, 5 two.
+    pub fn new(nodes: usize) -> Self {
+        let clock = Clock::tokio();
+        let server = |place| Arc::new(Server::new(place, clock));
+        Self {
+            clock,
+            servers: (0..nodes).map(server).collect(),
+        }
+    }
+
+    /// How many nodes there are.
+    pub fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Whether there are no nodes at all.
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty()
+    }
+
+    /// A handle on the node with the place `place`, from 0.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such node.
+    pub fn node(&self, place: usize) -> MemoryNode {
+        MemoryNode(self.servers[place].clone())
+    }
+
+    /// Handles on all nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = MemoryNode> + '_ {
+        self.servers.iter().cloned().map(MemoryNode)
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// A client's connection to the node with the place `place`.
+    pub(crate) fn link(&self, place: usize, context: Context) -> Option<Arc<dyn Node>> {
+        let server = self.servers.get(place)?.clone();
+        let link = MemoryLink {
+            offset: Arc::new(AtomicI64::new(server.open(&context))),
+            server,
+            context,
+        };
+        Some(Arc::new(link))
+    }
+}
+
+/// A handle on one memory node, to make it fail.
+///
+/// # Examples
+///
+/// A lease that loses its nodes is reported lost:
+///
+/// ```
+/// # use std::time::Duration;
+/// use redlock_fifo::{FifoRedlock, LeaseLost, MemoryCluster};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let cluster = MemoryCluster::new(3);
+/// let redlock = FifoRedlock::builder().memory(&cluster).connect().await?;
+/// let guard = redlock.lock("report", Duration::from_secs(10)).await?;
+/// cluster.nodes().for_each(|node| node.stop());
+/// assert_eq!(guard.lost().await, LeaseLost::Expired);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct MemoryNode(Arc<Server>);
+
+impl MemoryNode {
+    /// Stops the node: every call fails at once, as on a refused connection.
+    pub fn stop(&self) {
+        let mut state = self.0.state();
+        state.condition = Condition::Stopped;
+        state.held_back.clear();
+    }
+
+    /// Starts the node again, empty, whether it was stopped or not: a process that was killed and
+    /// restarted without persistence.
+    pub fn restart(&self) {
+        let mut state = self.0.state();
+        state.condition = Condition::Running;
+        state.held_back.clear();
+        state.table.clear();
+        state.epoch += 1;
+        state.started = self.0.clock.now();
+        for (_, events) in &state.clients {
+            events.tell(Event::Up);
+        }
+    }
+
+    /// Hangs the node, as SIGSTOP does: requests are kept and nothing is answered.
+    pub fn pause(&self) {
+        let mut state = self.0.state();
+        if state.condition == Condition::Running {
+            state.condition = Condition::Paused;
+        }
+    }
+
+    /// Ends a [`pause`](Self::pause): what was kept is carried out now, in order.
+    pub fn resume(&self) {
+        let mut state = self.0.state();
+        if state.condition == Condition::Paused {
+            state.condition = Condition::Running;
+            for job in std::mem::take(&mut state.held_back) {
+                job(&mut state);
+            }
+        }
+    }
+
+    /// Forgets all keys on a running node, as `FLUSHALL` does.
+    pub fn flush(&self) {
+        self.0.state().table.clear();
+    }
+
+    /// Makes each call take `latency`, half of it on the way to the node. Defaults to none.
+    pub fn set_latency(&self, latency: Duration) {
+        self.0.state().latency = latency;
+    }
+
+    /// Whether the node loses the messages that tell waiters of their turn. Defaults to false.
+    pub fn lose_pushes(&self, lose: bool) {
+        self.0.state().deaf = lose;
+    }
+
+    /// Moves the node's clock by `seconds`, back if negative.
+    pub fn step_clock(&self, seconds: f64) {
+        let mut state = self.0.state();
+        state.step = state.step.saturating_add((seconds * 1e6) as i64);
+    }
+
+    /// `SET resource value NX PX ttl`, the bare command of other Redlock clients. True if it was set.
+    pub fn set_nx(&self, resource: &str, value: &str, ttl: Duration) -> bool {
+        let mut state = self.0.state();
+        let header = state.header(self.0.clock, None, 0);
+        state.table.set_nx(header, resource, value, millis_up(ttl))
+    }
+
+    /// The value of the key `resource`: the holder id of whoever has this node's vote.
+    pub fn get(&self, resource: &str) -> Option<String> {
+        let mut state = self.0.state();
+        let header = state.header(self.0.clock, None, 0);
+        let report = state.table.inspect(header, resource);
+        report.holder.map(|(id, _)| id)
+    }
+
+    /// What is left until the key `resource` expires; `None` if there is no such key.
+    pub fn ttl(&self, resource: &str) -> Option<Duration> {
+        let mut state = self.0.state();
+        let header = state.header(self.0.clock, None, 0);
+        let report = state.table.inspect(header, resource);
+        report.holder.and_then(|(_, left)| left)
+    }
+
+    /// `DEL resource`.
+    pub fn delete(&self, resource: &str) {
+        self.0.state().table.delete(resource);
+    }
+
+    /// The resources that are locked or waited for on this node.
+    pub fn used(&self) -> Vec<String> {
+        let mut state = self.0.state();
+        let micros = state.micros(self.0.clock);
+        state.table.residue(micros)
+    }
+
+    /// How many calls this node has carried out, late refusals included.
+    pub fn calls(&self) -> u64 {
+        self.0.state().calls
+    }
+}
+
+impl fmt::Debug for MemoryNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryNode").field(&self.0.name).finish()
+    }
+}
+
+struct Server {
+    name: String,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+struct State {
+    condition: Condition,
+    table: Table,
+    epoch: u64,
+    started: Time,
+    /// How far the clock was stepped, in microseconds.
+    step: i64,
+    latency: Duration,
+    deaf: bool,
+    calls: u64,
+    /// The channels of the clients that are connected.
+    clients: Vec<(Arc<str>, Events)>,
+    /// What a paused node was asked meanwhile.
+    held_back: Vec<Box<dyn FnOnce(&mut State) + Send>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Server {
+    fn new(place: usize, clock: Clock) -> Self {
+        Self {
+            name: format!("memory node {place}"),
+            clock,
+            state: Mutex::new(State {
+                condition: Condition::Running,
+                table: Table::default(),
+                epoch: 1,
+                started: clock.now(),
+                step: 0,
+                latency: Duration::ZERO,
+                deaf: false,
+                calls: 0,
+                clients: Vec::new(),
+                held_back: Vec::new(),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is locked; a test that panics elsewhere must not hide its cause.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects a client and returns the clock offset that a handshake would find.
+    fn open(&self, context: &Context) -> i64 {
+        let mut state = self.state();
+        state
+            .clients
+            .push((context.channel.clone(), context.events.clone()));
+        state.offset()
+    }
+
+    fn close(&self, channel: &str) {
+        self.state()
+            .clients
+            .retain(|(other, _)| **other != *channel);
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl State {
+    fn offset(&self) -> i64 {
+        (MEMORY_EPOCH_MILLIS as i64)
+            .saturating_mul(1000)
+            .saturating_add(self.step)
+    }
+
+    fn micros(&self, clock: Clock) -> u64 {
+        self.era(self.offset()).node_micros(clock.now())
+    }
+
+    fn era(&self, clock_offset: i64) -> Era {
+        Era {
+            epoch: self.epoch,
+            up_since: self.started,
+            clock_offset,
+            pushes: true,
+        }
+    }
+
+    fn header(&self, clock: Clock, terms: Option<&Terms>, extra: u64) -> Header {
+        Header {
+            micros: self.micros(clock),
+            seed: terms.map_or(0, |terms| terms.seed),
+            extra,
+            unheard: terms.map_or(0, |terms| millis_up(terms.unheard)),
+            lease: terms.map_or(0, |terms| millis_up(terms.lease)),
+        }
+    }
+
+    /// Carries a batch out, telling whoever gets a vote by it.
+    fn each<A, T>(
+        &mut self,
+        header: Header,
+        batch: &[A],
+        act: impl Fn(&mut Table, Header, &A, super::table::Publish<'_>) -> T,
+    ) -> Vec<T> {
+        let Self {
+            table,
+            clients,
+            deaf,
+            ..
+        } = self;
+        let mut publish = |told: &Told| {
+            let listening = clients
+                .iter()
+                .filter(|(channel, _)| **channel == *told.channel);
+            let heard = listening
+                .map(|(_, events)| {
+                    if !*deaf {
+                        events.tell(Event::Granted {
+                            id: told.id.to_string(),
+                            lease_end: told.lease_end,
+                            seq: told.seq,
+                        });
+                    }
+                })
+                .count();
+            Some(heard > 0)
+        };
+        batch
+            .iter()
+            .map(|ask| act(table, header, ask, &mut publish))
+            .collect()
+    }
+}
+
+/// One client's connection to a memory node.
+#[derive(Debug)]
+struct MemoryLink {
+    server: Arc<Server>,
+    context: Context,
+    /// The node's clock as this client has learnt it.
+    offset: Arc<AtomicI64>,
+}
+
+impl Node for MemoryLink {
+    fn name(&self) -> &str {
+        &self.server.name
+    }
+
+    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
+        let batch = batch.to_vec();
+        self.call(Some(terms), Some(terms.deadline), move |state, header| {
+            state.each(header, &batch, |table, header, ask, publish| {
+                table.enqueue(header, ask, publish)
+            })
+        })
+    }
+
+    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
+        let batch = batch.to_vec();
+        self.call(Some(terms), Some(terms.deadline), move |state, header| {
+            state.each(header, &batch, |table, header, ask, publish| {
+                table.extend(header, ask, publish)
+            })
+        })
+    }
+
+    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
+        let batch = batch.to_vec();
+        self.call(Some(terms), None, move |state, header| {
+            state.each(header, &batch, |table, header, ask, publish| {
+                table.release(header, ask, publish)
+            })
+        })
+    }
+
+    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report> {
+        let resource = resource.clone();
+        self.call(None, None, move |state, header| {
+            state.table.inspect(header, resource.lock_key())
+        })
+    }
+
+    fn era(&self) -> Result<Era, NodeError> {
+        let state = self.server.state();
+        match state.condition {
+            Condition::Stopped => Err(stopped()),
+            _ => Ok(state.era(self.offset.load(Ordering::Relaxed))),
+        }
+    }
+
+    fn batch_limit(&self) -> usize {
+        100
+    }
+}
+
+impl Drop for MemoryLink {
+    fn drop(&mut self) {
+        self.server.close(&self.context.channel);
+    }
+}
+
+impl MemoryLink {
+    fn call<T: Send + 'static>(
+        &self,
+        terms: Option<Terms>,
+        refused_after: Option<Time>,
+        act: impl Fn(&mut State, Header) -> T + Send + Sync + 'static,
+    ) -> Call<T> {
+        let clock = self.context.clock;
+        let deadline = terms.map_or_else(
+            || clock.now().plus(self.context.config.node_timeout),
+            |terms| terms.deadline,
+        );
+        let round = Round {
+            server: self.server.clone(),
+            offset: self.offset.clone(),
+            clock,
+            grace: self.context.config.restart_grace,
+            terms,
+            refused_after,
+            act: Arc::new(act),
+        };
+        timed(clock, deadline, async move {
+            match round.run().await {
+                Err(NodeError::Late) => round.run().await,
+                outcome => outcome,
+            }
+        })
+        .boxed()
+    }
+}
+
+/// One request on its way to the node and back.
+struct Round<F> {
+    server: Arc<Server>,
+    offset: Arc<AtomicI64>,
+    clock: Clock,
+    grace: Duration,
+    terms: Option<Terms>,
+    refused_after: Option<Time>,
+    act: Arc<F>,
+}
+
+impl<T, F> Round<F>
+where
+    T: Send + 'static,
+    F: Fn(&mut State, Header) -> T + Send + Sync + 'static,
+{
+    async fn run(&self) -> Result<Answer<T>, NodeError> {
+        let sent = self.clock.now();
+        let latency = self.server.state().latency;
+        self.travel(latency / 2).await;
+        let (era, clock, value) = match self.submit(sent) {
+            Err(answer) => answer.await.map_err(|_| NodeError::Broken)?,
+            Ok(answer) => answer?,
+        };
+        self.travel(latency / 2).await;
+        let offset = Era::offset(clock, sent, self.clock.now());
+        self.offset.store(offset, Ordering::Relaxed);
+        let value = value.ok_or(NodeError::Late)?;
+        Ok(Answer { sent, era, value })
+    }
+
+    async fn travel(&self, span: Duration) {
+        if !span.is_zero() {
+            self.clock.sleep_until(self.clock.now().plus(span)).await;
+        }
+    }
+
+    /// Carries the request out, or leaves it with a paused node.
+    #[allow(clippy::type_complexity)]
+    fn submit(
+        &self,
+        sent: Time,
+    ) -> Result<Result<Outcome<T>, NodeError>, oneshot::Receiver<Outcome<T>>> {
+        let offset = self.offset.load(Ordering::Relaxed);
+        let (act, clock, terms, grace) = (self.act.clone(), self.clock, self.terms, self.grace);
+        let refused_after = self.refused_after;
+        let job = move |state: &mut State| -> Outcome<T> {
+            state.calls += 1;
+            let era = state.era(offset);
+            let now = state.micros(clock) / 1000;
+            let limit = refused_after.map(|time| era.node_micros(time).div_ceil(1000));
+            if limit.is_some_and(|limit| now > limit) {
+                return (era, now, None);
+            }
+            let header = state.header(clock, terms.as_ref(), era.extra(sent, grace));
+            (era, now, Some(act(state, header)))
+        };
+        let mut state = self.server.state();
+        match state.condition {
+            Condition::Stopped => Ok(Err(stopped())),
+            Condition::Running => Ok(Ok(job(&mut state))),
+            Condition::Paused => {
+                let (answer, receiver) = oneshot::channel();
+                // Whoever asked may be gone by the time this runs. So it is with a real server.
+                state.held_back.push(Box::new(move |state| {
+                    let _ = answer.send(job(state));
+                }));
+                Err(receiver)
+            }
+        }
+    }
+}
+
+/// The connection, the node's clock in milliseconds, and the answer unless the request was late.
+type Outcome<T> = (Era, u64, Option<T>);
+
+fn stopped() -> NodeError {
+    NodeError::Down("stopped".into())
+}

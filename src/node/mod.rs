@@ -1,0 +1,295 @@
+//! A node: one independent server that has one vote.
+//!
+//! The trait has a method per script. Two kinds implement it with the same semantics: a Redis server
+//! ([`redis`]) and a table in this process ([`memory`]); the conformance tests run on both. Requests go
+//! in batches, so that what one client keeps alive on a node costs a few commands per interval.
+
+pub(crate) mod address;
+mod connection;
+mod dial;
+mod fault;
+mod handshake;
+mod link;
+pub(crate) mod memory;
+pub(crate) mod redis;
+mod reply;
+mod request;
+pub(crate) mod roster;
+mod session;
+mod table;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use crate::{
+    clock::{Clock, Time},
+    config::Config,
+    error::NodeError,
+    holder::HolderId,
+    resource::Resource,
+};
+
+/// A call under way. It sends nothing more once dropped; what was sent may still be carried out.
+pub(crate) type Call<T> = BoxFuture<'static, Result<Answer<T>, NodeError>>;
+
+/// One independent server.
+pub(crate) trait Node: fmt::Debug + Send + Sync {
+    /// Its address, without credentials.
+    fn name(&self) -> &str;
+
+    /// Records or refreshes tickets; see `scripts/enqueue.lua`.
+    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>>;
+
+    /// Prolongs leases; see `scripts/extend.lua`.
+    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>>;
+
+    /// Gives up leases, votes and tickets; see `scripts/release.lua`.
+    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>>;
+
+    /// Who holds and who waits; see `scripts/inspect.lua`.
+    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report>;
+
+    /// The connection as it stands, or why there is none.
+    fn era(&self) -> Result<Era, NodeError>;
+
+    /// How many requests one call may carry.
+    fn batch_limit(&self) -> usize;
+}
+
+/// What all requests of a call have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// After this the node refuses to carry the call out (S4), and nobody waits for the answer. A release
+    /// is carried out at any time; it is just not waited for.
+    pub(crate) deadline: Time,
+    /// The waiter lease.
+    pub(crate) lease: Duration,
+    /// How long a vote lasts of which its waiter was not told.
+    pub(crate) unheard: Duration,
+    /// Microseconds of the furthest clock among the nodes: where an absent counter starts.
+    pub(crate) seed: u64,
+}
+
+/// An answer and what it came over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer<T> {
+    /// When the request was sent.
+    pub(crate) sent: Time,
+    /// The connection that it came over.
+    pub(crate) era: Era,
+    /// What was answered.
+    pub(crate) value: T,
+}
+
+/// One unbroken connection to one run of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Era {
+    /// Rises with every connection; what was believed of the node before it is unknown.
+    pub(crate) epoch: u64,
+    /// When the server started, as the client's clock has it; never earlier than it really was.
+    pub(crate) up_since: Time,
+    /// The server's clock, in microseconds, at the origin of the client's.
+    pub(crate) clock_offset: i64,
+    /// Whether the node tells this client of votes; else it must be polled.
+    pub(crate) pushes: bool,
+}
+
+impl Era {
+    /// The server's clock at `now`, in microseconds.
+    pub(crate) fn node_micros(&self, now: Time) -> u64 {
+        let since = i64::try_from(now.since(Time::default()).as_micros()).unwrap_or(i64::MAX);
+        u64::try_from(self.clock_offset.saturating_add(since)).unwrap_or_default()
+    }
+
+    /// The offset that follows from the server's clock reading `millis` halfway between two moments.
+    pub(crate) fn offset(millis: u64, sent: Time, received: Time) -> i64 {
+        let halfway = sent.plus(received.since(sent) / 2).since(Time::default());
+        let micros = i64::try_from(millis.saturating_mul(1000)).unwrap_or(i64::MAX);
+        micros.saturating_sub(i64::try_from(halfway.as_micros()).unwrap_or(i64::MAX))
+    }
+
+    /// What is left of the node's restart grace (S5).
+    pub(crate) fn grace_left(&self, now: Time, grace: Duration) -> Duration {
+        grace.saturating_sub(now.since(self.up_since))
+    }
+
+    /// What a counter that starts now gets on top, in microseconds. Half of what is left of the grace:
+    /// a counter of a node whose clock lags must not be low when its grace ends, and the start must
+    /// still rise with time within the grace, so that a second loss of memory does not repeat it (S2).
+    pub(crate) fn extra(&self, now: Time, grace: Duration) -> u64 {
+        u64::try_from(self.grace_left(now, grace).as_micros() / 2).unwrap_or_default()
+    }
+}
+
+/// A request for a place in line, or for the vote if nobody is in the way.
+#[derive(Clone, Debug)]
+pub(crate) struct Enqueue {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) id: HolderId,
+    /// The number of its ticket; `None` if it is new.
+    pub(crate) number: Option<u64>,
+    pub(crate) ttl: Duration,
+    /// How many waiters there may be for a new one to get in line; `None`: any number.
+    pub(crate) room: Option<u64>,
+}
+
+/// How a request stands on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has the vote.
+    Granted {
+        seq: u64,
+        /// For how long.
+        left: Duration,
+        /// A waiter on this node comes before it.
+        outranked: bool,
+    },
+    /// It is in line.
+    Waiting {
+        number: u64,
+        ahead: u64,
+        /// When its waiter lease ends, in milliseconds of the node's clock.
+        lease_end: u64,
+        /// What is left of the holder's lease; `None` if it has no end.
+        holder_left: Option<Duration>,
+    },
+    /// There was no room.
+    Full {
+        waiting: u64,
+        holder_left: Option<Duration>,
+    },
+    /// A newer generation of the request is there; it was late.
+    Superseded,
+}
+
+/// A request to prolong a lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Extend {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) id: HolderId,
+    /// Zero: only asks whether the vote stands.
+    pub(crate) ttl: Duration,
+    /// The counter is raised to this fencing token.
+    pub(crate) token: u64,
+    /// Takes the vote again if the node forgot it.
+    pub(crate) repair: bool,
+}
+
+/// What became of a lease on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extended {
+    /// The vote stands.
+    Stands { seq: u64 },
+    /// Another has the vote; the holder is first in line for it.
+    InLine,
+    /// The vote is not here.
+    Gone,
+}
+
+/// A request to give up whatever a request has.
+#[derive(Clone, Debug)]
+pub(crate) struct Release {
+    pub(crate) resource: Arc<Resource>,
+    /// This generation and the older ones.
+    pub(crate) id: HolderId,
+}
+
+/// What was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Released {
+    Vote,
+    Ticket,
+    Nothing,
+}
+
+/// All that a node knows of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The node's clock, in milliseconds.
+    pub(crate) clock: u64,
+    /// The value of the lock key and what is left of it.
+    pub(crate) holder: Option<(String, Option<Duration>)>,
+    pub(crate) seq: Option<u64>,
+    /// How many wait in all.
+    pub(crate) waiting: u64,
+    /// The first of them, in order.
+    pub(crate) line: Vec<Waiting>,
+}
+
+/// A waiter as a node lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) id: String,
+    pub(crate) number: u64,
+    /// When its waiter lease ends, in milliseconds of the node's clock.
+    pub(crate) lease_end: u64,
+}
+
+/// How many waiters a report lists at most.
+pub(crate) const MAX_REPORTED: usize = 1000;
+
+/// What a node tells without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A new era began: everything believed of the node is unknown.
+    Up,
+    /// A vote was given to one of our requests.
+    Granted {
+        /// The holder id as the node stores it.
+        id: String,
+        /// The end of the waiter lease that the vote has grown from.
+        lease_end: u64,
+        seq: u64,
+    },
+}
+
+/// Where a node's events go. Bounded, and lossy when full: state decides, not messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    node: usize,
+    sender: mpsc::Sender<(usize, Event)>,
+}
+
+impl Events {
+    /// The sender of the node with the place `node`.
+    pub(crate) fn new(node: usize, sender: mpsc::Sender<(usize, Event)>) -> Self {
+        Self { node, sender }
+    }
+
+    /// Tells `event`, or drops it if nobody keeps up.
+    pub(crate) fn tell(&self, event: Event) {
+        // A full channel means that thousands of handoffs wait to be looked at; the next poll finds
+        // this one. Waiting instead would block the connection that the polls need.
+        let _ = self.sender.try_send((self.node, event));
+    }
+}
+
+/// What a node needs to know of its client.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) clock: Clock,
+    pub(crate) config: Arc<Config>,
+    /// The channel on which the client hears of votes.
+    pub(crate) channel: Arc<str>,
+    pub(crate) events: Events,
+}
+
+/// `span` in whole milliseconds, rounded up.
+pub(crate) fn millis_up(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// The outcome of `call`, or that it did not come by `deadline`.
+pub(crate) async fn timed<T>(
+    clock: Clock,
+    deadline: Time,
+    call: impl Future<Output = Result<T, NodeError>>,
+) -> Result<T, NodeError> {
+    tokio::select! {
+        biased;
+        outcome = call => outcome,
+        () = clock.sleep_until(deadline) => Err(NodeError::TimedOut),
+    }
+}

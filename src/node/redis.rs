@@ -1,0 +1,144 @@
+//! A Redis server as a node.
+//!
+//! Calls become one `EVALSHA` a batch ([`request`](super::request)) on the session of the moment
+//! ([`session`](super::session)), which the supervisor ([`link`](super::link)) provides.
+
+use std::{fmt, sync::Arc};
+
+use futures::{FutureExt, future};
+use redis::aio::ConnectionLike;
+
+use super::{
+    Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released, Report, Standing,
+    Terms,
+    address::Address,
+    dial::Source,
+    link::Link,
+    request::{Header, Request, Shas},
+    roster::Roster,
+};
+use crate::{error::NodeError, resource::Resource};
+
+/// How many requests one call carries: enough to make batches pay, few enough to leave the server to
+/// others in between.
+const BATCH: usize = 100;
+
+/// One Redis server.
+pub(crate) struct RedisNode {
+    name: Arc<str>,
+    batch_limit: usize,
+    context: Context,
+    link: Link,
+}
+
+impl RedisNode {
+    /// Connects to `address` and stays connected. Needs a runtime.
+    pub(crate) fn open(address: Address, context: Context, roster: Arc<Roster>) -> Arc<Self> {
+        let name = address.name().into();
+        Self::start(name, Source::Address(address), BATCH, context, roster)
+    }
+
+    /// Uses a connection of the user's, which reconnects by itself or not at all. It is polled instead of
+    /// pushed, and a restart shows only when it surfaces as an error (S5 is weaker there). Needs a runtime.
+    pub(crate) fn over<C>(
+        name: &str,
+        connection: C,
+        context: Context,
+        roster: Arc<Roster>,
+    ) -> Arc<Self>
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        // It may lead to a cluster, where the keys of two resources are in different slots.
+        Self::start(
+            name.into(),
+            Source::Handed(Arc::new(connection)),
+            1,
+            context,
+            roster,
+        )
+    }
+
+    /// Waits until the first handshake has succeeded or failed, and tells how the node stands then. While
+    /// that is under way it is pending, at most for a second or `node_timeout`, whichever is longer.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only watches.
+    pub(crate) async fn greeted(&self) -> Result<(), NodeError> {
+        self.link.greeted().await
+    }
+
+    fn start(
+        name: Arc<str>,
+        source: Source,
+        batch_limit: usize,
+        context: Context,
+        roster: Arc<Roster>,
+    ) -> Arc<Self> {
+        let link = Link::start(source, name.clone(), context.clone(), roster);
+        Arc::new(Self {
+            name,
+            batch_limit,
+            context,
+            link,
+        })
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        terms: Terms,
+        build: impl FnOnce(&Shas, Header) -> Request<T>,
+    ) -> Call<T> {
+        match self.link.session() {
+            Err(error) => future::ready(Err(error)).boxed(),
+            Ok(session) => {
+                let request = build(&session.shas, session.header(&terms));
+                session.call(request, terms.deadline).boxed()
+            }
+        }
+    }
+}
+
+impl Node for RedisNode {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
+        self.call(terms, |shas, header| Request::enqueue(shas, header, batch))
+    }
+
+    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
+        self.call(terms, |shas, header| Request::extend(shas, header, batch))
+    }
+
+    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
+        self.call(terms, |shas, header| Request::release(shas, header, batch))
+    }
+
+    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report> {
+        let (clock, wait) = (self.context.clock, self.context.config.node_timeout);
+        match self.link.session() {
+            Err(error) => future::ready(Err(error)).boxed(),
+            Ok(session) => {
+                let request = Request::inspect(&session.shas, resource);
+                async move { session.call(request, clock.now().plus(wait)).await }.boxed()
+            }
+        }
+    }
+
+    fn era(&self) -> Result<Era, NodeError> {
+        self.link.session().map(|session| session.era())
+    }
+
+    fn batch_limit(&self) -> usize {
+        self.batch_limit
+    }
+}
+
+impl fmt::Debug for RedisNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RedisNode").field(&self.name).finish()
+    }
+}

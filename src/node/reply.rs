@@ -1,0 +1,404 @@
+//! Answers, read strictly.
+//!
+//! Whatever a server, a proxy or somebody else's keys make of an answer: it is either exactly what our
+//! scripts give, with every number in its range, or it is not understood. The driver's own conversions
+//! will not do: they take -1 for 18446744073709551615.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::{Extended, MAX_REPORTED, Released, Report, Standing, Waiting};
+
+/// Below this every whole number is exact in Lua.
+const EXACT: u64 = 1 << 53;
+
+/// The longest holder id that is taken from a push.
+const MAX_ID: usize = 512;
+
+/// The server's clock, in milliseconds, and what follows it.
+pub(super) fn envelope(reply: &Value) -> Option<(u64, &[Value])> {
+    let (clock, rest) = array(reply)?.split_first()?;
+    Some((number(clock)?, rest))
+}
+
+/// The answers of `enqueue.lua`.
+pub(super) fn standings(_clock: u64, answers: &[Value]) -> Option<Vec<Standing>> {
+    answers.iter().map(standing).collect()
+}
+
+/// The answers of `extend.lua`.
+pub(super) fn extended(_clock: u64, answers: &[Value]) -> Option<Vec<Extended>> {
+    let one = |answer| match array(answer)? {
+        [Value::Int(1), seq] => Some(Extended::Stands { seq: number(seq)? }),
+        [Value::Int(2)] => Some(Extended::InLine),
+        [Value::Int(0)] => Some(Extended::Gone),
+        _ => None,
+    };
+    answers.iter().map(one).collect()
+}
+
+/// The answers of `release.lua`.
+pub(super) fn released(_clock: u64, answers: &[Value]) -> Option<Vec<Released>> {
+    let one = |answer| match array(answer)? {
+        [Value::Int(2)] => Some(Released::Vote),
+        [Value::Int(1)] => Some(Released::Ticket),
+        [Value::Int(0)] => Some(Released::Nothing),
+        _ => None,
+    };
+    answers.iter().map(one).collect()
+}
+
+/// The answer of `inspect.lua`.
+pub(super) fn report(clock: u64, rest: &[Value]) -> Option<Report> {
+    let [holder, left, seq, waiting, line @ ..] = rest else {
+        return None;
+    };
+    let (waiters, []) = line.as_chunks::<3>() else {
+        return None;
+    };
+    if waiters.len() > MAX_REPORTED {
+        return None;
+    }
+    let waiter = |[id, number_, lease_end]: &[Value; 3]| {
+        Some(Waiting {
+            id: text(id)?.to_owned(),
+            number: number(number_)?,
+            lease_end: number(lease_end)?,
+        })
+    };
+    let holder = match text(holder)? {
+        "" => None,
+        id => Some((id.to_owned(), ttl(left)?)),
+    };
+    Some(Report {
+        clock,
+        holder,
+        seq: Some(number(seq)?).filter(|seq| *seq > 0),
+        waiting: number(waiting)?,
+        line: waiters.iter().map(waiter).collect::<Option<_>>()?,
+    })
+}
+
+/// The end of the waiter lease, the counter and the holder id of which a push tells.
+pub(super) fn told(payload: &Value) -> Option<(u64, u64, &str)> {
+    let mut parts = text(payload)?.splitn(3, ' ');
+    let lease_end = digits(parts.next()?)?;
+    let seq = digits(parts.next()?)?;
+    let id = parts.next().filter(|id| (1..=MAX_ID).contains(&id.len()))?;
+    Some((lease_end, seq, id))
+}
+
+/// The answer of `TIME`, in milliseconds.
+pub(super) fn time(reply: &Value) -> Option<u64> {
+    let [seconds, micros] = array(reply)? else {
+        return None;
+    };
+    let (seconds, micros) = (digits(text(seconds)?)?, digits(text(micros)?)?);
+    let millis = seconds.checked_mul(1000)?.checked_add(micros / 1000)?;
+    (millis < EXACT).then_some(millis)
+}
+
+/// A string.
+pub(super) fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn standing(answer: &Value) -> Option<Standing> {
+    match array(answer)? {
+        [Value::Int(1), seq, left, Value::Int(outranked @ (0 | 1))] => Some(Standing::Granted {
+            seq: number(seq)?,
+            left: Duration::from_millis(number(left)?),
+            outranked: *outranked == 1,
+        }),
+        [Value::Int(2), place, ahead, lease_end, holder_left] => Some(Standing::Waiting {
+            number: number(place)?,
+            ahead: number(ahead)?,
+            lease_end: number(lease_end)?,
+            holder_left: ttl(holder_left)?,
+        }),
+        [Value::Int(3), waiting, holder_left] => Some(Standing::Full {
+            waiting: number(waiting)?,
+            holder_left: ttl(holder_left)?,
+        }),
+        [Value::Int(4)] => Some(Standing::Superseded),
+        _ => None,
+    }
+}
+
+fn array(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::Array(values) => Some(values),
+        _ => None,
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(value) => u64::try_from(*value).ok().filter(|value| *value < EXACT),
+        _ => None,
+    }
+}
+
+/// What `PTTL` answers: -1 stands for no end, -2 for no such key.
+fn ttl(value: &Value) -> Option<Option<Duration>> {
+    match value {
+        Value::Int(-1) => Some(None),
+        Value::Int(-2) => Some(Some(Duration::ZERO)),
+        value => Some(Some(Duration::from_millis(number(value)?))),
+    }
+}
+
+/// `str::parse` would take a sign.
+fn digits(text: &str) -> Option<u64> {
+    let all = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|value| all && *value < EXACT)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use redis::{PushKind, VerbatimFormat};
+
+    use super::*;
+
+    const TOO_MUCH: i64 = 1 << 53;
+
+    fn ints(values: &[i64]) -> Value {
+        Value::Array(values.iter().copied().map(Value::Int).collect())
+    }
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn every_answer_of_the_scripts_is_understood() {
+        let millis = Duration::from_millis;
+        let granted = Standing::Granted {
+            seq: 5,
+            left: millis(70),
+            outranked: true,
+        };
+        let waiting = |holder_left| Standing::Waiting {
+            number: 5,
+            ahead: 1,
+            lease_end: 9,
+            holder_left,
+        };
+        let full = Standing::Full {
+            waiting: 64,
+            holder_left: Some(millis(3)),
+        };
+        let cases = [
+            (ints(&[1, 5, 70, 1]), granted),
+            (ints(&[2, 5, 1, 9, 3]), waiting(Some(millis(3)))),
+            (ints(&[2, 5, 1, 9, -1]), waiting(None)),
+            (ints(&[2, 5, 1, 9, -2]), waiting(Some(Duration::ZERO))),
+            (ints(&[3, 64, 3]), full),
+            (ints(&[4]), Standing::Superseded),
+        ];
+        for (answer, expected) in cases {
+            assert_eq!(standings(0, &[answer]), Some(vec![expected]));
+        }
+        let answers = [ints(&[1, 5]), ints(&[2]), ints(&[0])];
+        let expected = vec![
+            Extended::Stands { seq: 5 },
+            Extended::InLine,
+            Extended::Gone,
+        ];
+        assert_eq!(extended(0, &answers), Some(expected));
+        let answers = [ints(&[2]), ints(&[1]), ints(&[0])];
+        let expected = vec![Released::Vote, Released::Ticket, Released::Nothing];
+        assert_eq!(released(0, &answers), Some(expected));
+    }
+
+    #[test]
+    fn an_answer_of_any_other_shape_or_range_is_not() {
+        let hostile = [
+            Value::Nil,
+            Value::Okay,
+            Value::Int(1),
+            Value::Array(vec![]),
+            ints(&[]),
+            ints(&[1]),
+            ints(&[1, 5, 70]),
+            ints(&[1, 5, 70, 2]),
+            ints(&[1, 5, 70, 0, 0]),
+            ints(&[1, -1, 70, 0]),
+            ints(&[1, TOO_MUCH, 70, 0]),
+            ints(&[1, 5, -1, 0]),
+            ints(&[1, 5, i64::MIN, 0]),
+            ints(&[2, 5, -1, 9, 3]),
+            ints(&[2, 5, 1, 9, -3]),
+            ints(&[2, 5, 1, TOO_MUCH, 3]),
+            ints(&[3, 64]),
+            ints(&[4, 4]),
+            ints(&[5]),
+            ints(&[-1]),
+            Value::Array(vec![
+                Value::Int(1),
+                bulk("5"),
+                Value::Int(70),
+                Value::Int(0),
+            ]),
+            Value::Array(vec![Value::Double(4.0)]),
+            Value::Set(vec![Value::Int(4)]),
+            Value::Push {
+                kind: PushKind::Subscribe,
+                data: vec![Value::Int(4)],
+            },
+        ];
+        for answer in hostile {
+            assert_eq!(
+                standings(0, std::slice::from_ref(&answer)),
+                None,
+                "{answer:?}"
+            );
+        }
+        for answer in [
+            ints(&[1]),
+            ints(&[1, -1]),
+            ints(&[2, 2]),
+            ints(&[3]),
+            Value::Nil,
+        ] {
+            assert_eq!(
+                extended(0, std::slice::from_ref(&answer)),
+                None,
+                "{answer:?}"
+            );
+        }
+        for answer in [ints(&[3]), ints(&[-1]), ints(&[0, 0]), Value::Int(2)] {
+            assert_eq!(
+                released(0, std::slice::from_ref(&answer)),
+                None,
+                "{answer:?}"
+            );
+        }
+        for reply in [
+            ints(&[]),
+            ints(&[-1]),
+            ints(&[TOO_MUCH]),
+            Value::Nil,
+            bulk("1"),
+        ] {
+            assert_eq!(envelope(&reply), None, "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn a_report_lists_whole_waiters_only() {
+        let number = Value::Int;
+        let head = [bulk("h"), number(-1), number(0), number(1)];
+        let waiter = [bulk("w"), number(3), number(4)];
+        let listed = report(8, &[head.as_slice(), &waiter].concat()).expect("a report");
+        assert_eq!(listed.holder, Some(("h".to_owned(), None)));
+        assert_eq!((listed.clock, listed.seq, listed.waiting), (8, None, 1));
+        assert_eq!(listed.line.len(), 1);
+
+        let free = [bulk(""), number(-2), number(7), number(0)];
+        let listed = report(8, &free).expect("a report");
+        assert_eq!((listed.holder, listed.seq), (None, Some(7)));
+
+        assert_eq!(report(8, &head[..3]), None);
+        assert_eq!(report(8, &[head.as_slice(), &waiter[..2]].concat()), None);
+        let binary = [
+            Value::BulkString(vec![0xff]),
+            number(1),
+            number(0),
+            number(0),
+        ];
+        assert_eq!(report(8, &binary), None);
+        let waiters = std::iter::repeat_n(waiter, MAX_REPORTED + 1).flatten();
+        let endless: Vec<Value> = head.iter().cloned().chain(waiters).collect();
+        assert_eq!(report(8, &endless), None);
+    }
+
+    #[test]
+    fn a_push_is_read_strictly() {
+        assert_eq!(told(&bulk("12 34 an id")), Some((12, 34, "an id")));
+        let long = format!("1 2 {}", "x".repeat(MAX_ID + 1));
+        for payload in [
+            "",
+            "1 2",
+            "1 2 ",
+            "+1 2 x",
+            "-1 2 x",
+            "1  2",
+            "9007199254740992 2 x",
+            &long,
+        ] {
+            assert_eq!(told(&bulk(payload)), None, "{payload}");
+        }
+        assert_eq!(told(&Value::Int(1)), None);
+        assert_eq!(told(&Value::BulkString(vec![b'1', b' ', 0xff])), None);
+    }
+
+    #[test]
+    fn a_clock_is_seconds_and_microseconds() {
+        let reply = |seconds: &str, micros: &str| Value::Array(vec![bulk(seconds), bulk(micros)]);
+        assert_eq!(
+            time(&reply("1700000000", "123456")),
+            Some(1_700_000_000_123)
+        );
+        assert_eq!(time(&reply("9007199254740991", "0")), None);
+        assert_eq!(time(&reply("-1", "0")), None);
+        assert_eq!(time(&Value::Array(vec![bulk("1")])), None);
+        assert_eq!(time(&Value::Nil), None);
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let int = prop_oneof![-3..6_i64, any::<i64>()];
+        let leaf = prop_oneof![
+            4 => int.prop_map(Value::Int),
+            1 => any::<Vec<u8>>().prop_map(Value::BulkString),
+            1 => ".*".prop_map(Value::SimpleString),
+            1 => Just(Value::Nil),
+            1 => Just(Value::Okay),
+            1 => any::<f64>().prop_map(Value::Double),
+            1 => any::<bool>().prop_map(Value::Boolean),
+            1 => ".*".prop_map(|text| Value::VerbatimString { format: VerbatimFormat::Text, text }),
+        ];
+        leaf.prop_recursive(3, 32, 6, |inner| {
+            prop_oneof![
+                4 => prop::collection::vec(inner.clone(), 0..7).prop_map(Value::Array),
+                1 => prop::collection::vec(inner, 0..4)
+                    .prop_map(|data| Value::Push { kind: PushKind::Message, data }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_panics_or_yields_a_number_out_of_range(reply in any_value()) {
+            let _ = (told(&reply), time(&reply), text(&reply));
+            let Some((clock, rest)) = envelope(&reply) else {
+                return Ok(());
+            };
+            prop_assert!(clock < EXACT);
+            let _ = released(clock, rest);
+            for answer in extended(clock, rest).into_iter().flatten() {
+                if let Extended::Stands { seq } = answer {
+                    prop_assert!(seq < EXACT);
+                }
+            }
+            for answer in standings(clock, rest).into_iter().flatten() {
+                let numbers = match answer {
+                    Standing::Granted { seq, .. } => [seq, 0, 0],
+                    Standing::Waiting { number, ahead, lease_end, .. } => [number, ahead, lease_end],
+                    Standing::Full { waiting, .. } => [waiting, 0, 0],
+                    Standing::Superseded => [0; 3],
+                };
+                prop_assert!(numbers.iter().all(|number| *number < EXACT));
+            }
+            if let Some(report) = report(clock, rest) {
+                prop_assert!(report.waiting < EXACT && report.seq.is_none_or(|seq| seq < EXACT));
+            }
+        }
+    }
+}

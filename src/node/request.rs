@@ -1,0 +1,322 @@
+//! Calls as commands: one `EVALSHA` a batch, as the headers of `scripts/*.lua` lay down.
+
+use redis::{Arg, Cmd, Value, cmd};
+
+use super::{
+    Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, millis_up, reply,
+};
+use crate::resource::Resource;
+
+/// The scripts that a node must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Script {
+    Enqueue,
+    Extend,
+    Release,
+    Inspect,
+    Handshake,
+}
+
+impl Script {
+    /// All of them, each at its place.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Enqueue,
+        Self::Extend,
+        Self::Release,
+        Self::Inspect,
+        Self::Handshake,
+    ];
+
+    /// The command that makes a server know it.
+    pub(super) fn load(self) -> Cmd {
+        let mut load = cmd("SCRIPT");
+        load.arg("LOAD").arg(self.text());
+        load
+    }
+
+    fn text(self) -> &'static str {
+        macro_rules! settled {
+            ($file:literal) => {
+                concat!(include_str!("../scripts/settle.lua"), include_str!($file))
+            };
+        }
+        match self {
+            Self::Enqueue => settled!("../scripts/enqueue.lua"),
+            Self::Extend => settled!("../scripts/extend.lua"),
+            Self::Release => settled!("../scripts/release.lua"),
+            Self::Inspect => include_str!("../scripts/inspect.lua"),
+            Self::Handshake => include_str!("../scripts/handshake.lua"),
+        }
+    }
+}
+
+/// The names under which a server knows the scripts, as it gave them itself.
+#[derive(Clone, Debug)]
+pub(super) struct Shas([Box<str>; 5]);
+
+impl Shas {
+    /// The names of [`Script::ALL`], in that order.
+    pub(super) fn new(names: [Box<str>; 5]) -> Self {
+        Self(names)
+    }
+
+    /// The command that runs `script` on `keys`; its arguments are still to come.
+    pub(super) fn run<'a>(
+        &self,
+        script: Script,
+        keys: impl ExactSizeIterator<Item = &'a str>,
+        args: usize,
+    ) -> Cmd {
+        let [enqueue, extend, release, inspect, handshake] = &self.0;
+        let sha = match script {
+            Script::Enqueue => enqueue,
+            Script::Extend => extend,
+            Script::Release => release,
+            Script::Inspect => inspect,
+            Script::Handshake => handshake,
+        };
+        let parts = 3 + keys.len() + args;
+        let mut run = Cmd::with_capacity(parts, 64 * parts);
+        run.arg("EVALSHA").arg(&**sha).arg(keys.len());
+        for key in keys {
+            run.arg(key);
+        }
+        run
+    }
+}
+
+/// What the arguments of every mutating call start with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    /// Milliseconds of the node's clock.
+    pub(super) deadline: u64,
+    pub(super) seed: u64,
+    pub(super) extra: u64,
+    pub(super) unheard: u64,
+    pub(super) lease: u64,
+}
+
+/// A command and how its answer is read.
+pub(super) struct Request<T> {
+    pub(super) script: Script,
+    pub(super) cmd: Cmd,
+    /// How many answers it asks for.
+    pub(super) asked: Asked,
+    pub(super) decode: fn(u64, &[Value]) -> Option<T>,
+}
+
+/// What comes after the clock in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// One answer for each request, or none if the deadline, which stands at this place in the command,
+    /// has passed.
+    InTime { answers: usize, deadline: usize },
+    /// One answer for each request.
+    AnyTime { answers: usize },
+    /// As many values as there are.
+    Open,
+}
+
+impl Request<Vec<Standing>> {
+    pub(super) fn enqueue(shas: &Shas, header: Header, batch: &[Enqueue]) -> Self {
+        let resources = batch.iter().map(|ask| &*ask.resource);
+        let mut cmd = start(
+            shas,
+            Script::Enqueue,
+            header,
+            resources,
+            5 + 4 * batch.len(),
+        );
+        cmd.arg(header.lease);
+        for ask in batch {
+            cmd.arg(&**ask.id.text());
+            optional(&mut cmd, ask.number);
+            cmd.arg(millis_up(ask.ttl));
+            optional(&mut cmd, ask.room);
+        }
+        Self {
+            script: Script::Enqueue,
+            cmd,
+            asked: in_time(batch.len()),
+            decode: reply::standings,
+        }
+    }
+}
+
+impl Request<Vec<Extended>> {
+    pub(super) fn extend(shas: &Shas, header: Header, batch: &[Extend]) -> Self {
+        let resources = batch.iter().map(|ask| &*ask.resource);
+        let mut cmd = start(shas, Script::Extend, header, resources, 4 + 4 * batch.len());
+        for ask in batch {
+            cmd.arg(&**ask.id.text());
+            cmd.arg(millis_up(ask.ttl))
+                .arg(ask.token)
+                .arg(u8::from(ask.repair));
+        }
+        Self {
+            script: Script::Extend,
+            cmd,
+            asked: in_time(batch.len()),
+            decode: reply::extended,
+        }
+    }
+}
+
+impl Request<Vec<Released>> {
+    pub(super) fn release(shas: &Shas, header: Header, batch: &[Release]) -> Self {
+        // What takes away harms nobody at any time.
+        let header = Header {
+            deadline: 0,
+            ..header
+        };
+        let resources = batch.iter().map(|ask| &*ask.resource);
+        let mut cmd = start(shas, Script::Release, header, resources, 4 + batch.len());
+        for ask in batch {
+            cmd.arg(&**ask.id.text());
+        }
+        Self {
+            script: Script::Release,
+            cmd,
+            asked: Asked::AnyTime {
+                answers: batch.len(),
+            },
+            decode: reply::released,
+        }
+    }
+}
+
+impl Request<Report> {
+    pub(super) fn inspect(shas: &Shas, resource: &Resource) -> Self {
+        let keys = resource.keys().iter().map(String::as_str);
+        let mut cmd = shas.run(Script::Inspect, keys, 1);
+        cmd.arg(MAX_REPORTED);
+        Self {
+            script: Script::Inspect,
+            cmd,
+            asked: Asked::Open,
+            decode: reply::report,
+        }
+    }
+}
+
+impl<T> Request<T> {
+    /// The same with another deadline, in milliseconds of the node's clock.
+    pub(super) fn postponed(self, place: usize, deadline: u64) -> Self {
+        let mut cmd = Cmd::with_capacity(self.cmd.args_iter().len(), 0);
+        for (at, arg) in self.cmd.args_iter().enumerate() {
+            match arg {
+                _ if at == place => cmd.arg(deadline),
+                Arg::Simple(arg) => cmd.arg(arg),
+                // None of ours scans.
+                _ => continue,
+            };
+        }
+        Self { cmd, ..self }
+    }
+}
+
+/// The command up to the header.
+fn start<'a>(
+    shas: &Shas,
+    script: Script,
+    header: Header,
+    resources: impl ExactSizeIterator<Item = &'a Resource>,
+    args: usize,
+) -> Cmd {
+    let keys: Vec<&str> = resources
+        .flat_map(Resource::keys)
+        .map(String::as_str)
+        .collect();
+    let mut cmd = shas.run(script, keys.into_iter(), args);
+    cmd.arg(header.deadline)
+        .arg(header.seed)
+        .arg(header.extra)
+        .arg(header.unheard);
+    cmd
+}
+
+fn in_time(answers: usize) -> Asked {
+    // After the command's name, the script's, the number of keys and the keys.
+    let deadline = 3 + 4 * answers;
+    Asked::InTime { answers, deadline }
+}
+
+fn optional(cmd: &mut Cmd, value: Option<u64>) {
+    match value {
+        Some(value) => cmd.arg(value),
+        None => cmd.arg(""),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        holder::{HolderId, Signature},
+        rng::Rng,
+    };
+
+    const HEADER: Header = Header {
+        deadline: 11,
+        seed: 12,
+        extra: 13,
+        unheard: 14,
+        lease: 15,
+    };
+
+    fn shas() -> Shas {
+        Shas::new(["en", "ex", "re", "in", "ha"].map(Into::into))
+    }
+
+    fn words(cmd: &Cmd) -> Vec<String> {
+        let word = |arg| match arg {
+            Arg::Simple(word) => String::from_utf8_lossy(word).into_owned(),
+            _ => panic!("a cursor"),
+        };
+        cmd.args_iter().map(word).collect()
+    }
+
+    fn enqueue(name: &str, number: Option<u64>, room: Option<u64>) -> Enqueue {
+        Enqueue {
+            resource: Arc::new(Resource::new("", name).expect("valid")),
+            id: HolderId::new(Rng, &Signature::new(Rng, "me", true), 7),
+            number,
+            ttl: Duration::from_micros(1500),
+            room,
+        }
+    }
+
+    #[test]
+    fn a_batch_is_one_command_with_a_group_a_request() {
+        let batch = [enqueue("a", None, Some(3)), enqueue("b", Some(9), None)];
+        let request = Request::enqueue(&shas(), HEADER, &batch);
+        let words = words(&request.cmd);
+        assert_eq!(words[..3], ["EVALSHA", "en", "8"]);
+        assert_eq!(words[3..7], batch[0].resource.keys()[..]);
+        assert_eq!(words[7..11], batch[1].resource.keys()[..]);
+        assert_eq!(words[11..16], ["11", "12", "13", "14", "15"]);
+        assert_eq!(words[16..20], [&**batch[0].id.text(), "", "2", "3"]);
+        assert_eq!(words[20..], [&**batch[1].id.text(), "9", "2", ""]);
+    }
+
+    #[test]
+    fn only_the_deadline_of_a_postponed_request_changes() {
+        let request = Request::enqueue(&shas(), HEADER, &[enqueue("a", None, None)]);
+        let Asked::InTime { deadline, .. } = request.asked else {
+            panic!("it has a deadline");
+        };
+        let mut expected = words(&request.cmd);
+        assert_eq!(expected[deadline], "11");
+        expected[deadline] = "99".to_owned();
+        assert_eq!(words(&request.postponed(deadline, 99).cmd), expected);
+    }
+
+    #[test]
+    fn a_release_has_no_deadline() {
+        let Enqueue { resource, id, .. } = enqueue("a", None, None);
+        let request = Request::release(&shas(), HEADER, &[Release { resource, id }]);
+        assert_eq!(words(&request.cmd)[7..11], ["0", "12", "13", "14"]);
+    }
+}

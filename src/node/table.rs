@@ -1,0 +1,473 @@
+//! What a memory node stores, and the scripts' semantics over it.
+//!
+//! Each method does what the script of its name does, step by step; the differential test feeds both the
+//! same operations. A change here is a change there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, Waiting,
+    millis_up,
+};
+use crate::holder::{HolderId, Parts};
+
+/// How far ahead of the node's clock a proposed start of a counter may lie, in microseconds.
+const MAX_AHEAD: u64 = 1_000_000;
+
+/// How long a counter is kept after the node's clock has passed it, in milliseconds.
+const KEEP_SEQ: u64 = 60_000;
+
+/// How many older generations a newer one takes the place of.
+const OLDER: u32 = 8;
+
+/// Everything on one node, by lock key.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    slots: HashMap<String, Slot>,
+}
+
+/// What each call carries besides its requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    /// The node's clock, in microseconds.
+    pub(crate) micros: u64,
+    pub(crate) seed: u64,
+    pub(crate) extra: u64,
+    /// In milliseconds, as is the next.
+    pub(crate) unheard: u64,
+    pub(crate) lease: u64,
+}
+
+impl Header {
+    fn now(&self) -> u64 {
+        self.micros / 1000
+    }
+}
+
+/// A vote to tell its waiter of. Answers whether anybody heard; `None` if that is unknown.
+pub(crate) type Publish<'a> = &'a mut dyn FnMut(&Told) -> Option<bool>;
+
+/// The message of a handoff.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) channel: String,
+    pub(crate) id: Arc<str>,
+    pub(crate) lease_end: u64,
+    pub(crate) seq: u64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    /// Holder id and when it expires; `None` for a key without expiry.
+    lock: Option<(Arc<str>, Option<u64>)>,
+    queue: BTreeSet<(u64, Arc<str>)>,
+    waiters: BTreeMap<Arc<str>, Place>,
+    lease_ends: BTreeSet<(u64, Arc<str>)>,
+    /// When queue and waiters expire as keys.
+    line_ends: u64,
+    seq: Option<(u64, u64)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    number: u64,
+    lease_end: u64,
+}
+
+impl Table {
+    pub(crate) fn enqueue(
+        &mut self,
+        header: Header,
+        ask: &Enqueue,
+        publish: Publish<'_>,
+    ) -> Standing {
+        self.with(ask.resource.lock_key(), header, |slot| {
+            slot.enqueue(header, ask, publish)
+        })
+    }
+
+    pub(crate) fn extend(
+        &mut self,
+        header: Header,
+        ask: &Extend,
+        publish: Publish<'_>,
+    ) -> Extended {
+        self.with(ask.resource.lock_key(), header, |slot| {
+            slot.extend(header, ask, publish)
+        })
+    }
+
+    pub(crate) fn release(
+        &mut self,
+        header: Header,
+        ask: &Release,
+        publish: Publish<'_>,
+    ) -> Released {
+        self.with(ask.resource.lock_key(), header, |slot| {
+            slot.release(header, &ask.id, publish)
+        })
+    }
+
+    pub(crate) fn inspect(&mut self, header: Header, lock: &str) -> Report {
+        self.with(lock, header, |slot| slot.report(header.now()))
+    }
+
+    /// The bare command `SET key value NX PX ttl` of other Redlock clients; true if it was set.
+    pub(crate) fn set_nx(&mut self, header: Header, lock: &str, value: &str, ttl: u64) -> bool {
+        self.with(lock, header, |slot| {
+            let free = slot.lock.is_none();
+            if free {
+                slot.lock = Some((value.into(), Some(header.now() + ttl)));
+            }
+            free
+        })
+    }
+
+    /// The bare `DEL key` of a person or of another client.
+    pub(crate) fn delete(&mut self, lock: &str) {
+        if let Some(slot) = self.slots.get_mut(lock) {
+            slot.lock = None;
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.slots.clear();
+    }
+
+    /// The locks that stand or are waited for, with their counters left out: what must be gone when
+    /// nobody uses them any more.
+    pub(crate) fn residue(&mut self, micros: u64) -> Vec<String> {
+        self.slots.retain(|_, slot| !slot.expire(micros / 1000));
+        let used = |slot: &Slot| slot.lock.is_some() || !slot.queue.is_empty();
+        let mut keys: Vec<String> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| used(slot))
+            .map(|(key, _)| key.clone())
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    fn with<T>(&mut self, lock: &str, header: Header, act: impl FnOnce(&mut Slot) -> T) -> T {
+        let slot = self.slots.entry(lock.to_owned()).or_default();
+        slot.expire(header.now());
+        let answer = act(slot);
+        if slot.is_empty() {
+            self.slots.remove(lock);
+        }
+        answer
+    }
+}
+
+impl Slot {
+    fn enqueue(&mut self, header: Header, ask: &Enqueue, publish: Publish<'_>) -> Standing {
+        let id = ask.id.text();
+        let (ttl, own) = (millis_up(ask.ttl), millis_up(ask.ttl).min(header.lease));
+        self.drop_dead(header.now());
+        let mine = self.waiters.get(id).map(|place| place.number);
+        if !self.holds(id) && mine.is_none() {
+            if self.newer_is_here(&ask.id, ask.number) {
+                return Standing::Superseded;
+            }
+            if self
+                .lock
+                .as_ref()
+                .is_some_and(|(held, _)| same_request(held, &ask.id))
+            {
+                self.lock = None;
+            }
+            for old in older(&ask.id) {
+                self.forget(&old);
+            }
+        }
+        if self.holds(id) {
+            let left = self.prolong(header.now(), own);
+            let outranked = match (ask.number, self.queue.first()) {
+                (Some(number), Some((first, head))) => (first, head) < (&number, id),
+                _ => false,
+            };
+            let seq = self.count(header, Some(ask.number.unwrap_or(0)));
+            return Standing::Granted {
+                seq,
+                left: millis(left),
+                outranked,
+            };
+        }
+        let number = match ask.number.or(mine) {
+            Some(number) => {
+                self.count(header, Some(number));
+                number
+            }
+            None => {
+                self.settle(header, None, publish);
+                if self.lock.is_none() {
+                    self.lock = Some((id.clone(), Some(header.now() + ttl)));
+                    let seq = self.count(header, None);
+                    return Standing::Granted {
+                        seq,
+                        left: millis(ttl),
+                        outranked: false,
+                    };
+                }
+                let waiting = self.queue.len() as u64;
+                if ask.room.is_some_and(|room| waiting >= room) {
+                    return Standing::Full {
+                        waiting,
+                        holder_left: self.holder_left(header.now()),
+                    };
+                }
+                self.count(header, None)
+            }
+        };
+        self.record(header.now(), id, number, header.lease);
+        self.settle(header, Some((id, own)), publish);
+        if self.holds(id) {
+            let seq = self.count(header, Some(0));
+            return Standing::Granted {
+                seq,
+                left: millis(own),
+                outranked: false,
+            };
+        }
+        Standing::Waiting {
+            number,
+            ahead: self
+                .queue
+                .iter()
+                .take_while(|(_, waiter)| waiter != id)
+                .count() as u64,
+            lease_end: header.now() + header.lease,
+            holder_left: self.holder_left(header.now()),
+        }
+    }
+
+    fn extend(&mut self, header: Header, ask: &Extend, publish: Publish<'_>) -> Extended {
+        let id = ask.id.text();
+        let ttl = millis_up(ask.ttl);
+        if self.holds(id) {
+            self.prolong(header.now(), ttl);
+            return Extended::Stands {
+                seq: self.count(header, Some(ask.token)),
+            };
+        }
+        self.drop_dead(header.now());
+        if !ask.repair {
+            self.settle(header, None, publish);
+            return Extended::Gone;
+        }
+        if self
+            .lock
+            .as_ref()
+            .is_some_and(|(held, _)| !same_request(held, &ask.id))
+        {
+            self.record(header.now(), id, 0, ttl);
+            return Extended::InLine;
+        }
+        self.forget(id);
+        self.lock = Some((id.clone(), Some(header.now() + ttl)));
+        Extended::Stands {
+            seq: self.count(header, Some(ask.token)),
+        }
+    }
+
+    fn release(&mut self, header: Header, id: &HolderId, publish: Publish<'_>) -> Released {
+        let mut had = Released::Nothing;
+        let ours = |held: &str| {
+            Parts::of(held)
+                .is_some_and(|held| held.uuid == id.uuid() && held.generation <= id.generation())
+        };
+        if self.lock.as_ref().is_some_and(|(held, _)| ours(held)) {
+            self.lock = None;
+            had = Released::Vote;
+        }
+        for old in older(id).chain([id.text().clone()]) {
+            if self.forget(&old) && had == Released::Nothing {
+                had = Released::Ticket;
+            }
+        }
+        self.drop_dead(header.now());
+        self.settle(header, None, publish);
+        had
+    }
+
+    fn report(&self, now: u64) -> Report {
+        let line = self
+            .queue
+            .iter()
+            .take(MAX_REPORTED)
+            .map(|(number, id)| Waiting {
+                id: id.to_string(),
+                number: *number,
+                lease_end: self.waiters.get(id).map_or(0, |place| place.lease_end),
+            });
+        Report {
+            clock: now,
+            holder: self
+                .lock
+                .as_ref()
+                .map(|(id, _)| (id.to_string(), self.holder_left(now))),
+            seq: self.seq.map(|(seq, _)| seq),
+            waiting: self.queue.len() as u64,
+            line: line.collect(),
+        }
+    }
+
+    /// Gives a free vote to the head of the queue. To `caller` it goes for the given time, and the
+    /// answer tells it.
+    fn settle(&mut self, header: Header, caller: Option<(&Arc<str>, u64)>, publish: Publish<'_>) {
+        while self.lock.is_none() {
+            let Some((_, head)) = self.queue.first().cloned() else {
+                return;
+            };
+            let lease_end = self.waiters.get(&head).map_or(0, |place| place.lease_end);
+            self.forget(&head);
+            if lease_end <= header.now() {
+                continue;
+            }
+            let seq = self.count(header, None);
+            if let Some((_, own)) = caller.filter(|(id, _)| **id == head) {
+                self.lock = Some((head, Some(header.now() + own)));
+                return;
+            }
+            let mut ends = lease_end;
+            let channel = Parts::of(&head).and_then(|parts| parts.channel());
+            if let Some(channel) = channel {
+                let told = Told {
+                    channel,
+                    id: head.clone(),
+                    lease_end,
+                    seq,
+                };
+                if publish(&told) == Some(false) {
+                    ends = ends.min(header.now() + header.unheard);
+                }
+            }
+            self.lock = Some((head, Some(ends)));
+        }
+    }
+
+    /// Raises the counter to `least`, or by one if that is `None`.
+    fn count(&mut self, header: Header, least: Option<u64>) -> u64 {
+        let proposed = header.seed > header.micros && header.seed - header.micros <= MAX_AHEAD;
+        let start = if proposed { header.seed } else { header.micros };
+        let value = match (self.seq, least) {
+            (Some((seq, _)), None) => seq + 1,
+            (Some((seq, _)), Some(least)) => seq.max(least),
+            (None, least) => (start + header.extra).max(least.unwrap_or(0)),
+        };
+        if self.seq.is_none_or(|(seq, _)| seq != value) {
+            let ahead = value.saturating_sub(header.micros).div_ceil(1000);
+            self.seq = Some((value, header.now() + KEEP_SEQ + ahead));
+        }
+        value
+    }
+
+    fn newer_is_here(&self, id: &HolderId, number: Option<u64>) -> bool {
+        let newer = |other: &str| {
+            Parts::of(other)
+                .is_some_and(|other| other.uuid == id.uuid() && other.generation > id.generation())
+        };
+        if let Some((held, _)) = self
+            .lock
+            .as_ref()
+            .filter(|(held, _)| same_request(held, id))
+        {
+            return newer(held);
+        }
+        number.is_some_and(|number| {
+            let same = (number, Arc::from(""))..(number + 1, Arc::from(""));
+            self.queue.range(same).any(|(_, other)| newer(other))
+        })
+    }
+
+    fn record(&mut self, now: u64, id: &Arc<str>, number: u64, lease: u64) {
+        self.forget(id);
+        let lease_end = now + lease;
+        self.queue.insert((number, id.clone()));
+        self.lease_ends.insert((lease_end, id.clone()));
+        self.waiters.insert(id.clone(), Place { number, lease_end });
+        self.line_ends = self.line_ends.max(lease_end);
+    }
+
+    fn forget(&mut self, id: &Arc<str>) -> bool {
+        let Some(place) = self.waiters.remove(id) else {
+            return false;
+        };
+        self.queue.remove(&(place.number, id.clone()));
+        self.lease_ends.remove(&(place.lease_end, id.clone()));
+        true
+    }
+
+    fn drop_dead(&mut self, now: u64) {
+        while let Some((_, id)) = self
+            .lease_ends
+            .first()
+            .filter(|(end, _)| *end <= now)
+            .cloned()
+        {
+            self.forget(&id);
+        }
+    }
+
+    fn prolong(&mut self, now: u64, span: u64) -> u64 {
+        let Some((_, Some(ends))) = &mut self.lock else {
+            return span;
+        };
+        *ends = (*ends).max(now + span);
+        *ends - now
+    }
+
+    fn holds(&self, id: &str) -> bool {
+        self.lock.as_ref().is_some_and(|(held, _)| **held == *id)
+    }
+
+    fn holder_left(&self, now: u64) -> Option<std::time::Duration> {
+        let (_, ends) = self.lock.as_ref()?;
+        ends.map(|ends| millis(ends.saturating_sub(now)))
+    }
+
+    /// Drops what has expired as a key; true if nothing is left.
+    fn expire(&mut self, now: u64) -> bool {
+        if self
+            .lock
+            .as_ref()
+            .is_some_and(|(_, ends)| ends.is_some_and(|ends| ends <= now))
+        {
+            self.lock = None;
+        }
+        if self.seq.is_some_and(|(_, ends)| ends <= now) {
+            self.seq = None;
+        }
+        if self.line_ends <= now || self.queue.is_empty() {
+            self.queue.clear();
+            self.waiters.clear();
+            self.lease_ends.clear();
+            self.line_ends = 0;
+        }
+        self.is_empty()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lock.is_none() && self.queue.is_empty() && self.seq.is_none()
+    }
+}
+
+fn millis(millis: u64) -> std::time::Duration {
+    std::time::Duration::from_millis(millis)
+}
+
+/// Whether a stored value belongs to the request of `id`, in whatever generation.
+fn same_request(stored: &str, id: &HolderId) -> bool {
+    Parts::of(stored).is_some_and(|stored| stored.uuid == id.uuid())
+}
+
+/// The ids under which the same request may stand from before it gave a vote back.
+fn older(id: &HolderId) -> impl Iterator<Item = Arc<str>> {
+    let first = id.generation().saturating_sub(OLDER);
+    (first..id.generation()).map(|generation| id.at(generation))
+}
