@@ -1,0 +1,260 @@
+//! What one request is believed to have on one node.
+
+use std::time::Duration;
+
+use crate::{
+    clock::Time,
+    error::NodeError,
+    node::{Answer, Extended, Standing},
+    quorum::Vote,
+    validity::valid_until,
+};
+
+/// One request on one node.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// When to ask again.
+    pub(crate) due: Time,
+    pub(crate) vote: Option<Vote>,
+    /// The vote lasts for the ttl, and not just for what was left of a waiter lease.
+    pub(crate) full_ttl: bool,
+    /// A waiter on this node comes before us, although the vote is ours.
+    pub(crate) outranked: bool,
+    /// The fencing token that the node's counter was raised to.
+    pub(crate) fenced: Option<u64>,
+    /// The connection is new since the vote was last confirmed.
+    doubtful: bool,
+    /// The node said that the vote is not there.
+    pub(crate) gone: bool,
+    /// The holder stands in line there for the vote that the node forgot.
+    pub(crate) in_line: bool,
+    /// When the server started.
+    pub(crate) up_since: Time,
+    pub(crate) place: Option<Place>,
+    /// The number the node has of us.
+    pub(crate) number: Option<u64>,
+    /// How many waiters there were, if there was no room.
+    pub(crate) crowd: Option<u64>,
+    /// Why the last question went unanswered.
+    pub(crate) failure: Option<NodeError>,
+    /// Whether anything may have reached the node.
+    touched: bool,
+    /// The question under way, and until when it may be carried out.
+    question: Option<(u64, Time)>,
+    /// Until when a question that nobody waits for any more may be carried out.
+    loose: Time,
+    /// The deadline of the question that was answered last.
+    asked_until: Time,
+}
+
+/// A place in the line of a node.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) ahead: u64,
+    /// When the holder's lease ends, at the latest.
+    pub(crate) holder_until: Option<Time>,
+    /// When our waiter lease ends, by the node's clock; a push must name the same.
+    lease_end: u64,
+    /// When the request that this lease counts from was sent.
+    sent: Time,
+}
+
+impl Seat {
+    pub(crate) fn new(now: Time) -> Self {
+        Self {
+            due: now,
+            vote: None,
+            full_ttl: false,
+            outranked: false,
+            fenced: None,
+            doubtful: false,
+            gone: false,
+            in_line: false,
+            up_since: Time::default(),
+            place: None,
+            number: None,
+            crowd: None,
+            failure: None,
+            touched: false,
+            question: None,
+            loose: Time::default(),
+            asked_until: Time::default(),
+        }
+    }
+
+    /// A question is sent; the node carries it out until `deadline`.
+    pub(crate) fn ask(&mut self, stamp: u64, deadline: Time) {
+        self.drop_question();
+        self.question = Some((stamp, deadline));
+    }
+
+    /// Whether a question is under way.
+    pub(crate) fn asked(&self) -> bool {
+        self.question.is_some()
+    }
+
+    /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next.
+    pub(crate) fn answers(&mut self, stamp: u64) -> bool {
+        let Some((_, deadline)) = self.question.take_if(|(asked, _)| *asked == stamp) else {
+            return false;
+        };
+        self.asked_until = deadline;
+        self.failure = None;
+        self.crowd = None;
+        true
+    }
+
+    /// Whether anything may have reached the node.
+    pub(crate) fn touched(&self) -> bool {
+        self.touched || self.asked()
+    }
+
+    /// Until when something we asked may still be carried out.
+    pub(crate) fn quiet_after(&self) -> Time {
+        self.question
+            .map_or(self.loose, |(_, deadline)| self.loose.max(deadline))
+    }
+
+    pub(crate) fn hear(
+        &mut self,
+        now: Time,
+        ttl: Duration,
+        answer: &Answer<Standing>,
+        factor: f64,
+    ) {
+        self.touched = true;
+        self.up_since = answer.era.up_since;
+        self.place = None;
+        match answer.value {
+            Standing::Granted {
+                seq,
+                left,
+                outranked,
+            } => {
+                let until = valid_until(answer.sent, left, factor);
+                self.vote = Some(Vote { until, seq });
+                self.full_ttl = left >= ttl;
+                self.outranked = outranked;
+                self.number = self.number.or(Some(seq));
+            }
+            Standing::Waiting {
+                number,
+                ahead,
+                lease_end,
+                holder_left,
+            } => {
+                self.vote = None;
+                self.number = Some(number);
+                self.place = Some(Place {
+                    ahead,
+                    holder_until: holder_left.map(|left| now.plus(left)),
+                    lease_end,
+                    sent: answer.sent,
+                });
+            }
+            Standing::Full { waiting, .. } => {
+                self.vote = None;
+                self.crowd = Some(waiting);
+            }
+            Standing::Superseded => self.vote = None,
+        }
+    }
+
+    pub(crate) fn hear_extended(
+        &mut self,
+        answer: &Answer<Extended>,
+        ttl: Duration,
+        token: u64,
+        factor: f64,
+    ) {
+        self.touched = true;
+        self.up_since = answer.era.up_since;
+        self.doubtful = false;
+        self.in_line = answer.value == Extended::InLine;
+        self.gone = !matches!(answer.value, Extended::Stands { .. });
+        self.vote = match answer.value {
+            Extended::Stands { .. } => {
+                self.fenced = Some(token);
+                self.full_ttl |= !ttl.is_zero();
+                let until = valid_until(answer.sent, ttl, factor);
+                let until = self.vote.map_or(until, |vote| vote.until.max(until));
+                Some(Vote { until, seq: token })
+            }
+            Extended::InLine | Extended::Gone => None,
+        };
+    }
+
+    /// A push told of a vote. False if it has not grown from the lease that we know.
+    pub(crate) fn hear_push(
+        &mut self,
+        lease_end: u64,
+        seq: u64,
+        lease: Duration,
+        factor: f64,
+    ) -> bool {
+        let Some(place) = self.place.take_if(|place| place.lease_end == lease_end) else {
+            return false;
+        };
+        let until = valid_until(place.sent, lease, factor);
+        self.vote = Some(Vote { until, seq });
+        self.full_ttl = false;
+        self.outranked = false;
+        true
+    }
+
+    pub(crate) fn fail(&mut self, error: NodeError) {
+        match error {
+            // Never sent.
+            NodeError::Down(_) | NodeError::WrongServer(_) => {}
+            _ => self.touched = true,
+        }
+        // Without a proper answer it may still be carried out, until its deadline.
+        if matches!(
+            error,
+            NodeError::TimedOut | NodeError::Broken | NodeError::Garbled
+        ) {
+            self.loose = self.loose.max(self.asked_until);
+        }
+        self.failure = Some(error);
+    }
+
+    /// What was believed of the node is unknown. A holder's vote keeps its validity: the lease was
+    /// promised for that long, and a server that forgot it has no vote to give yet (S5).
+    pub(crate) fn forget(&mut self, held: bool, now: Time) {
+        if held {
+            self.doubtful = true;
+        } else {
+            self.drop_question();
+            self.vote = None;
+            self.outranked = false;
+            self.fenced = None;
+        }
+        self.place = None;
+        self.due = now;
+    }
+
+    /// How many waiters are ahead of us there; none if the vote is ours.
+    pub(crate) fn ahead(&self) -> Option<u64> {
+        match (&self.vote, &self.place) {
+            (Some(_), _) => Some(0),
+            (None, place) => place.as_ref().map(|place| place.ahead),
+        }
+    }
+
+    /// Whether the lease can be taken to stand on this node.
+    pub(crate) fn stands(&self, now: Time) -> bool {
+        !self.doubtful && self.vote.is_some_and(|vote| vote.until > now)
+    }
+
+    /// Whether the node has both our vote and the fencing token.
+    pub(crate) fn is_fenced(&self, token: u64, now: Time) -> bool {
+        self.fenced == Some(token) && self.vote.is_some_and(|vote| vote.until > now)
+    }
+
+    /// Nobody waits for the question under way any more; it may be carried out all the same.
+    fn drop_question(&mut self) {
+        if let Some((_, deadline)) = self.question.take() {
+            self.loose = self.loose.max(deadline);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The janitor: takes back what requests left on the nodes.
+//!
+//! One task per client. It outlives the futures, tickets and guards that were dropped: each leaves what is
+//! to be undone in the outbox, and the janitor releases it on every node that was ever asked, again and
+//! again on nodes that fail, until each has confirmed or everything has expired by itself (C1, C3). A
+//! request that was never answered may still be carried out until its deadline; the release is repeated
+//! after that (S4).
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    claim::Undo,
+    clock::Time,
+    error::NodeError,
+    lease::{Leftover, Request},
+    node::{Release, Released},
+    quorum::FanOut,
+};
+
+/// The pause before a node that failed is asked again; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Empties the outbox until everyone who could put something there is gone and all is done.
+pub(crate) async fn run(
+    mut outbox: mpsc::UnboundedReceiver<Leftover>,
+    pending: Arc<watch::Sender<usize>>,
+) {
+    let mut jobs = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            leftover = outbox.recv() => match leftover {
+                Some(leftover) => jobs.push(take_back(leftover)),
+                None => break,
+            },
+            Some(()) = jobs.next() => pending.send_modify(|pending| *pending -= 1),
+        }
+    }
+    while let Some(()) = jobs.next().await {
+        pending.send_modify(|pending| *pending -= 1);
+    }
+}
+
+/// Sends the releases of `leftover` to all its nodes.
+pub(crate) fn send(leftover: &mut Leftover) {
+    let nodes = leftover.request.nodes.clone();
+    let ask = [ask(&leftover.request, &leftover.undo)];
+    let terms = nodes.terms(nodes.config.node_timeout);
+    let call = |place: &usize| {
+        let node = nodes.list.get(*place)?;
+        Some((*place, node.release(&ask, terms)))
+    };
+    leftover.calls = FanOut::of(leftover.undo.places.iter().filter_map(call));
+}
+
+/// The next answer to what [`send`] sent; `None` when all have come.
+pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Released, NodeError>)> {
+    let (place, outcome) = leftover.calls.next().await?;
+    if let Ok(answer) = &outcome {
+        leftover.confirmed.push((place, answer.sent));
+    }
+    Some((place, outcome.map(|answer| answer.value)))
+}
+
+async fn take_back(mut leftover: Leftover) {
+    if leftover.confirmed.is_empty() && leftover.calls.is_empty() {
+        send(&mut leftover);
+    }
+    while next(&mut leftover).await.is_some() {}
+    let Leftover {
+        request,
+        undo,
+        confirmed,
+        ..
+    } = leftover;
+    join_all(undo.places.iter().map(|&place| {
+        let sent = confirmed
+            .iter()
+            .find(|(node, _)| *node == place)
+            .map(|(_, sent)| *sent);
+        insist(&request, &undo, place, sent)
+    }))
+    .await;
+}
+
+/// Releases on one node until that is confirmed for good, or no longer needed. `confirmed` is when the
+/// release was sent that was confirmed already.
+async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Option<Time>) {
+    let nodes = &request.nodes;
+    let Some(node) = nodes.list.get(place) else {
+        return;
+    };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let now = nodes.clock.now();
+        let quiet = request.look(|claim, _| claim.quiet_after(place));
+        match confirmed {
+            // Nothing that was asked before can be carried out after that release any more.
+            Some(sent) if quiet <= sent => return,
+            // The clocks of node and client agree within a round trip, and that within the timeout.
+            Some(_) => {
+                nodes
+                    .clock
+                    .sleep_until(quiet.plus(nodes.config.node_timeout))
+                    .await;
+                // The answer may have come meanwhile; then it was carried out before the release.
+                if request.look(|claim, _| claim.quiet_after(place)) < quiet {
+                    return;
+                }
+            }
+            None if now >= undo.expires => return,
+            None => {}
+        }
+        let terms = nodes.terms(nodes.config.node_timeout);
+        match node.release(&[ask(request, undo)], terms).await {
+            Ok(answer) => confirmed = Some(answer.sent),
+            Err(_) => {
+                confirmed = None;
+                nodes.clock.sleep_until(nodes.clock.now().plus(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+fn ask(request: &Request, undo: &Undo) -> Release {
+    Release {
+        resource: request.look(|claim, _| claim.resource().clone()),
+        id: undo.id.clone(),
+    }
+}
+
+/// Waits until everything that was left so far is done.
+pub(crate) async fn idle(pending: &watch::Sender<usize>) {
+    // The sender lives as long as this borrow, so the wait cannot fail.
+    let _ = pending.subscribe().wait_for(|pending| *pending == 0).await;
+}

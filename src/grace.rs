@@ -1,0 +1,89 @@
+//! Restart grace (S5): whether a node's vote counts.
+//!
+//! A server that restarted may have forgotten leases that still stand. So a vote counts only once the
+//! node has been up for `restart_grace`, the longest lease of anyone that it can have forgotten; the
+//! asker's own ttl would be too short. Nodes that all started together are a new deployment that has
+//! nothing to forget, unless the user wants the grace then as well.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::clock::Time;
+
+/// Starts that lie this close together are one deployment. Uptime is counted in whole seconds.
+const TOGETHER: Duration = Duration::from_secs(5);
+
+/// What is known of the starts of a client's nodes.
+#[derive(Debug)]
+pub(crate) struct Grace {
+    period: Duration,
+    /// Whether nodes that started together are in grace, too.
+    cold: bool,
+    /// When each node started, if it was ever reached.
+    starts: Mutex<Vec<Option<Time>>>,
+}
+
+impl Grace {
+    /// For `nodes` nodes that were not reached yet.
+    pub(crate) fn new(nodes: usize, period: Duration, cold: bool) -> Self {
+        Self {
+            period,
+            cold,
+            starts: Mutex::new(vec![None; nodes]),
+        }
+    }
+
+    /// How long the vote of the node with the place `place`, up since `up_since`, still does not count.
+    pub(crate) fn left(&self, place: usize, up_since: Time, now: Time) -> Duration {
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = starts.get_mut(place) {
+            *start = Some(up_since);
+        }
+        let left = self.period.saturating_sub(now.since(up_since));
+        if left.is_zero() || self.cold {
+            return left;
+        }
+        let reached = || starts.iter().flatten();
+        let first = reached().min().copied().unwrap_or(up_since);
+        let last = reached().max().copied().unwrap_or(up_since);
+        if last.since(first) <= TOGETHER {
+            Duration::ZERO
+        } else {
+            left
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(30);
+
+    fn at(seconds: u64) -> Time {
+        Time::default().plus(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_node_that_restarted_alone_gives_no_vote_until_its_grace_is_over() {
+        let grace = Grace::new(3, GRACE, false);
+        assert_eq!(grace.left(0, at(0), at(100)), Duration::ZERO);
+        assert_eq!(grace.left(1, at(100), at(110)), Duration::from_secs(20));
+        assert_eq!(grace.left(1, at(100), at(130)), Duration::ZERO);
+    }
+
+    #[test]
+    fn nodes_that_started_together_vote_at_once() {
+        let grace = Grace::new(3, GRACE, false);
+        assert_eq!(grace.left(0, at(100), at(101)), Duration::ZERO);
+        assert_eq!(grace.left(1, at(104), at(105)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_cold_start_grace_holds_for_them_too() {
+        let grace = Grace::new(1, GRACE, true);
+        assert_eq!(grace.left(0, at(100), at(101)), Duration::from_secs(29));
+    }
+}

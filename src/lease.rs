@@ -1,0 +1,270 @@
+//! One request on all nodes: its claim, whoever waits for it, and the rounds that its caller carries.
+//!
+//! The claim is shared by the caller's handle (lock future, ticket, guard) and the client's ticker. It is
+//! locked for moments only, never across an await. What it leaves behind when it ends goes to the outbox,
+//! which the janitor empties.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::{
+    claim::{Claim, End, Phase, Question, Send, Undo},
+    clock::Time,
+    error::{ArgumentError, LeaseLost, NodeError},
+    node::{Call, Extended, Standing},
+    nodes::Nodes,
+    quorum::FanOut,
+    resource::Resource,
+};
+
+/// One request, from its first question to its end.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) nodes: Arc<Nodes>,
+    outbox: Outbox,
+    claim: Mutex<Claim>,
+    /// Rings when the claim is worth a look.
+    pub(crate) wake: Notify,
+    lost: watch::Sender<Option<LeaseLost>>,
+    position: watch::Sender<u64>,
+}
+
+impl Request {
+    /// A request that has sent nothing yet; refused if its arguments are not valid.
+    pub(crate) fn new(
+        nodes: &Arc<Nodes>,
+        outbox: &Outbox,
+        resource: &str,
+        ttl: Duration,
+        room: Option<u64>,
+    ) -> Result<Arc<Self>, ArgumentError> {
+        let ttl = nodes.config.ttl(ttl)?;
+        let resource = Arc::new(Resource::new(&nodes.config.key_prefix, resource)?);
+        let claim = Claim::new(nodes.clone(), resource, ttl, room, nodes.clock.now());
+        Ok(Arc::new(Self {
+            nodes: nodes.clone(),
+            outbox: outbox.clone(),
+            claim: Mutex::new(claim),
+            wake: Notify::new(),
+            lost: watch::Sender::new(None),
+            position: watch::Sender::new(0),
+        }))
+    }
+
+    /// Looks at the claim without changing it.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Claim, Time) -> T) -> T {
+        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        look(&claim, self.nodes.clock.now())
+    }
+
+    /// Changes the claim, tells whoever waits, and leaves to the janitor what is to be taken back.
+    pub(crate) fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut Claim, Time) -> T) -> T {
+        let (changed, undo) = self.change(change);
+        if let Some(undo) = undo {
+            self.leave(Leftover::new(self.clone(), undo));
+        }
+        changed
+    }
+
+    /// Ends the claim. What is to be taken back is the caller's to see to, or to [`leave`](Self::leave).
+    pub(crate) fn end(self: &Arc<Self>, end: End) -> Option<Leftover> {
+        let ((), undo) = self.change(|claim, now| claim.end(end, now));
+        undo.map(|undo| Leftover::new(self.clone(), undo))
+    }
+
+    /// Leaves it to the janitor.
+    pub(crate) fn leave(&self, leftover: Leftover) {
+        self.outbox.put(leftover);
+    }
+
+    /// Follows the waiters ahead.
+    pub(crate) fn positions(&self) -> watch::Receiver<u64> {
+        self.position.subscribe()
+    }
+
+    /// Follows the loss of the lease; closes when the request is gone.
+    pub(crate) fn losses(&self) -> watch::Receiver<Option<LeaseLost>> {
+        self.lost.subscribe()
+    }
+
+    /// One first round in the caller's future: ends as soon as the verdict is certain. What is answered
+    /// after that is heeded in the background, and `late` is told.
+    ///
+    /// Dropped half-way, its questions stay unanswered; whoever owns the request ends it then.
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        late: impl Fn(&Arc<Self>) + std::marker::Send + 'static,
+    ) {
+        let questions = self.update(|claim, now| {
+            claim.ask_again(now);
+            claim.questions(now)
+        });
+        let mut calls = self.enqueue(&questions);
+        while let Some((index, outcome)) = calls.next().await {
+            if let Some(question) = questions.get(index) {
+                self.update(|claim, now| claim.hear_standing(question, now, outcome));
+            }
+            if self.look(|claim, _| claim.phase() != Phase::Asking || claim.is_hopeless()) {
+                break;
+            }
+        }
+        let request = self.clone();
+        calls.finish_late(move |index, outcome| {
+            if let Some(question) = questions.get(index) {
+                request.update(|claim, now| claim.hear_standing(question, now, outcome));
+                late(&request);
+            }
+        });
+    }
+
+    /// Extends by hand, on all nodes, until the verdict is certain. With a `ttl` of zero it only asks
+    /// whether the votes stand. Returns how many nodes have the vote and how many said they have not.
+    pub(crate) async fn extend(self: &Arc<Self>, ttl: Duration) -> (usize, usize) {
+        let mut round = Extending {
+            request: self,
+            questions: self.update(|claim, now| claim.extend_now(ttl, now)),
+        };
+        let mut calls = round.send();
+        let (mut stands, mut gone) = (0, 0);
+        while let Some((index, outcome)) = calls.next().await {
+            match outcome.as_ref().map(|answer| answer.value) {
+                Ok(Extended::Stands { .. }) => stands += 1,
+                Ok(Extended::InLine | Extended::Gone) => gone += 1,
+                Err(_) => {}
+            }
+            round.heed(index, outcome);
+            let quorum = self.nodes.quorum;
+            if stands >= quorum.size() || !quorum.possible_without(gone) {
+                break;
+            }
+        }
+        (stands, gone)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> (T, Option<Undo>) {
+        let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut claim, self.nodes.clock.now());
+        let position = claim.position();
+        let news = claim.take_news();
+        drop(claim);
+        self.position
+            .send_if_modified(|old| std::mem::replace(old, position) != position);
+        if news.lost.is_some() {
+            self.lost.send_replace(news.lost);
+        }
+        if news.wake {
+            self.wake.notify_waiters();
+        }
+        (changed, news.undo)
+    }
+
+    fn enqueue(&self, questions: &[Question]) -> FanOut<Standing> {
+        let call = |(index, question): (usize, &Question)| match &question.send {
+            Send::Enqueue(ask) => {
+                let node = self.nodes.list.get(question.place)?;
+                let terms = self.nodes.terms(question.timeout);
+                Some((index, node.enqueue(std::slice::from_ref(ask), terms)))
+            }
+            Send::Extend(_) => None,
+        };
+        FanOut::of(questions.iter().enumerate().filter_map(call))
+    }
+}
+
+/// An extend by hand. Its drop tells the claim of the questions that nobody waits for any more, so that
+/// the ticker asks again.
+struct Extending<'a> {
+    request: &'a Arc<Request>,
+    questions: Vec<Question>,
+}
+
+impl Extending<'_> {
+    fn send(&self) -> FanOut<Extended> {
+        let nodes = &self.request.nodes;
+        let call = |(index, question): (usize, &Question)| -> Option<(usize, Call<Vec<Extended>>)> {
+            let Send::Extend(ask) = &question.send else {
+                return None;
+            };
+            let node = nodes.list.get(question.place)?;
+            let terms = nodes.terms(question.timeout);
+            Some((index, node.extend(std::slice::from_ref(ask), terms)))
+        };
+        FanOut::of(self.questions.iter().enumerate().filter_map(call))
+    }
+
+    fn heed(&mut self, index: usize, outcome: Result<crate::node::Answer<Extended>, NodeError>) {
+        if let Some(question) = self.questions.get(index) {
+            self.request
+                .update(|claim, now| claim.hear_extended(question, now, outcome));
+        }
+    }
+}
+
+impl Drop for Extending<'_> {
+    fn drop(&mut self) {
+        self.request.update(|claim, now| {
+            // Those that were answered are not under way any more; this does nothing to them.
+            for question in &self.questions {
+                claim.hear_extended(question, now, Err(NodeError::TimedOut));
+            }
+        });
+    }
+}
+
+/// What a request leaves on the nodes when it ends or stands aside.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    pub(crate) request: Arc<Request>,
+    pub(crate) undo: Undo,
+    /// Releases that are under way already.
+    pub(crate) calls: FanOut<crate::node::Released>,
+    /// The nodes that confirmed, and when they were asked.
+    pub(crate) confirmed: Vec<(usize, Time)>,
+}
+
+impl Leftover {
+    fn new(request: Arc<Request>, undo: Undo) -> Self {
+        Self {
+            request,
+            undo,
+            calls: FanOut::default(),
+            confirmed: Vec::new(),
+        }
+    }
+}
+
+/// Where leftovers are put for the janitor. A drop may put one at any time: it neither waits nor fails.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbox {
+    sender: mpsc::UnboundedSender<Leftover>,
+    /// How many were put and are not done.
+    pending: Arc<watch::Sender<usize>>,
+}
+
+impl Outbox {
+    /// An outbox, and what the janitor reads.
+    pub(crate) fn new() -> (Self, mpsc::UnboundedReceiver<Leftover>) {
+        // Unbounded, since a drop cannot wait; each request puts one for each of its generations at
+        // most, and the janitor works on all at once.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let pending = Arc::new(watch::Sender::new(0));
+        (Self { sender, pending }, receiver)
+    }
+
+    /// The count that the janitor takes down.
+    pub(crate) fn pending(&self) -> &Arc<watch::Sender<usize>> {
+        &self.pending
+    }
+
+    fn put(&self, leftover: Leftover) {
+        self.pending.send_modify(|pending| *pending += 1);
+        if self.sender.send(leftover).is_err() {
+            // The runtime is gone and the janitor with it: the leases expire by themselves.
+            self.pending.send_modify(|pending| *pending -= 1);
+        }
+    }
+}

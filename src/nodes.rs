@@ -1,0 +1,148 @@
+//! The nodes of one client, and what all its requests share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    clock::{Clock, Time},
+    config::Config,
+    error::{NoQuorum, NodeError, NodeFailure},
+    grace::Grace,
+    holder::{HolderId, Signature},
+    node::{Node, Terms},
+    quorum::Quorum,
+    rng::Rng,
+};
+
+/// The shortest poll: below it a client would do nothing else.
+const SHORTEST_POLL: Duration = Duration::from_millis(1);
+
+/// The shortest life of a vote of which its waiter was not told.
+const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
+
+/// The nodes, the settings, and where time and chance come from.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    pub(crate) list: Vec<Arc<dyn Node>>,
+    pub(crate) quorum: Quorum,
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Clock,
+    pub(crate) grace: Grace,
+    rng: Rng,
+    signature: Signature,
+    warned: AtomicBool,
+    closed: AtomicBool,
+}
+
+impl Nodes {
+    pub(crate) fn new(
+        list: Vec<Arc<dyn Node>>,
+        config: Arc<Config>,
+        clock: Clock,
+        rng: Rng,
+        signature: Signature,
+    ) -> Self {
+        Self {
+            quorum: Quorum::of(list.len()),
+            grace: Grace::new(list.len(), config.restart_grace, config.cold_start_grace),
+            list,
+            config,
+            clock,
+            rng,
+            signature,
+            warned: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// A fresh holder id.
+    pub(crate) fn holder_id(&self) -> HolderId {
+        HolderId::new(self.rng, &self.signature, self.clock.unix_millis())
+    }
+
+    /// The terms of a call that may take `timeout`.
+    pub(crate) fn terms(&self, timeout: Duration) -> Terms {
+        let now = self.clock.now();
+        let clocks = self.list.iter().filter_map(|node| node.era().ok());
+        Terms {
+            deadline: now.plus(timeout),
+            lease: self.config.fifo_ephemeral_ttl,
+            unheard: self
+                .config
+                .fifo_retry_delay
+                .saturating_mul(2)
+                .max(SHORTEST_UNHEARD),
+            seed: clocks.map(|era| era.node_micros(now)).max().unwrap_or(0),
+        }
+    }
+
+    /// How often the head of the line asks.
+    pub(crate) fn poll(&self) -> Duration {
+        self.config.fifo_retry_delay.max(SHORTEST_POLL)
+    }
+
+    /// How often a waiter refreshes its lease: thrice within it.
+    pub(crate) fn keep_alive(&self) -> Duration {
+        self.config.fifo_ephemeral_ttl / 3
+    }
+
+    /// Whether a quorum of the nodes tells this client of votes, so that it need not poll for them.
+    pub(crate) fn pushes(&self) -> bool {
+        let telling = |node: &&Arc<dyn Node>| node.era().is_ok_and(|era| era.pushes);
+        self.list.iter().filter(telling).count() >= self.quorum.size()
+    }
+
+    /// The error of a question that too few nodes answered.
+    pub(crate) fn no_quorum(&self, failures: impl Iterator<Item = (usize, NodeError)>) -> NoQuorum {
+        let name = |place: usize| self.list.get(place).map_or("?", |node| node.name());
+        let failures: Vec<NodeFailure> = failures
+            .map(|(place, error)| NodeFailure::new(name(place), error))
+            .collect();
+        let answered = self.list.len().saturating_sub(failures.len());
+        NoQuorum::new(self.quorum.size(), answered, failures)
+    }
+
+    /// The nodes whose votes do not count yet, and for how long.
+    pub(crate) fn in_grace(&self, now: Time) -> Vec<(usize, Duration)> {
+        let left = |(place, node): (usize, &Arc<dyn Node>)| {
+            let era = node.era().ok()?;
+            let left = self.grace.left(place, era.up_since, now);
+            (!left.is_zero()).then_some((place, left))
+        };
+        self.list.iter().enumerate().filter_map(left).collect()
+    }
+
+    /// Warns that a quorum is missing because of restarts; once, until a lock is had again.
+    pub(crate) fn warn_of_grace(&self, now: Time) {
+        if self.warned.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for (place, left) in self.in_grace(now) {
+            let node = self.list.get(place).map_or("?", |node| node.name());
+            tracing::warn!(
+                node,
+                left_ms = left.as_millis() as u64,
+                "node restarted, its vote does not count yet"
+            );
+        }
+    }
+
+    /// A lock was had: a later lack of a quorum is worth a warning again.
+    pub(crate) fn grace_is_over(&self) {
+        self.warned.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes no new requests from here on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
