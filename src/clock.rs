@@ -106,13 +106,18 @@ fn unix_millis() -> u64 {
         })
 }
 
+/// How far before the boot of this machine the origin of its clock lies: a server elsewhere may be up for
+/// longer, and must not seem to have started at the boot.
+const BEFORE_BOOT: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn boot_time() -> Duration {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(
+    let since_boot = Duration::new(
         u64::try_from(at.tv_sec).unwrap_or_default(),
         u32::try_from(at.tv_nsec).unwrap_or_default(),
-    )
+    );
+    BEFORE_BOOT + since_boot
 }
 
 /// Elsewhere std's monotonic clock has to do; on macOS and Windows it may stand still while the machine
@@ -122,7 +127,7 @@ fn boot_time() -> Duration {
 fn boot_time() -> Duration {
     use std::{sync::OnceLock, time::Instant};
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
-    ORIGIN.get_or_init(Instant::now).elapsed()
+    BEFORE_BOOT + ORIGIN.get_or_init(Instant::now).elapsed()
 }
 
 #[cfg(test)]

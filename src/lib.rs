@@ -20,8 +20,16 @@ mod quorum;
 mod redlock;
 mod resource;
 mod rng;
+mod roll;
 mod ticket;
 mod validity;
+
+#[cfg(test)]
+#[path = "../tests/conformance/mod.rs"]
+mod conformance;
+#[cfg(test)]
+#[path = "../tests/common/server.rs"]
+mod server;
 
 pub use acquire::Lock;
 pub use builder::FifoRedlockBuilder;

@@ -1,22 +1,24 @@
-//! Opening a connection, and what arrives on it unasked.
+//! Opening a connection.
+
+mod push;
 
 use std::{sync::Arc, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisError,
-    RedisResult,
-    aio::{MultiplexedConnection, SendError},
-    io::tcp::TcpSettings,
+    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, RedisError, RedisResult,
+    aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 
 use super::{
-    Context, Event,
+    Context,
     address::Address,
     connection::{Connection, Handed},
-    fault, reply,
+    fault,
     session::Health,
 };
 use crate::error::NodeError;
+
+use push::listener;
 
 /// Until when a peer must have acknowledged what was sent, or its machine is taken for gone.
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -65,10 +67,7 @@ impl Source {
             }
             opened => (opened, wanted),
         };
-        let connection = opened.map_err(|error| match error.code() {
-            Some("NOPERM") => fault::missing(&error, "hello", false),
-            _ => fault::no_connection(&error),
-        })?;
+        let connection = opened.map_err(|error| fault::no_connection(&error))?;
         Ok(Dialled {
             connection: Connection::Own(connection),
             listens: used.supports_resp3(),
@@ -115,77 +114,8 @@ async fn open(
         .await
 }
 
-/// Hears pushes. It runs on the connection's own task: whatever comes, it neither waits nor panics.
-fn listener(
-    context: Context,
-    health: Arc<Health>,
-) -> impl Fn(PushInfo) -> Result<(), SendError> + Send + Sync + 'static {
-    move |push| {
-        match push.kind {
-            PushKind::Disconnection => health.lose("the connection broke"),
-            PushKind::Message => {
-                if let Some(event) = granted(&context.channel, &push) {
-                    context.events.tell(event);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-fn granted(channel: &str, push: &PushInfo) -> Option<Event> {
-    let [on, payload] = push.data.as_slice() else {
-        return None;
-    };
-    if reply::text(on)? != channel {
-        return None;
-    }
-    let (lease_end, seq, id) = reply::told(payload)?;
-    let id = id.to_owned();
-    Some(Event::Granted { id, lease_end, seq })
-}
-
 fn lacks_resp3(error: &RedisError) -> bool {
     error.kind() == ErrorKind::RESP3NotSupported
         || error.code() == Some("NOPROTO")
         || fault::is_unknown(error)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use redis::Value;
-
-    use super::*;
-
-    fn push(data: &[&str]) -> PushInfo {
-        let bulk = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
-        PushInfo {
-            kind: PushKind::Message,
-            data: data.iter().map(bulk).collect(),
-        }
-    }
-
-    #[test]
-    fn only_messages_on_our_channel_count() {
-        let expected = Event::Granted {
-            id: "an id".to_owned(),
-            lease_end: 5,
-            seq: 6,
-        };
-        assert_eq!(granted("c", &push(&["c", "5 6 an id"])), Some(expected));
-        assert_eq!(granted("c", &push(&["d", "5 6 an id"])), None);
-        assert_eq!(granted("c", &push(&["c", ""])), None);
-        assert_eq!(granted("c", &push(&["c"])), None);
-        assert_eq!(granted("c", &push(&["c", "5 6 x", "more"])), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_message_panics(data in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
-            let data = data.into_iter().map(Value::BulkString).collect();
-            let _ = granted("c", &PushInfo { kind: PushKind::Message, data });
-        }
-    }
 }

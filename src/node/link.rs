@@ -83,7 +83,7 @@ impl Link {
         match &*self.state.borrow() {
             State::Starting => Err(NodeError::Down("connecting".to_owned())),
             State::Down(error) => Err(error.clone()),
-            State::Up(session) => match session.health.cause() {
+            State::Up(session) => match session.health().cause() {
                 None => Ok(session.clone()),
                 Some(cause) => Err(NodeError::Down(cause.to_owned())),
             },
@@ -148,21 +148,15 @@ impl Supervisor {
             claim.map_err(|other| WrongServer::SameServer { other })?;
         }
         health.heard(self.context.clock.now());
-        Ok(Session::new(
-            dialled.connection,
-            self.epoch + 1,
-            dialled.listens,
-            (found.up_since, found.shas, found.node_clock),
-            health,
-            &self.context,
-        ))
+        let epoch = self.epoch + 1;
+        Ok(Session::new(dialled, found, epoch, health, &self.context))
     }
 
     /// Publishes the session and returns when it has ended.
     async fn serve(&mut self, session: Session) {
         let since = self.context.clock.now();
         let session = Arc::new(session);
-        self.epoch = session.epoch;
+        self.epoch += 1;
         debug!(node = &*self.name, epoch = self.epoch, "connected");
         self.reported = None;
         self.state.send_replace(State::Up(session.clone()));
@@ -185,24 +179,24 @@ impl Supervisor {
     /// Why the session ended. Asks for signs of life where the server is silent.
     async fn watch(&self, session: &Session) -> &'static str {
         // The user's connection is the user's to watch.
-        if session.connection.is_handed() {
-            return session.health.lost().await;
+        if session.is_handed() {
+            return session.health().lost().await;
         }
         let clock = self.context.clock;
         let mut asked = Time::default();
         loop {
-            let due = session.health.last().plus(SILENCE).max(asked.plus(BEAT));
+            let due = session.health().last().plus(SILENCE).max(asked.plus(BEAT));
             tokio::select! {
                 biased;
-                cause = session.health.lost() => return cause,
+                cause = session.health().lost() => return cause,
                 () = clock.sleep_until(due) => {}
             }
-            if session.health.last().plus(SILENCE) <= clock.now() {
+            if session.health().last().plus(SILENCE) <= clock.now() {
                 asked = clock.now();
                 tokio::select! {
                     biased;
-                    cause = session.health.lost() => return cause,
-                    () = session.ping() => {}
+                    cause = session.health().lost() => return cause,
+                    () = session.beat() => {}
                 }
             }
         }

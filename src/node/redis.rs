@@ -93,7 +93,7 @@ impl RedisNode {
         match self.link.session() {
             Err(error) => future::ready(Err(error)).boxed(),
             Ok(session) => {
-                let request = build(&session.shas, session.header(&terms));
+                let request = build(session.shas(), session.header(&terms));
                 session.call(request, terms.deadline).boxed()
             }
         }
@@ -122,7 +122,7 @@ impl Node for RedisNode {
         match self.link.session() {
             Err(error) => future::ready(Err(error)).boxed(),
             Ok(session) => {
-                let request = Request::inspect(&session.shas, resource);
+                let request = Request::inspect(session.shas(), resource);
                 async move { session.call(request, clock.now().plus(wait)).await }.boxed()
             }
         }

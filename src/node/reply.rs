@@ -13,9 +13,6 @@ use super::{Extended, MAX_REPORTED, Released, Report, Standing, Waiting};
 /// Below this every whole number is exact in Lua.
 const EXACT: u64 = 1 << 53;
 
-/// The longest holder id that is taken from a push.
-const MAX_ID: usize = 512;
-
 /// The server's clock, in milliseconds, and what follows it.
 pub(super) fn envelope(reply: &Value) -> Option<(u64, &[Value])> {
     let (clock, rest) = array(reply)?.split_first()?;
@@ -78,15 +75,6 @@ pub(super) fn report(clock: u64, rest: &[Value]) -> Option<Report> {
         waiting: number(waiting)?,
         line: waiters.iter().map(waiter).collect::<Option<_>>()?,
     })
-}
-
-/// The end of the waiter lease, the counter and the holder id of which a push tells.
-pub(super) fn told(payload: &Value) -> Option<(u64, u64, &str)> {
-    let mut parts = text(payload)?.splitn(3, ' ');
-    let lease_end = digits(parts.next()?)?;
-    let seq = digits(parts.next()?)?;
-    let id = parts.next().filter(|id| (1..=MAX_ID).contains(&id.len()))?;
-    Some((lease_end, seq, id))
 }
 
 /// The answer of `TIME`, in milliseconds.
@@ -153,8 +141,8 @@ fn ttl(value: &Value) -> Option<Option<Duration>> {
     }
 }
 
-/// `str::parse` would take a sign.
-fn digits(text: &str) -> Option<u64> {
+/// A number in digits; `str::parse` would take a sign.
+pub(super) fn digits(text: &str) -> Option<u64> {
     let all = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|value| all && *value < EXACT)
 }
@@ -320,26 +308,6 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_read_strictly() {
-        assert_eq!(told(&bulk("12 34 an id")), Some((12, 34, "an id")));
-        let long = format!("1 2 {}", "x".repeat(MAX_ID + 1));
-        for payload in [
-            "",
-            "1 2",
-            "1 2 ",
-            "+1 2 x",
-            "-1 2 x",
-            "1  2",
-            "9007199254740992 2 x",
-            &long,
-        ] {
-            assert_eq!(told(&bulk(payload)), None, "{payload}");
-        }
-        assert_eq!(told(&Value::Int(1)), None);
-        assert_eq!(told(&Value::BulkString(vec![b'1', b' ', 0xff])), None);
-    }
-
-    #[test]
     fn a_clock_is_seconds_and_microseconds() {
         let reply = |seconds: &str, micros: &str| Value::Array(vec![bulk(seconds), bulk(micros)]);
         assert_eq!(
@@ -376,7 +344,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_panics_or_yields_a_number_out_of_range(reply in any_value()) {
-            let _ = (told(&reply), time(&reply), text(&reply));
+            let _ = (time(&reply), text(&reply));
             let Some((clock, rest)) = envelope(&reply) else {
                 return Ok(());
             };

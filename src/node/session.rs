@@ -4,21 +4,26 @@
 //! sense, or several calls in a row were not answered. From then on every call fails at once, and the
 //! supervisor ([`link`](super::link)) replaces it. What was under way meanwhile runs into its deadline.
 
+mod health;
+mod node_clock;
+
 use std::{
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use redis::{Cmd, RedisResult, Value, cmd};
-use tokio::sync::Notify;
+use redis::{Cmd, RedisError, RedisResult, Value, cmd};
 
 use super::{
     Answer, Context, Era, Terms,
     connection::Connection,
-    fault, millis_up,
+    dial::Dialled,
+    fault,
+    handshake::Found,
+    millis_up,
     reply::envelope,
     request::{Asked, Header, Request, Script, Shas},
     timed,
@@ -28,22 +33,19 @@ use crate::{
     error::NodeError,
 };
 
-/// After so many timeouts in a row the connection is taken for dead. One may be chance; and commands
-/// that pile up on a hung server all run later.
-const MAX_TIMEOUTS: u32 = 3;
+pub(super) use health::Health;
+pub(super) use node_clock::NodeClock;
 
 /// How many calls may be under way at once: bounds the memory that a hung server costs.
 const MAX_IN_FLIGHT: usize = 16 * 1024;
 
 /// A connection that shook hands.
 pub(super) struct Session {
-    pub(super) connection: Connection,
-    pub(super) epoch: u64,
-    pub(super) up_since: Time,
-    pub(super) pushes: bool,
-    pub(super) shas: Shas,
-    pub(super) node_clock: NodeClock,
-    pub(super) health: Arc<Health>,
+    connection: Connection,
+    epoch: u64,
+    pushes: bool,
+    found: Found,
+    health: Arc<Health>,
     in_flight: AtomicUsize,
     clock: Clock,
     restart_grace: Duration,
@@ -51,22 +53,19 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A fresh one, in its `epoch`.
+    /// A fresh one, after what the handshake `found`.
     pub(super) fn new(
-        connection: Connection,
+        dialled: Dialled,
+        found: Found,
         epoch: u64,
-        pushes: bool,
-        (up_since, shas, node_clock): (Time, Shas, NodeClock),
         health: Arc<Health>,
         context: &Context,
     ) -> Self {
         Self {
-            connection,
+            connection: dialled.connection,
             epoch,
-            up_since,
-            pushes,
-            shas,
-            node_clock,
+            pushes: dialled.listens,
+            found,
             health,
             in_flight: AtomicUsize::new(0),
             clock: context.clock,
@@ -75,12 +74,27 @@ impl Session {
         }
     }
 
+    /// Whether the connection is the user's.
+    pub(super) fn is_handed(&self) -> bool {
+        self.connection.is_handed()
+    }
+
+    /// Whether it still serves.
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The names of the scripts on this server.
+    pub(super) fn shas(&self) -> &Shas {
+        &self.found.shas
+    }
+
     /// The connection as the core sees it.
     pub(super) fn era(&self) -> Era {
         Era {
             epoch: self.epoch,
-            up_since: self.up_since,
-            clock_offset: self.node_clock.offset(),
+            up_since: self.found.up_since,
+            clock_offset: self.found.node_clock.offset(),
             pushes: self.pushes,
         }
     }
@@ -112,18 +126,18 @@ impl Session {
         outcome
     }
 
-    /// Asks for a sign of life, unless the connection is lost meanwhile.
-    pub(super) async fn ping(&self) {
-        let started = self.clock.now();
-        let deadline = started.plus(self.node_timeout);
+    /// Asks for a sign of life.
+    pub(super) async fn beat(&self) {
+        let sent = self.clock.now();
         let ping = cmd("PING");
-        let outcome = timed(self.clock, deadline, async {
-            self.heard(self.connection.request(&ping).await)
-        });
-        match outcome.await {
-            Err(NodeError::TimedOut) => self.unanswered(started),
-            // A refusal is a sign of life, too; a broken connection has been noted.
-            Ok(_) | Err(_) => {}
+        let reply = async { Ok(self.connection.request(&ping).await) };
+        match timed(self.clock, sent.plus(self.node_timeout), reply).await {
+            Err(_) => self.unanswered(sent),
+            // A refusal is one, too: a user may lack the right.
+            Ok(Err(error)) if error.code().is_none() => {
+                self.failed(&error);
+            }
+            Ok(_) => self.health.heard(self.clock.now()),
         }
     }
 
@@ -197,7 +211,7 @@ impl Session {
             self.health.lose("an answer was not understood");
             return Err(NodeError::Garbled);
         };
-        self.node_clock.learn(millis, sent, received);
+        self.found.node_clock.learn(millis, sent, received);
         match (request.asked, answers) {
             (Asked::InTime { answers: 1.., .. }, []) => return Err(NodeError::Late),
             _ if expected.is_some_and(|expected| expected != answers.len()) => {
@@ -221,7 +235,7 @@ impl Session {
         }
     }
 
-    fn failed(&self, error: &redis::RedisError) -> NodeError {
+    fn failed(&self, error: &RedisError) -> NodeError {
         if error.code().is_some() {
             self.health.heard(self.clock.now());
         }
@@ -244,8 +258,7 @@ impl Session {
     }
 
     fn deadline(&self, deadline: Time) -> u64 {
-        // Zero would mean that there is none.
-        self.era().node_micros(deadline).div_ceil(1000).max(1)
+        self.found.node_clock.deadline(deadline, self.clock.now())
     }
 
     fn admit(&self) -> Result<impl Drop + Send + '_, NodeError> {
@@ -261,122 +274,5 @@ impl Session {
             return Err(NodeError::Down("too many requests under way".to_owned()));
         }
         Ok(place)
-    }
-}
-
-/// Whether a connection still serves. Shared with the closure that hears of its end.
-#[derive(Debug, Default)]
-pub(super) struct Health {
-    lost: OnceLock<&'static str>,
-    notify: Notify,
-    timeouts: AtomicU32,
-    last: Mutex<Time>,
-}
-
-impl Health {
-    /// Ends the session, for the first cause given.
-    pub(super) fn lose(&self, cause: &'static str) {
-        if self.lost.set(cause).is_ok() {
-            self.notify.notify_one();
-        }
-    }
-
-    /// Why the session ended, if it did.
-    pub(super) fn cause(&self) -> Option<&'static str> {
-        self.lost.get().copied()
-    }
-
-    /// Waits for the end. For one waiter, the supervisor.
-    pub(super) async fn lost(&self) -> &'static str {
-        loop {
-            if let Some(cause) = self.cause() {
-                return cause;
-            }
-            self.notify.notified().await;
-        }
-    }
-
-    /// When the server was last heard.
-    pub(super) fn last(&self) -> Time {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn heard(&self, now: Time) {
-        self.timeouts.store(0, Ordering::Relaxed);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = now.max(*last);
-    }
-
-    fn unanswered(&self) {
-        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
-            self.lose("no answer in time");
-        }
-    }
-}
-
-/// What is known of a server's clock.
-///
-/// A reading is as good as the round trip that brought it was short. So a longer one does not replace a
-/// shorter one, or the deadlines that follow from it (S4) would shake with every delay; unless the two
-/// contradict each other, for then the clock was set.
-#[derive(Debug)]
-pub(super) struct NodeClock(Mutex<Reading>);
-
-#[derive(Clone, Copy, Debug)]
-struct Reading {
-    /// Microseconds, as in [`Era`].
-    offset: i64,
-    /// How far off that may be, in microseconds.
-    doubt: i64,
-    at: Time,
-}
-
-impl NodeClock {
-    /// The clock read `millis` between two moments.
-    pub(super) fn read(millis: u64, sent: Time, received: Time) -> Self {
-        Self(Mutex::new(Reading::of(millis, sent, received)))
-    }
-
-    /// Nothing is known yet: let it agree with the wall clock `millis` until it is read.
-    pub(super) fn guess(millis: u64, now: Time) -> Self {
-        let guess = Reading {
-            doubt: i64::MAX,
-            ..Reading::of(millis, now, now)
-        };
-        Self(Mutex::new(guess))
-    }
-
-    /// The server's clock, in microseconds, at the origin of the client's.
-    pub(super) fn offset(&self) -> i64 {
-        self.reading().offset
-    }
-
-    /// Takes another reading into account.
-    pub(super) fn learn(&self, millis: u64, sent: Time, received: Time) {
-        let new = Reading::of(millis, sent, received);
-        let mut known = self.reading();
-        // Clocks drift apart by less than a thousandth.
-        let age = i64::try_from(received.since(known.at).as_micros() / 1000).unwrap_or(i64::MAX);
-        let doubt = known.doubt.saturating_add(age);
-        let apart = new.offset.saturating_sub(known.offset).saturating_abs();
-        if new.doubt <= doubt || apart > doubt.saturating_add(new.doubt) {
-            *known = new;
-        }
-    }
-
-    fn reading(&self) -> std::sync::MutexGuard<'_, Reading> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Reading {
-    fn of(millis: u64, sent: Time, received: Time) -> Self {
-        // Half the way there and back, and the millisecond that the reading is rounded down to.
-        let doubt = received.since(sent).as_micros() / 2 + 1000;
-        Self {
-            offset: Era::offset(millis, sent, received),
-            doubt: i64::try_from(doubt).unwrap_or(i64::MAX),
-            at: received,
-        }
     }
 }

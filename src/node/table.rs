@@ -386,12 +386,12 @@ impl Slot {
     }
 
     fn record(&mut self, now: u64, id: &Arc<str>, number: u64, lease: u64) {
+        let (ends, lease_end) = (self.line_ends, now + lease);
         self.forget(id);
-        let lease_end = now + lease;
         self.queue.insert((number, id.clone()));
         self.lease_ends.insert((lease_end, id.clone()));
         self.waiters.insert(id.clone(), Place { number, lease_end });
-        self.line_ends = self.line_ends.max(lease_end);
+        self.line_ends = ends.max(lease_end);
     }
 
     fn forget(&mut self, id: &Arc<str>) -> bool {
@@ -400,6 +400,9 @@ impl Slot {
         };
         self.queue.remove(&(place.number, id.clone()));
         self.lease_ends.remove(&(place.lease_end, id.clone()));
+        if self.queue.is_empty() {
+            self.line_ends = 0;
+        }
         true
     }
 

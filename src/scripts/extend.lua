@@ -11,7 +11,7 @@
 local function extend(lock, queue, waiters, seq, id, ttl, token, repair)
   local holder = redis.call('GET', lock)
   if holder == id then
-    if redis.call('PTTL', lock) < ttl then redis.call('PEXPIRE', lock, ttl) end
+    if ttl > 0 and redis.call('PTTL', lock) < ttl then redis.call('PEXPIRE', lock, ttl) end
     return { 1, count(seq, token) }
   end
   drop_dead(queue, waiters)

@@ -1,0 +1,113 @@
+//! What a server tells unasked.
+
+use std::sync::Arc;
+
+use redis::{PushInfo, PushKind, Value, aio::SendError};
+
+use crate::node::{
+    Context, Event,
+    reply::{digits, text},
+    session::Health,
+};
+
+/// The longest holder id that is taken from a push.
+const MAX_ID: usize = 512;
+
+/// Hears pushes. It runs on the connection's own task: whatever comes, it neither waits nor panics.
+pub(super) fn listener(
+    context: Context,
+    health: Arc<Health>,
+) -> impl Fn(PushInfo) -> Result<(), SendError> + Send + Sync + 'static {
+    move |push| {
+        match push.kind {
+            PushKind::Disconnection => health.lose("the connection broke"),
+            PushKind::Message => {
+                if let Some(event) = granted(&context.channel, &push) {
+                    context.events.tell(event);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn granted(channel: &str, push: &PushInfo) -> Option<Event> {
+    let [on, payload] = push.data.as_slice() else {
+        return None;
+    };
+    if text(on)? != channel {
+        return None;
+    }
+    let (lease_end, seq, id) = told(payload)?;
+    let id = id.to_owned();
+    Some(Event::Granted { id, lease_end, seq })
+}
+
+/// The end of the waiter lease, the counter and the holder id of which a push tells.
+fn told(payload: &Value) -> Option<(u64, u64, &str)> {
+    let mut parts = text(payload)?.splitn(3, ' ');
+    let lease_end = digits(parts.next()?)?;
+    let seq = digits(parts.next()?)?;
+    let id = parts.next().filter(|id| (1..=MAX_ID).contains(&id.len()))?;
+    Some((lease_end, seq, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn push(data: &[&str]) -> PushInfo {
+        PushInfo {
+            kind: PushKind::Message,
+            data: data.iter().map(|text| bulk(text)).collect(),
+        }
+    }
+
+    #[test]
+    fn only_messages_on_our_channel_count() {
+        let expected = Event::Granted {
+            id: "an id".to_owned(),
+            lease_end: 5,
+            seq: 6,
+        };
+        assert_eq!(granted("c", &push(&["c", "5 6 an id"])), Some(expected));
+        assert_eq!(granted("c", &push(&["d", "5 6 an id"])), None);
+        assert_eq!(granted("c", &push(&["c", ""])), None);
+        assert_eq!(granted("c", &push(&["c"])), None);
+        assert_eq!(granted("c", &push(&["c", "5 6 x", "more"])), None);
+    }
+
+    #[test]
+    fn a_push_is_read_strictly() {
+        assert_eq!(told(&bulk("12 34 an id")), Some((12, 34, "an id")));
+        let long = format!("1 2 {}", "x".repeat(MAX_ID + 1));
+        for payload in [
+            "",
+            "1 2",
+            "1 2 ",
+            "+1 2 x",
+            "-1 2 x",
+            "1  2",
+            "9007199254740992 2 x",
+            &long,
+        ] {
+            assert_eq!(told(&bulk(payload)), None, "{payload}");
+        }
+        assert_eq!(told(&Value::Int(1)), None);
+        assert_eq!(told(&Value::BulkString(vec![b'1', b' ', 0xff])), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_panics(data in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
+            let data = data.into_iter().map(Value::BulkString).collect();
+            let _ = granted("c", &PushInfo { kind: PushKind::Message, data });
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Whether a connection still serves.
+
+use std::sync::{
+    Mutex, OnceLock, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
+
+use tokio::sync::Notify;
+
+use crate::clock::Time;
+
+/// After so many timeouts in a row the connection is taken for dead. One may be chance; and commands
+/// that pile up on a hung server all run later.
+const MAX_TIMEOUTS: u32 = 3;
+
+/// The end of a session and the signs of it. Shared with the closure that hears pushes.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    lost: OnceLock<&'static str>,
+    notify: Notify,
+    timeouts: AtomicU32,
+    last: Mutex<Time>,
+}
+
+impl Health {
+    /// Ends the session, for the first cause given.
+    pub(crate) fn lose(&self, cause: &'static str) {
+        if self.lost.set(cause).is_ok() {
+            self.notify.notify_one();
+        }
+    }
+
+    /// Why the session ended, if it did.
+    pub(crate) fn cause(&self) -> Option<&'static str> {
+        self.lost.get().copied()
+    }
+
+    /// Waits for the end. For one waiter, the supervisor.
+    pub(crate) async fn lost(&self) -> &'static str {
+        loop {
+            if let Some(cause) = self.cause() {
+                return cause;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    /// When the server was last heard.
+    pub(crate) fn last(&self) -> Time {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a sign of life.
+    pub(crate) fn heard(&self, now: Time) {
+        self.timeouts.store(0, Ordering::Relaxed);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = now.max(*last);
+    }
+
+    /// Notes a call that was not answered.
+    pub(crate) fn unanswered(&self) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
+            self.lose("no answer in time");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_timeouts_in_a_row_end_a_session() {
+        let health = Health::default();
+        health.unanswered();
+        health.unanswered();
+        health.heard(Time::default());
+        health.unanswered();
+        health.unanswered();
+        assert_eq!(health.cause(), None);
+        health.unanswered();
+        assert_eq!(health.cause(), Some("no answer in time"));
+    }
+
+    #[test]
+    fn the_first_cause_stands_and_wakes_the_supervisor() {
+        let health = Health::default();
+        let mut lost = tokio_test::task::spawn(health.lost());
+        tokio_test::assert_pending!(lost.poll());
+        health.lose("first");
+        health.lose("second");
+        assert!(lost.is_woken());
+        assert_eq!(tokio_test::assert_ready!(lost.poll()), "first");
+    }
+
+    #[test]
+    fn signs_of_life_that_arrive_out_of_order_do_not_age_it() {
+        let health = Health::default();
+        let later = Time::default().plus(Duration::from_secs(1));
+        health.heard(later);
+        health.heard(Time::default());
+        assert_eq!(health.last(), later);
+    }
+}

@@ -1,0 +1,158 @@
+//! What is known of a server's clock.
+//!
+//! A reading is as good as the round trip that brought it was short. So a longer one does not replace a
+//! shorter one, or the deadlines that follow from it (S4) would shake with every delay; unless the two
+//! contradict each other, for then the clock was set.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::{clock::Time, node::Era};
+
+/// The most that the two clocks are taken to have drifted apart, in microseconds.
+const MOST_DRIFT: i64 = 50_000;
+
+/// A server's clock, as read so far.
+#[derive(Debug)]
+pub(crate) struct NodeClock(Mutex<Reading>);
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    /// Microseconds, as in [`Era`].
+    offset: i64,
+    /// How far off that may be, in microseconds.
+    doubt: i64,
+    at: Time,
+}
+
+impl NodeClock {
+    /// The clock read `millis` between two moments.
+    pub(crate) fn read(millis: u64, sent: Time, received: Time) -> Self {
+        Self(Mutex::new(Reading::of(millis, sent, received)))
+    }
+
+    /// Nothing is known yet. The wall clock `millis` is as good a guess as any; no deadline relies on it.
+    pub(crate) fn guess(millis: u64, now: Time) -> Self {
+        let guess = Reading {
+            doubt: i64::MAX,
+            ..Reading::of(millis, now, now)
+        };
+        Self(Mutex::new(guess))
+    }
+
+    /// The server's clock, in microseconds, at the origin of the client's.
+    pub(crate) fn offset(&self) -> i64 {
+        self.reading().offset
+    }
+
+    /// `deadline` in milliseconds of the server's clock, and not a moment later, whatever the doubt: what
+    /// is refused too early is asked again, what runs too late does harm. Never zero, which stands for none.
+    pub(crate) fn deadline(&self, deadline: Time, now: Time) -> u64 {
+        let known = *self.reading();
+        let since = micros(deadline.since(Time::default()));
+        let earliest = known.offset.saturating_sub(known.doubt_at(now));
+        let at = earliest.saturating_add(since) / 1000;
+        u64::try_from(at).unwrap_or_default().max(1)
+    }
+
+    /// Takes another reading into account.
+    pub(crate) fn learn(&self, millis: u64, sent: Time, received: Time) {
+        let new = Reading::of(millis, sent, received);
+        let mut known = self.reading();
+        let doubt = known.doubt_at(received);
+        let apart = new.offset.saturating_sub(known.offset).saturating_abs();
+        if new.doubt <= doubt || apart > doubt.saturating_add(new.doubt) {
+            *known = new;
+        }
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    fn of(millis: u64, sent: Time, received: Time) -> Self {
+        // Half the way there and back, and the millisecond that the reading is rounded down to.
+        let doubt = micros(received.since(sent) / 2).saturating_add(1000);
+        Self {
+            offset: Era::offset(millis, sent, received),
+            doubt,
+            at: received,
+        }
+    }
+
+    /// Clocks drift apart, by less than a thousandth. However long nothing was heard, a deadline keeps
+    /// most of its time: what is left of the doubt is covered by the pause before a release is repeated.
+    fn doubt_at(&self, now: Time) -> i64 {
+        let drift = micros(now.since(self.at) / 1000).min(MOST_DRIFT);
+        self.doubt.saturating_add(drift)
+    }
+}
+
+fn micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Time {
+        Time::default().plus(Duration::from_millis(millis))
+    }
+
+    /// Milliseconds that the server is ahead, by a clock that knows of the given readings.
+    fn ahead(clock: &NodeClock) -> i64 {
+        clock.offset() / 1000
+    }
+
+    #[test]
+    fn the_shortest_way_gives_the_best_reading() {
+        let clock = NodeClock::read(1_000, at(0), at(10));
+        assert_eq!(ahead(&clock), 995);
+        // All of the delay was on the way back; the first reading was better.
+        clock.learn(1_100, at(100), at(400));
+        assert_eq!(ahead(&clock), 995);
+        clock.learn(1_499, at(500), at(502));
+        assert_eq!(ahead(&clock), 998);
+    }
+
+    #[test]
+    fn an_old_reading_gives_way() {
+        let clock = NodeClock::read(1_000, at(0), at(0));
+        clock.learn(101_010, at(100_000), at(100_020));
+        assert_eq!(ahead(&clock), 1_000);
+        clock.learn(1_001_014, at(1_000_000), at(1_000_020));
+        assert_eq!(ahead(&clock), 1_004);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_followed_at_once() {
+        let clock = NodeClock::read(10_000, at(0), at(0));
+        clock.learn(3_000, at(100), at(300));
+        assert_eq!(ahead(&clock), 2_800);
+    }
+
+    #[test]
+    fn a_deadline_is_never_later_than_meant() {
+        // Read somewhere between 100 and 140: the server is ahead by 860 at least.
+        let clock = NodeClock::read(1_000, at(100), at(140));
+        for (now, latest) in [(140, 1_060), (10_140, 1_050)] {
+            let deadline = clock.deadline(at(200), at(now));
+            assert!((latest - 2..=latest).contains(&deadline), "{deadline}");
+        }
+        let guess = NodeClock::guess(1_000, at(100));
+        assert_eq!(guess.deadline(at(200), at(100)), 1);
+    }
+
+    #[test]
+    fn a_guess_gives_way_to_any_reading() {
+        let clock = NodeClock::guess(10_000, at(0));
+        assert_eq!(ahead(&clock), 10_000);
+        clock.learn(10_300, at(100), at(300));
+        assert_eq!(ahead(&clock), 10_100);
+    }
+}

@@ -1,0 +1,152 @@
+//! How a node weathers the faults of its server.
+
+use std::time::Duration;
+
+use futures::future;
+
+use super::rig::{Rig, impatient, resource, until};
+use crate::{
+    error::NodeError,
+    node::{Event, Node, Release, Released, Standing},
+    server::Server,
+};
+
+#[tokio::test]
+async fn a_forgotten_script_costs_one_round_trip() {
+    let server = Server::start();
+    let rig = Rig::open(&server.url()).up().await;
+    let id = rig.id();
+    rig.enqueue("r", &id).await.expect("carried out");
+    server.command(&["SCRIPT", "FLUSH"]);
+    let before = server.commandstats();
+    assert!(matches!(
+        rig.enqueue("r", &id).await,
+        Ok(Standing::Granted { .. })
+    ));
+    assert_eq!(rig.release("r", &id).await, Ok(Released::Vote));
+    assert_eq!(rig.enqueue("r", &id).await.map(drop), Ok(()));
+    let after = server.commandstats();
+    assert_eq!(after["script|load"] - before["script|load"], 2);
+    assert_eq!(after["evalsha"] - before["evalsha"], 5);
+    assert_eq!(rig.node.era().expect("up").epoch, 1);
+}
+
+#[tokio::test]
+async fn a_call_that_runs_late_does_nothing() {
+    let server = Server::start();
+    let rig = Rig::open(&server.url()).up().await;
+    server.pause();
+    let terms = rig.terms_until(Duration::from_millis(30));
+    let late = rig.node.enqueue(&[rig.ask("late", &rig.id())], terms).await;
+    assert_eq!(late.map(|answer| answer.value), Err(NodeError::TimedOut));
+    server.resume();
+    // One connection keeps the order, so the late one has run by the time this one is answered.
+    rig.enqueue("timely", &rig.id()).await.expect("carried out");
+    assert_eq!(server.keys(), ["timely", "{timely}:redlock-fifo:seq"]);
+}
+
+#[tokio::test]
+async fn a_release_runs_however_late() {
+    let server = Server::start();
+    let rig = Rig::open(&server.url()).up().await;
+    let id = rig.id();
+    rig.enqueue("r", &id).await.expect("carried out");
+    server.pause();
+    let release = Release {
+        resource: resource("r"),
+        id,
+    };
+    let unheard = rig
+        .node
+        .release(&[release], rig.terms_until(Duration::from_millis(30)))
+        .await;
+    assert_eq!(unheard.map(|answer| answer.value), Err(NodeError::TimedOut));
+    server.resume();
+    until(|| async { server.keys() == ["{r}:redlock-fifo:seq"] }).await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up_and_found_again() {
+    let server = Server::start();
+    let rig = Rig::open_with(&server.url(), impatient()).up().await;
+    server.pause();
+    for _ in 0..3 {
+        assert_eq!(rig.enqueue("r", &rig.id()).await, Err(NodeError::TimedOut));
+    }
+    let started = rig.context.clock.now();
+    let down = Err(NodeError::Down("no answer in time".to_owned()));
+    assert_eq!(rig.enqueue("r", &rig.id()).await, down);
+    assert!(rig.context.clock.now().since(started) < Duration::from_millis(50));
+    server.resume();
+    rig.back_after(1).await;
+    assert!(matches!(
+        rig.enqueue("r", &rig.id()).await,
+        Ok(Standing::Granted { .. })
+    ));
+    assert_eq!(server.number(&["ZCARD", "{r}:redlock-fifo:queue"]), 0);
+}
+
+#[tokio::test]
+async fn a_silent_server_is_found_out_without_a_call() {
+    let server = Server::start();
+    let rig = Rig::open_with(&server.url(), impatient()).up().await;
+    server.pause();
+    until(|| async { rig.node.era().is_err() }).await;
+    server.resume();
+    rig.back_after(1).await;
+}
+
+#[tokio::test]
+async fn leases_too_short_for_the_way_say_nothing_about_the_connection() {
+    let server = Server::start();
+    let rig = Rig::open(&server.url()).up().await;
+    server.pause();
+    for _ in 0..5 {
+        let terms = rig.terms_until(Duration::from_millis(3));
+        let timed_out = rig.node.enqueue(&[rig.ask("r", &rig.id())], terms).await;
+        assert_eq!(
+            timed_out.map(|answer| answer.value),
+            Err(NodeError::TimedOut)
+        );
+    }
+    server.resume();
+    assert!(rig.enqueue("r", &rig.id()).await.is_ok());
+    assert_eq!(rig.node.era().expect("up").epoch, 1);
+}
+
+#[tokio::test]
+async fn a_restart_is_a_new_era() {
+    let server = Server::start();
+    let mut rig = Rig::open(&server.url()).up().await;
+    assert_eq!(rig.event().await, Event::Up);
+    let before = rig.node.era().expect("up");
+    server.pause();
+    let call = rig.node.enqueue(&[rig.ask("r", &rig.id())], rig.terms());
+    let (call, ()) = future::join(call, async { server.kill() }).await;
+    assert_eq!(call.map(|answer| answer.value), Err(NodeError::Broken));
+    until(|| async { matches!(rig.node.era(), Err(NodeError::Down(_))) }).await;
+    server.restart();
+    assert_eq!(rig.event().await, Event::Up);
+    let after = rig.node.era().expect("up");
+    assert_eq!(after.epoch, before.epoch + 1);
+    assert!(after.up_since > before.up_since);
+    let grace = rig.context.config.restart_grace;
+    assert!(!after.grace_left(rig.context.clock.now(), grace).is_zero());
+}
+
+#[tokio::test]
+async fn somebody_elses_key_is_refused_by_its_code() {
+    let server = Server::start();
+    let rig = Rig::open(&server.url()).up().await;
+    server.command(&["RPUSH", "r", "x"]);
+    let refused = rig.enqueue("r", &rig.id()).await;
+    assert_eq!(refused, Err(NodeError::Refused("WRONGTYPE".to_owned())));
+    server.command(&["SET", "s", "x"]);
+    server.command(&["SET", "{s}:redlock-fifo:seq", "99999999999999999"]);
+    assert_eq!(rig.enqueue("s", &rig.id()).await, Err(NodeError::Garbled));
+    assert_eq!(
+        rig.node.era().expect("up").epoch,
+        1,
+        "the connection is not to blame"
+    );
+}
