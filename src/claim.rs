@@ -183,10 +183,6 @@ impl Claim {
         self.ttl
     }
 
-    pub(crate) fn token(&self) -> u64 {
-        self.token
-    }
-
     /// How many waiters are ahead, as last heard.
     pub(crate) fn position(&self) -> u64 {
         self.position
@@ -195,10 +191,6 @@ impl Claim {
     /// When the request last moved forward; the present while only a restart grace is in the way.
     pub(crate) fn progress(&self) -> Time {
         self.progress
-    }
-
-    pub(crate) fn number(&self) -> Option<u64> {
-        self.number
     }
 
     pub(crate) fn take_news(&mut self) -> News {
@@ -242,6 +234,13 @@ impl Claim {
         self.seats
             .get(place)
             .map_or(Time::default(), Seat::quiet_after)
+    }
+
+    /// The same of what nobody waits for any more.
+    pub(crate) fn loose_after(&self, place: usize) -> Time {
+        self.seats
+            .get(place)
+            .map_or(Time::default(), Seat::loose_after)
     }
 
     /// Whether a question is still under way to some node.
@@ -331,6 +330,10 @@ impl Claim {
     ) {
         let (factor, ttl) = (self.nodes.config.clock_drift_factor, self.ttl);
         let Question { place, stamp, .. } = *question;
+        let asked = match &question.send {
+            Send::Enqueue(enqueue) => enqueue.number,
+            Send::Extend(_) => return,
+        };
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
@@ -340,7 +343,7 @@ impl Claim {
         match outcome {
             Ok(answer) => {
                 let first_vote = seat.vote.is_none();
-                seat.hear(now, ttl, &answer, factor);
+                seat.hear(now, ttl, asked, &answer, factor);
                 if first_vote && seat.vote.is_some() {
                     self.eager = EAGER_ROUNDS;
                 }

@@ -61,7 +61,7 @@ pub(crate) fn send(leftover: &mut Leftover) {
 pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Released, NodeError>)> {
     let (place, outcome) = leftover.calls.next().await?;
     if let Ok(answer) = &outcome {
-        leftover.confirmed.push((place, answer.sent));
+        leftover.confirmed.push((place, answer.sent, answer.value));
     }
     Some((place, outcome.map(|answer| answer.value)))
 }
@@ -78,18 +78,21 @@ async fn take_back(mut leftover: Leftover) {
         ..
     } = leftover;
     join_all(undo.places.iter().map(|&place| {
-        let sent = confirmed
-            .iter()
-            .find(|(node, _)| *node == place)
-            .map(|(_, sent)| *sent);
-        insist(&request, &undo, place, sent)
+        let confirmed = confirmed.iter().find(|(node, ..)| *node == place);
+        let confirmed = confirmed.map(|(_, sent, had)| (*sent, *had));
+        insist(&request, &undo, place, confirmed)
     }))
     .await;
 }
 
-/// Releases on one node until that is confirmed for good, or no longer needed. `confirmed` is when the
-/// release was sent that was confirmed already.
-async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Option<Time>) {
+/// Releases on one node until that is confirmed for good, or no longer needed. `confirmed` is when a
+/// release was sent that was confirmed already, and what it gave up.
+async fn insist(
+    request: &Request,
+    undo: &Undo,
+    place: usize,
+    mut confirmed: Option<(Time, Released)>,
+) {
     let nodes = &request.nodes;
     let Some(node) = nodes.list.get(place) else {
         return;
@@ -97,27 +100,27 @@ async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Opt
     let mut pause = FIRST_PAUSE;
     loop {
         let now = nodes.clock.now();
-        let quiet = request.look(|claim, _| claim.quiet_after(place));
+        let (quiet, loose) =
+            request.look(|claim, _| (claim.quiet_after(place), claim.loose_after(place)));
         match confirmed {
             // Nothing that was asked before can be carried out after that release any more.
-            Some(sent) if quiet <= sent => return,
+            Some((sent, _)) if quiet <= sent => return,
+            // One question was under way, and that release found what it had left.
+            Some((sent, had)) if loose <= sent && had != Released::Nothing => return,
             // The clocks of node and client agree within a round trip, and that within the timeout.
             Some(_) => {
-                nodes
-                    .clock
-                    .sleep_until(quiet.plus(nodes.config.node_timeout))
-                    .await;
-                // The answer may have come meanwhile; then it was carried out before the release.
-                if request.look(|claim, _| claim.quiet_after(place)) < quiet {
-                    return;
-                }
+                let quiet = quiet.plus(nodes.config.node_timeout);
+                nodes.clock.sleep_until(quiet).await;
             }
             None if now >= undo.expires => return,
             None => {}
         }
         let terms = nodes.terms(nodes.config.node_timeout);
         match node.release(&[ask(request, undo)], terms).await {
-            Ok(answer) => confirmed = Some(answer.sent),
+            Ok(answer) => {
+                let had = answer.value.first().copied().unwrap_or(Released::Nothing);
+                confirmed = Some((answer.sent, had));
+            }
             Err(_) => {
                 confirmed = None;
                 nodes.clock.sleep_until(nodes.clock.now().plus(pause)).await;

@@ -13,10 +13,11 @@ use tokio::sync::mpsc;
 use crate::{
     cleanup,
     error::{ArgumentError, LockError},
-    keepalive::{self, Roll},
+    keepalive,
     lease::{Leftover, Outbox, Request},
     node::Event,
     nodes::Nodes,
+    roll::Roll,
 };
 
 /// One client. It lives as long as any handle, ticket or guard of it.

@@ -19,10 +19,10 @@ use crate::{
     cleanup,
     client::Client,
     error::{ArgumentError, ExtendError, LeaseLost, NodeError, ReleaseError},
-    keepalive::Enrolment,
     lease::{Leftover, Request},
     node::Released,
     quorum::Majority,
+    roll::Enrolment,
 };
 
 /// A held lock. It is extended in the background until it is dropped or released.

@@ -222,8 +222,8 @@ pub(crate) struct Leftover {
     pub(crate) undo: Undo,
     /// Releases that are under way already.
     pub(crate) calls: FanOut<crate::node::Released>,
-    /// The nodes that confirmed, and when they were asked.
-    pub(crate) confirmed: Vec<(usize, Time)>,
+    /// The nodes that confirmed, when they were asked, and what they gave up.
+    pub(crate) confirmed: Vec<(usize, Time, crate::node::Released)>,
 }
 
 impl Leftover {

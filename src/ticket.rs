@@ -21,8 +21,8 @@ use crate::{
     clock::Time,
     error::{LockError, NodeError, ReleaseError},
     guard::{LockGuard, TakingBack},
-    keepalive::Enrolment,
     lease::Request,
+    roll::Enrolment,
 };
 
 /// A place in line, kept until it is used, left or dropped.

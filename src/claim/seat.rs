@@ -115,10 +115,17 @@ impl Seat {
             .map_or(self.loose, |(_, deadline)| self.loose.max(deadline))
     }
 
+    /// The same of a question that nobody waits for any more.
+    pub(crate) fn loose_after(&self) -> Time {
+        self.loose
+    }
+
+    /// An enqueue that was sent with the number `asked` was answered.
     pub(crate) fn hear(
         &mut self,
         now: Time,
         ttl: Duration,
+        asked: Option<u64>,
         answer: &Answer<Standing>,
         factor: f64,
     ) {
@@ -135,7 +142,7 @@ impl Seat {
                 self.vote = Some(Vote { until, seq });
                 self.full_ttl = left >= ttl;
                 self.outranked = outranked;
-                self.number = self.number.or(Some(seq));
+                self.number = asked.or(self.number).or(Some(seq));
             }
             Standing::Waiting {
                 number,
