@@ -236,11 +236,10 @@ impl Claim {
             .map_or(Time::default(), Seat::quiet_after)
     }
 
-    /// The same of what nobody waits for any more.
-    pub(crate) fn loose_after(&self, place: usize) -> Time {
-        self.seats
-            .get(place)
-            .map_or(Time::default(), Seat::loose_after)
+    /// The same, once a release has found something there.
+    pub(crate) fn quiet_after_find(&self, place: usize) -> Time {
+        let seat = self.seats.get(place);
+        seat.map_or(Time::default(), Seat::quiet_after_find)
     }
 
     /// Whether a question is still under way to some node.
@@ -277,17 +276,8 @@ impl Claim {
             let Some(send) = self.send(place, now) else {
                 continue;
             };
-            self.stamps += 1;
             let timeout = self.timeout(&send);
-            if let Some(seat) = self.seats.get_mut(place) {
-                seat.ask(self.stamps, now.plus(timeout));
-            }
-            questions.push(Question {
-                place,
-                stamp: self.stamps,
-                timeout,
-                send,
-            });
+            questions.push(self.question(place, timeout, send, now));
         }
         questions
     }
@@ -379,16 +369,9 @@ impl Claim {
         }
         self.schedule(place, now);
         match self.phase {
-            Phase::Fencing { since, done: false } => {
-                let fenced = self
-                    .seats
-                    .iter()
-                    .filter(|seat| seat.is_fenced(token, now))
-                    .count();
-                if fenced >= self.nodes.quorum.size() {
-                    self.phase = Phase::Fencing { since, done: true };
-                    self.news.wake = true;
-                }
+            Phase::Fencing { since, done: false } if self.fenced_majority(now).is_some() => {
+                self.phase = Phase::Fencing { since, done: true };
+                self.news.wake = true;
             }
             Phase::Held => self.check_lease(now),
             _ => {}
@@ -466,10 +449,11 @@ impl Claim {
                 if majority.agreed() && (renewal.is_some() || full >= self.nodes.quorum.size()) {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
+                self.token = majority.token();
                 self.phase = Phase::Fencing { since, done: false };
                 self.ask_all(now);
             }
-            Phase::Fencing { done: true, .. } => match self.majority(now) {
+            Phase::Fencing { done: true, .. } => match self.fenced_majority(now) {
                 Some(majority) => {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
@@ -522,17 +506,8 @@ impl Claim {
             .timeout(if ttl.is_zero() { self.ttl } else { ttl });
         let mut questions = Vec::new();
         for place in 0..self.seats.len() {
-            self.stamps += 1;
-            let extend = self.extend_of(place, ttl, now);
-            if let Some(seat) = self.seats.get_mut(place) {
-                seat.ask(self.stamps, now.plus(timeout));
-            }
-            questions.push(Question {
-                place,
-                stamp: self.stamps,
-                timeout,
-                send: Send::Extend(extend),
-            });
+            let send = Send::Extend(self.extend_of(place, ttl, now));
+            questions.push(self.question(place, timeout, send, now));
         }
         questions
     }
@@ -565,6 +540,28 @@ impl Claim {
         }
         self.phase = Phase::Ended(end);
         self.news.wake = true;
+    }
+
+    fn question(&mut self, place: usize, timeout: Duration, send: Send, now: Time) -> Question {
+        self.stamps += 1;
+        let makes = match &send {
+            Send::Enqueue(_) => true,
+            Send::Extend(extend) => extend.repair,
+        };
+        if let Some(seat) = self.seats.get_mut(place) {
+            let quiet = if makes {
+                now.plus(timeout)
+            } else {
+                Time::default()
+            };
+            seat.ask(self.stamps, quiet);
+        }
+        Question {
+            place,
+            stamp: self.stamps,
+            timeout,
+            send,
+        }
     }
 
     /// What passes with time alone.
@@ -611,8 +608,7 @@ impl Claim {
         if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
             return;
         }
-        if let Some(majority) = self.majority(now) {
-            self.token = majority.token();
+        if self.majority(now).is_some() {
             self.phase = Phase::Granted { since: now };
             self.position = 0;
             self.news.wake = true;
@@ -722,6 +718,7 @@ impl Claim {
         max_hold: Option<Duration>,
     ) -> Majority {
         self.phase = Phase::Held;
+        self.token = majority.token();
         self.renewal = renewal;
         self.held_until = max_hold.map(|span| now.plus(span));
         self.nodes.grace_is_over();
@@ -841,7 +838,11 @@ impl Claim {
                 };
                 let due = waits(span.min(nodes.keep_alive()));
                 // When the holder's lease ends nobody may be there to pass the vote on (L2).
-                let expiry = seat.place.as_ref().filter(|place| place.ahead == 0);
+                let heard = seat.failure.is_none();
+                let expiry = seat
+                    .place
+                    .as_ref()
+                    .filter(|place| heard && place.ahead == 0);
                 let expiry = expiry.and_then(|place| place.holder_until);
                 expiry.map_or(due, |until| {
                     due.min(until.plus(Duration::from_millis(1)).max(now))
@@ -854,6 +855,15 @@ impl Claim {
         let grace = &self.nodes.grace;
         self.majority_of(now, |place, seat| {
             grace.left(place, seat.up_since, now).is_zero()
+        })
+    }
+
+    /// The majority of those that have the fencing token, too: votes that came later do not count, or
+    /// their counters would raise the token after it was written (S2).
+    fn fenced_majority(&self, now: Time) -> Option<Majority> {
+        let grace = &self.nodes.grace;
+        self.majority_of(now, |place, seat| {
+            seat.fenced == Some(self.token) && grace.left(place, seat.up_since, now).is_zero()
         })
     }
 

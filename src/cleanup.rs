@@ -100,13 +100,13 @@ async fn insist(
     let mut pause = FIRST_PAUSE;
     loop {
         let now = nodes.clock.now();
-        let (quiet, loose) =
-            request.look(|claim, _| (claim.quiet_after(place), claim.loose_after(place)));
+        let (quiet, quiet_after_find) =
+            request.look(|claim, _| (claim.quiet_after(place), claim.quiet_after_find(place)));
         match confirmed {
             // Nothing that was asked before can be carried out after that release any more.
             Some((sent, _)) if quiet <= sent => return,
-            // One question was under way, and that release found what it had left.
-            Some((sent, had)) if loose <= sent && had != Released::Nothing => return,
+            // What was under way was the first question, and that release found what it had made.
+            Some((sent, had)) if quiet_after_find <= sent && had != Released::Nothing => return,
             // The clocks of node and client agree within a round trip, and that within the timeout.
             Some(_) => {
                 let quiet = quiet.plus(nodes.config.node_timeout);

@@ -39,6 +39,8 @@ pub(crate) struct Seat {
     pub(crate) failure: Option<NodeError>,
     /// Whether anything may have reached the node.
     touched: bool,
+    /// Whether the last question is the first that reached the node.
+    first: bool,
     /// The question under way, and until when it may be carried out.
     question: Option<(u64, Time)>,
     /// Until when a question that nobody waits for any more may be carried out.
@@ -76,16 +78,18 @@ impl Seat {
             crowd: None,
             failure: None,
             touched: false,
+            first: true,
             question: None,
             loose: Time::default(),
             asked_until: Time::default(),
         }
     }
 
-    /// A question is sent; the node carries it out until `deadline`.
-    pub(crate) fn ask(&mut self, stamp: u64, deadline: Time) {
+    /// A question is sent. Until `quiet` it may make something on the node that is not there now.
+    pub(crate) fn ask(&mut self, stamp: u64, quiet: Time) {
         self.drop_question();
-        self.question = Some((stamp, deadline));
+        self.first = !self.touched;
+        self.question = Some((stamp, quiet));
     }
 
     /// Whether a question is under way.
@@ -115,9 +119,13 @@ impl Seat {
             .map_or(self.loose, |(_, deadline)| self.loose.max(deadline))
     }
 
-    /// The same of a question that nobody waits for any more.
-    pub(crate) fn loose_after(&self) -> Time {
-        self.loose
+    /// The same, if a release has found something there: what the very first question makes is gone then.
+    pub(crate) fn quiet_after_find(&self) -> Time {
+        if self.first {
+            self.loose
+        } else {
+            self.quiet_after()
+        }
     }
 
     /// An enqueue that was sent with the number `asked` was answered.
@@ -253,14 +261,10 @@ impl Seat {
         !self.doubtful && self.vote.is_some_and(|vote| vote.until > now)
     }
 
-    /// Whether the node has both our vote and the fencing token.
-    pub(crate) fn is_fenced(&self, token: u64, now: Time) -> bool {
-        self.fenced == Some(token) && self.vote.is_some_and(|vote| vote.until > now)
-    }
-
     /// Nobody waits for the question under way any more; it may be carried out all the same.
     fn drop_question(&mut self) {
         if let Some((_, deadline)) = self.question.take() {
+            self.touched = true;
             self.loose = self.loose.max(deadline);
         }
     }

@@ -396,7 +396,7 @@ async fn both_kinds_of_node_answer_alike() {
             .parse()
             .map(|seed: u64| seed..seed + 1)
             .expect("a number"),
-        Err(_) => 0..40,
+        Err(_) => 0..std::env::var("SEEDS").map_or(40, |seeds| seeds.parse().expect("a number")),
     };
     let signature = Signature::new(Rng, "differential", true);
     let mut pair = Pair::start(&signature).await;

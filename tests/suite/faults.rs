@@ -49,6 +49,10 @@ impl History {
         if self.holder.as_ref().is_some_and(|other| other.is_held()) {
             self.problems.push("S1: two holders at once".into());
         }
+        eprintln!(
+            "TR SERVED {}",
+            guard.fencing_token() as i64 - 1700000060000000
+        );
         if guard.fencing_token() <= self.last_token {
             self.problems.push(format!(
                 "S2: token {} after {}",
@@ -202,7 +206,14 @@ fn run(seed: u64) -> (usize, Vec<String>) {
         let mut history = history.lock().unwrap();
         let left: Vec<_> = cluster.nodes().map(|node| node.used()).collect();
         if left.iter().any(|used| !used.is_empty()) {
-            history.problems.push(format!("C1: left behind {left:?}"));
+            let keys: Vec<_> = cluster
+                .nodes()
+                .map(|node| (node.get("r"), node.ttl("r")))
+                .collect();
+            history.problems.push(format!(
+                "C1: left behind {left:?} {keys:?} {:?}",
+                cluster.node(0)
+            ));
         }
         let tickets = history.tickets.clone();
         for (a, earlier) in tickets.iter().enumerate() {
