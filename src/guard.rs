@@ -68,12 +68,17 @@ impl LockGuard {
         enrolment: Option<Enrolment>,
         majority: Majority,
     ) -> Self {
-        let enrolment = enrolment.or_else(|| Some(client.roll.enrol(&request)));
-        client.roll.kick(&request);
+        let enrolment = match enrolment {
+            Some(enrolment) => {
+                client.roll.kick(&request);
+                enrolment
+            }
+            None => client.roll.enrol(&request),
+        };
         Self {
             client,
             request,
-            enrolment,
+            enrolment: Some(enrolment),
             token: majority.token(),
         }
     }
@@ -161,6 +166,7 @@ impl LockGuard {
     /// [`ExtendError::Argument`] if `ttl` is not a valid one; nothing is sent then.
     pub async fn extend(&self, ttl: Duration) -> Result<(), ExtendError> {
         let ttl = self.client.nodes.config.ttl(ttl)?;
+        self.client.nodes.warn_of_ttl(ttl);
         if let Some(why) = self.check() {
             return Err(ExtendError::Lost(why));
         }

@@ -43,6 +43,7 @@ impl Request {
         room: Option<u64>,
     ) -> Result<Arc<Self>, ArgumentError> {
         let ttl = nodes.config.ttl(ttl)?;
+        nodes.warn_of_ttl(ttl);
         let resource = Arc::new(Resource::new(&nodes.config.key_prefix, resource)?);
         let claim = Claim::new(nodes.clone(), resource, ttl, room, nodes.clock.now());
         Ok(Arc::new(Self {
@@ -100,7 +101,7 @@ impl Request {
         late: impl Fn(&Arc<Self>) + std::marker::Send + 'static,
     ) {
         let questions = self.update(|claim, now| {
-            claim.ask_again(now);
+            claim.ask_all(now);
             claim.questions(now)
         });
         let mut calls = self.enqueue(&questions);
@@ -163,10 +164,11 @@ impl Request {
     }
 
     fn enqueue(&self, questions: &[Question]) -> FanOut<Standing> {
+        let timeout = questions.first().map(|question| question.timeout);
+        let terms = self.nodes.terms(timeout.unwrap_or_default());
         let call = |(index, question): (usize, &Question)| match &question.send {
             Send::Enqueue(ask) => {
                 let node = self.nodes.list.get(question.place)?;
-                let terms = self.nodes.terms(question.timeout);
                 Some((index, node.enqueue(std::slice::from_ref(ask), terms)))
             }
             Send::Extend(_) => None,
@@ -185,12 +187,13 @@ struct Extending<'a> {
 impl Extending<'_> {
     fn send(&self) -> FanOut<Extended> {
         let nodes = &self.request.nodes;
+        let timeout = self.questions.first().map(|question| question.timeout);
+        let terms = nodes.terms(timeout.unwrap_or_default());
         let call = |(index, question): (usize, &Question)| -> Option<(usize, Call<Vec<Extended>>)> {
             let Send::Extend(ask) = &question.send else {
                 return None;
             };
             let node = nodes.list.get(question.place)?;
-            let terms = nodes.terms(question.timeout);
             Some((index, node.extend(std::slice::from_ref(ask), terms)))
         };
         FanOut::of(self.questions.iter().enumerate().filter_map(call))

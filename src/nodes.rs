@@ -35,7 +35,8 @@ pub(crate) struct Nodes {
     pub(crate) grace: Grace,
     rng: Rng,
     signature: Signature,
-    warned: AtomicBool,
+    warned_of_grace: AtomicBool,
+    warned_of_ttl: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -55,7 +56,8 @@ impl Nodes {
             clock,
             rng,
             signature,
-            warned: AtomicBool::new(false),
+            warned_of_grace: AtomicBool::new(false),
+            warned_of_ttl: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
     }
@@ -119,7 +121,7 @@ impl Nodes {
 
     /// Warns that a quorum is missing because of restarts; once, until a lock is had again.
     pub(crate) fn warn_of_grace(&self, now: Time) {
-        if self.warned.swap(true, Ordering::Relaxed) {
+        if self.warned_of_grace.swap(true, Ordering::Relaxed) {
             return;
         }
         for (place, left) in self.in_grace(now) {
@@ -132,9 +134,21 @@ impl Nodes {
         }
     }
 
+    /// Warns, once, of a lease that a restarted node may have forgotten when it votes again.
+    pub(crate) fn warn_of_ttl(&self, ttl: Duration) {
+        let grace = self.config.restart_grace;
+        if ttl > grace && !grace.is_zero() && !self.warned_of_ttl.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                ttl_ms = ttl.as_millis() as u64,
+                restart_grace_ms = grace.as_millis() as u64,
+                "a lease longer than restart_grace may be given away when a node restarts"
+            );
+        }
+    }
+
     /// A lock was had: a later lack of a quorum is worth a warning again.
     pub(crate) fn grace_is_over(&self) {
-        self.warned.store(false, Ordering::Relaxed);
+        self.warned_of_grace.store(false, Ordering::Relaxed);
     }
 
     /// Takes no new requests from here on.

@@ -140,6 +140,8 @@ impl Seat {
         self.touched = true;
         self.up_since = answer.era.up_since;
         self.place = None;
+        self.gone = false;
+        self.in_line = false;
         match answer.value {
             Standing::Granted {
                 seq,
@@ -214,6 +216,7 @@ impl Seat {
         self.vote = Some(Vote { until, seq });
         self.full_ttl = false;
         self.outranked = false;
+        self.gone = false;
         true
     }
 
@@ -243,6 +246,8 @@ impl Seat {
             self.vote = None;
             self.outranked = false;
             self.fenced = None;
+            self.gone = false;
+            self.in_line = false;
         }
         self.place = None;
         self.due = now;

@@ -1,0 +1,239 @@
+//! What a claim is told: answers, pushes, new connections; and what follows while no lease is held.
+
+use crate::{
+    claim::{Claim, EAGER_ROUNDS, Phase, Question, Send, seat::Seat},
+    clock::Time,
+    error::NodeError,
+    node::{Answer, Extend, Extended, Standing},
+};
+
+impl Claim {
+    /// An enqueue was answered.
+    pub(crate) fn hear_standing(
+        &mut self,
+        question: &Question,
+        now: Time,
+        outcome: Result<Answer<Standing>, NodeError>,
+    ) {
+        let (factor, ttl) = (self.nodes.config.clock_drift_factor, self.ttl);
+        let Question { place, stamp, .. } = *question;
+        let asked = match &question.send {
+            Send::Enqueue(enqueue) => enqueue.number,
+            Send::Extend(_) => return,
+        };
+        let Some(seat) = self.seats.get_mut(place) else {
+            return;
+        };
+        if !seat.answers(stamp) {
+            return;
+        }
+        match outcome {
+            Ok(answer) => {
+                let first_vote = seat.vote.is_none();
+                seat.hear(now, ttl, asked, &answer, factor);
+                if first_vote && seat.vote.is_some() {
+                    self.eager = EAGER_ROUNDS;
+                }
+            }
+            Err(error) => seat.fail(error),
+        }
+        self.move_up(now);
+        self.schedule(place, now);
+        self.weigh(now);
+    }
+
+    /// An extend was answered.
+    pub(crate) fn hear_extended(
+        &mut self,
+        question: &Question,
+        now: Time,
+        outcome: Result<Answer<Extended>, NodeError>,
+    ) {
+        let factor = self.nodes.config.clock_drift_factor;
+        let (token, place) = (self.token, question.place);
+        let Send::Extend(Extend { ttl, .. }) = question.send else {
+            return;
+        };
+        let Some(seat) = self.seats.get_mut(place) else {
+            return;
+        };
+        if !seat.answers(question.stamp) {
+            return;
+        }
+        match outcome {
+            Ok(answer) => seat.hear_extended(&answer, ttl, token, factor),
+            Err(error) => seat.fail(error),
+        }
+        self.schedule(place, now);
+        match self.phase {
+            Phase::Fencing { since, done: false } if self.fenced_majority(now).is_some() => {
+                self.phase = Phase::Fencing { since, done: true };
+                self.news.wake = true;
+            }
+            Phase::Held => self.check_lease(now),
+            _ => {}
+        }
+    }
+
+    /// A node told of a vote.
+    pub(crate) fn hear_push(
+        &mut self,
+        place: usize,
+        id: &str,
+        lease_end: u64,
+        seq: u64,
+        now: Time,
+    ) {
+        let factor = self.nodes.config.clock_drift_factor;
+        let lease = self.nodes.config.fifo_ephemeral_ttl;
+        let soon = now.plus(self.nodes.poll());
+        if **self.id.text() != *id {
+            return;
+        }
+        let Some(seat) = self.seats.get_mut(place) else {
+            return;
+        };
+        if !matches!(self.phase, Phase::Waiting | Phase::Outside) {
+            // A holder's repair got through, or a vote came after the verdict: the node is asked.
+            seat.due = now;
+            return;
+        }
+        if !seat.hear_push(lease_end, seq, lease, factor) {
+            // Grown from a waiter lease that this client did not hear of, or no longer: only the node
+            // knows whether the vote still stands.
+            seat.due = now;
+            return;
+        }
+        for seat in &mut self.seats {
+            seat.due = seat.due.min(soon);
+        }
+        self.weigh(now);
+    }
+
+    /// A new connection to a node: what was believed of it is unknown.
+    pub(crate) fn hear_up(&mut self, place: usize, now: Time) {
+        let held = matches!(self.phase, Phase::Held | Phase::Fencing { .. });
+        if let Some(seat) = self.seats.get_mut(place) {
+            seat.forget(held, now);
+        }
+    }
+
+    /// Draws the conclusion of what is known while no lease is held.
+    pub(super) fn weigh(&mut self, now: Time) {
+        if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
+            return;
+        }
+        if self.majority(now).is_some() {
+            self.phase = Phase::Granted { since: now };
+            self.position = 0;
+            self.news.wake = true;
+            return;
+        }
+        if self
+            .seats
+            .iter()
+            .any(|seat| seat.vote.is_some() && seat.outranked)
+        {
+            self.give_back(now);
+            return;
+        }
+        self.agree(now);
+        self.hurry(now);
+        self.stay_outside(now);
+    }
+
+    /// The ticket: the maximum over a quorum of the numbers, once that many have come.
+    fn agree(&mut self, now: Time) {
+        if self.number.is_none() {
+            let proposals = self.seats.iter().filter_map(|seat| seat.number);
+            let quorum = self.nodes.quorum;
+            let numbered = proposals.clone().count();
+            if numbered < quorum.size() {
+                let full = self
+                    .seats
+                    .iter()
+                    .filter(|seat| seat.crowd.is_some())
+                    .count();
+                let told = full > 0 && !self.is_asking() && numbered + full >= quorum.size();
+                if self.phase == Phase::Asking && (told || !quorum.possible_without(full)) {
+                    self.phase = Phase::Outside;
+                    self.news.wake = true;
+                }
+                return;
+            }
+            self.number = proposals.max();
+            self.phase = Phase::Waiting;
+            self.progress = now;
+            self.news.wake = true;
+        }
+        for seat in &mut self.seats {
+            if !seat.asked() && seat.failure.is_none() && seat.number != self.number {
+                seat.due = now;
+            }
+        }
+    }
+
+    fn move_up(&mut self, now: Time) {
+        let mut ahead: Vec<u64> = self.seats.iter().filter_map(Seat::ahead).collect();
+        ahead.sort_unstable();
+        let Some(&position) = ahead.get(self.nodes.quorum.size() - 1).or(ahead.last()) else {
+            return;
+        };
+        if position < self.position {
+            self.progress = now;
+        }
+        self.position = position;
+    }
+
+    /// With some votes, but no quorum: whoever comes first must be found out by asking, a few times in
+    /// a row; a round is over when nothing is under way.
+    fn hurry(&mut self, now: Time) {
+        let split = self.seats.iter().any(|seat| seat.vote.is_some());
+        if split && self.eager > 0 && self.phase == Phase::Waiting && !self.is_asking() {
+            self.eager -= 1;
+            self.ask_all(now);
+        }
+    }
+
+    /// Without a place in line a vote is in everybody's way: it is given back with the next question.
+    fn stay_outside(&mut self, now: Time) {
+        let votes = self.seats.iter().any(|seat| seat.vote.is_some());
+        if self.phase == Phase::Outside && votes && !self.is_asking() {
+            self.next_generation(now);
+            for place in 0..self.seats.len() {
+                self.schedule(place, now);
+            }
+        }
+    }
+
+    /// Gives all votes back: the nodes get a new generation in their place, with the same ticket.
+    fn give_back(&mut self, now: Time) {
+        tracing::debug!(
+            resource = self.resource.name(),
+            "votes are split, giving mine back"
+        );
+        self.next_generation(now);
+        self.ask_all(now);
+    }
+
+    /// What was granted has expired: stands in line again.
+    pub(super) fn stand_again(&mut self, now: Time) {
+        self.keep_number();
+        self.give_back(now);
+        self.phase = Phase::Waiting;
+    }
+
+    /// What was granted at once had no ticket yet; from now on its first counters are its number.
+    pub(super) fn keep_number(&mut self) {
+        let numbers = self.seats.iter().filter_map(|seat| seat.number);
+        self.number = self.number.or(numbers.max());
+    }
+
+    pub(super) fn next_generation(&mut self, now: Time) {
+        self.id = self.id.next();
+        for seat in &mut self.seats {
+            seat.forget(false, now);
+            seat.number = None;
+        }
+    }
+}

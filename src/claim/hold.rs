@@ -1,0 +1,200 @@
+//! Granted, taken, held: the majority behind a lease, and its end.
+
+use std::time::Duration;
+
+use crate::{
+    claim::{Claim, End, Phase, Taken, Undo, seat::Seat},
+    clock::Time,
+    error::LeaseLost,
+    quorum::{Majority, Vote},
+};
+
+impl Claim {
+    /// Takes what was granted, for a guard. Nothing is handed out that is not valid at `now`.
+    pub(crate) fn take(
+        &mut self,
+        now: Time,
+        renewal: Option<Duration>,
+        max_hold: Option<Duration>,
+    ) -> Taken {
+        match self.phase {
+            Phase::Ended(end) => return Taken::Ended(end),
+            Phase::Aside => {
+                // Polled again: it is first in line again, by its number.
+                self.phase = Phase::Waiting;
+                self.progress = now;
+                self.ask_all(now);
+            }
+            Phase::Granted { since } => {
+                let Some(majority) = self.majority(now) else {
+                    self.stand_again(now);
+                    return Taken::NotYet;
+                };
+                let full = self
+                    .seats
+                    .iter()
+                    .filter(|seat| seat.full_ttl && seat.stands(now))
+                    .count();
+                if majority.agreed() && (renewal.is_some() || full >= self.nodes.quorum.size()) {
+                    return Taken::Lease(self.hold(majority, now, renewal, max_hold));
+                }
+                self.token = majority.token();
+                self.phase = Phase::Fencing { since, done: false };
+                self.ask_all(now);
+            }
+            Phase::Fencing { done: true, .. } => match self.fenced_majority(now) {
+                Some(majority) => {
+                    return Taken::Lease(self.hold(majority, now, renewal, max_hold));
+                }
+                None => self.stand_again(now),
+            },
+            _ => {}
+        }
+        Taken::NotYet
+    }
+
+    fn hold(
+        &mut self,
+        majority: Majority,
+        now: Time,
+        renewal: Option<Duration>,
+        max_hold: Option<Duration>,
+    ) -> Majority {
+        self.phase = Phase::Held;
+        self.token = majority.token();
+        self.renewal = renewal;
+        self.held_until = max_hold.map(|span| now.plus(span));
+        self.nodes.grace_is_over();
+        for place in 0..self.seats.len() {
+            self.schedule(place, now);
+        }
+        majority
+    }
+
+    /// Until when the lease may be trusted; `now` if it may not.
+    pub(crate) fn valid_until(&self, now: Time) -> Time {
+        let votes = self.votes(now, |_, _| true).map(|vote| vote.until);
+        let until = self.nodes.quorum.weakest(votes).unwrap_or(now);
+        self.held_until.map_or(until, |end| until.min(end))
+    }
+
+    /// Whether the lease stands at `now`, by the clock alone.
+    pub(crate) fn is_held(&self, now: Time) -> bool {
+        self.phase == Phase::Held && self.valid_until(now) > now
+    }
+
+    /// The lease is renewed every `every` to last `ttl`, from now on.
+    pub(crate) fn renew(&mut self, every: Option<Duration>, ttl: Duration, now: Time) {
+        self.renewal = every;
+        self.ttl = ttl;
+        if every.is_some() {
+            self.ask_all(now);
+        }
+    }
+
+    pub(crate) fn renews(&self) -> bool {
+        self.renewal.is_some()
+    }
+
+    /// Later renewals ask for `ttl`. An interval that follows from the ttl follows the new one.
+    pub(crate) fn set_ttl(&mut self, ttl: Duration) {
+        if self.renewal == Some(self.ttl / 3) {
+            self.renewal = Some(ttl / 3);
+        }
+        self.ttl = ttl;
+    }
+
+    /// Declares the lease lost if it is; returns why.
+    pub(crate) fn check(&mut self, now: Time) -> Option<LeaseLost> {
+        if self.phase == Phase::Held {
+            self.check_lease(now);
+        }
+        match self.phase {
+            Phase::Ended(End::Lost(why)) => Some(why),
+            Phase::Ended(_) => Some(LeaseLost::Released),
+            _ => None,
+        }
+    }
+
+    pub(super) fn check_lease(&mut self, now: Time) {
+        let gone = self.seats.iter().filter(|seat| seat.gone).count();
+        if self.held_until.is_some_and(|end| end <= now) {
+            self.end(End::Lost(LeaseLost::MaxHold), now);
+        } else if !self.nodes.quorum.possible_without(gone) {
+            self.end(End::Lost(LeaseLost::QuorumLost), now);
+        } else if self.valid_until(now) <= now {
+            self.end(End::Lost(LeaseLost::Expired), now);
+        }
+    }
+
+    /// Ends the claim, and leaves what is to be taken back.
+    pub(crate) fn end(&mut self, end: End, now: Time) {
+        if matches!(self.phase, Phase::Ended(_)) {
+            return;
+        }
+        if self.phase != Phase::Aside {
+            self.news.undo = Some(self.undo(now));
+        }
+        if self.phase == Phase::Held {
+            self.news.lost = Some(match end {
+                End::Lost(why) => why,
+                End::Over | End::ShutDown => LeaseLost::Released,
+            });
+        }
+        self.phase = Phase::Ended(end);
+        self.news.wake = true;
+    }
+
+    pub(super) fn undo(&self, now: Time) -> Undo {
+        let longest = self.ttl.max(self.nodes.config.fifo_ephemeral_ttl);
+        let touched = |(_, seat): &(usize, &Seat)| seat.touched();
+        Undo {
+            id: self.id.clone(),
+            places: self
+                .seats
+                .iter()
+                .enumerate()
+                .filter(touched)
+                .map(|(place, _)| place)
+                .collect(),
+            expires: now.plus(longest).plus(self.nodes.config.node_timeout),
+        }
+    }
+
+    pub(super) fn majority(&self, now: Time) -> Option<Majority> {
+        let grace = &self.nodes.grace;
+        self.majority_of(now, |place, seat| {
+            grace.left(place, seat.up_since, now).is_zero()
+        })
+    }
+
+    /// The majority of those that have the fencing token, too: votes that came later do not count, or
+    /// their counters would raise the token after it was written (S2).
+    pub(super) fn fenced_majority(&self, now: Time) -> Option<Majority> {
+        let grace = &self.nodes.grace;
+        self.majority_of(now, |place, seat| {
+            seat.fenced == Some(self.token) && grace.left(place, seat.up_since, now).is_zero()
+        })
+    }
+
+    pub(super) fn majority_of(
+        &self,
+        now: Time,
+        counts: impl Fn(usize, &Seat) -> bool,
+    ) -> Option<Majority> {
+        let votes: Vec<Vote> = self.votes(now, counts).collect();
+        Majority::of(self.nodes.quorum, votes.into_iter(), now)
+    }
+
+    fn votes(
+        &self,
+        now: Time,
+        counts: impl Fn(usize, &Seat) -> bool,
+    ) -> impl Iterator<Item = Vote> {
+        let seats = self.seats.iter().enumerate();
+        seats
+            .filter(move |(place, seat)| counts(*place, seat))
+            .filter_map(|(_, seat)| seat.vote)
+            .filter(move |vote| vote.until > now)
+    }
+}

@@ -1,0 +1,268 @@
+//! One request's claim to a resource: what is believed of it on each node, and what follows.
+//!
+//! A claim sends nothing and reads no clock. It is told what was answered and when, and says what to ask
+//! next and when. The first round is carried by the caller's future, all later ones by the client's
+//! ticker (`keepalive`).
+//!
+//! ```text
+//! Asking ──votes from a quorum──▶ Granted ──taken──▶ Held ──▶ Ended
+//!   │ ▲                            ▲  │ ▲ │
+//!   │ └─ Outside (no room)         │  │ │ └─counters differ, or short─▶ Fencing ─▶ Held
+//!   └──ticket agreed──▶ Waiting ───┘  │ └────────────┐
+//!                          ▲          └─nobody took─▶ Aside ──polled──▶ Waiting
+//! ```
+//!
+//! Rules. A vote counts only under the current holder id: giving votes back takes a new generation, and
+//! whatever is said of an older one is void. A waiter gives its votes back as soon as it hears that a
+//! waiter on one of those nodes comes before it: then that one collects them all (L3). The ticket is
+//! the maximum over a quorum, and is written to every node that has another (F1).
+//!
+//! A claim that ends or stands aside leaves an [`Undo`] for the janitor: it names all that was ever sent.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    clock::Time,
+    error::{LeaseLost, NodeError},
+    holder::HolderId,
+    node::{Enqueue, Extend},
+    nodes::Nodes,
+    quorum::Majority,
+    resource::Resource,
+};
+
+mod ask;
+mod hear;
+mod hold;
+mod seat;
+
+use seat::Seat;
+
+/// Rounds that follow each other at once after a vote came without a quorum.
+const EAGER_ROUNDS: u8 = 3;
+
+/// What one request is believed to have.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    nodes: Arc<Nodes>,
+    resource: Arc<Resource>,
+    id: HolderId,
+    ttl: Duration,
+    room: Option<u64>,
+    number: Option<u64>,
+    seats: Box<[Seat]>,
+    phase: Phase,
+    position: u64,
+    /// When the request last moved forward.
+    progress: Time,
+    eager: u8,
+    token: u64,
+    /// How often a held lease is renewed; `None`: not at all.
+    renewal: Option<Duration>,
+    held_until: Option<Time>,
+    /// Numbers the requests, so that an answer finds the question.
+    stamps: u64,
+    news: News,
+}
+
+/// Where a claim stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The first round is under way.
+    Asking,
+    /// There was no room; asks again until there is.
+    Outside,
+    /// In line, with an agreed ticket.
+    Waiting,
+    /// Has the votes of a quorum; nobody took them yet.
+    Granted { since: Time },
+    /// Was taken; the fencing token and the full ttl are being written to a quorum.
+    Fencing { since: Time, done: bool },
+    /// Was granted, but nobody took it in time. Has a number, but no place on any node (C4).
+    Aside,
+    /// A guard is out.
+    Held,
+    /// Nothing more happens.
+    Ended(End),
+}
+
+/// How a claim ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Lost(LeaseLost),
+    /// Left, released, or given up.
+    Over,
+    ShutDown,
+}
+
+/// What became of a claim since it was last looked at.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Whoever waits for it should look.
+    pub(crate) wake: bool,
+    pub(crate) lost: Option<LeaseLost>,
+    pub(crate) undo: Option<Undo>,
+}
+
+/// What is to be taken back, on all nodes that were asked anything.
+#[derive(Clone, Debug)]
+pub(crate) struct Undo {
+    /// This generation and the older ones.
+    pub(crate) id: HolderId,
+    pub(crate) places: Vec<usize>,
+    /// When all of it has expired by itself.
+    pub(crate) expires: Time,
+}
+
+/// What to send to a node.
+#[derive(Clone, Debug)]
+pub(crate) enum Send {
+    Enqueue(Enqueue),
+    Extend(Extend),
+}
+
+/// A question to one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) place: usize,
+    pub(crate) stamp: u64,
+    pub(crate) timeout: Duration,
+    pub(crate) send: Send,
+}
+
+/// What taking a granted claim comes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Taken {
+    /// The lease is there.
+    Lease(Majority),
+    /// Not yet. If it stood aside it asks again now.
+    NotYet,
+    /// There is nothing to take any more.
+    Ended(End),
+}
+
+impl Claim {
+    /// A new request. Nothing is sent before its questions are asked for.
+    pub(crate) fn new(
+        nodes: Arc<Nodes>,
+        resource: Arc<Resource>,
+        ttl: Duration,
+        room: Option<u64>,
+        now: Time,
+    ) -> Self {
+        Self {
+            id: nodes.holder_id(),
+            seats: nodes.list.iter().map(|_| Seat::new(now)).collect(),
+            nodes,
+            resource,
+            ttl,
+            room,
+            number: None,
+            phase: Phase::Asking,
+            position: 0,
+            progress: now,
+            eager: 0,
+            token: 0,
+            renewal: None,
+            held_until: None,
+            stamps: 0,
+            news: News::default(),
+        }
+    }
+
+    pub(crate) fn resource(&self) -> &Arc<Resource> {
+        &self.resource
+    }
+
+    pub(crate) fn id(&self) -> &HolderId {
+        &self.id
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// How many waiters are ahead, as last heard.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// When the request last moved forward; the present while only a restart grace is in the way.
+    pub(crate) fn progress(&self) -> Time {
+        self.progress
+    }
+
+    pub(crate) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// What is left of the holder's lease, as last heard.
+    pub(crate) fn holder_left(&self, now: Time) -> Option<Duration> {
+        let left = |seat: &Seat| {
+            seat.place
+                .as_ref()?
+                .holder_until
+                .map(|until| until.since(now))
+        };
+        self.seats.iter().filter_map(left).max()
+    }
+
+    /// How many waiters the nodes that had no room told of.
+    pub(crate) fn crowd(&self) -> u64 {
+        self.seats
+            .iter()
+            .filter_map(|seat| seat.crowd)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The nodes that gave no usable answer, and why.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, NodeError)> + '_ {
+        let failure = |(place, seat): (usize, &Seat)| {
+            let error = seat
+                .failure
+                .clone()
+                .or(seat.asked().then_some(NodeError::TimedOut))?;
+            Some((place, error))
+        };
+        self.seats.iter().enumerate().filter_map(failure)
+    }
+
+    /// Until when something that was asked of a node may still be carried out there.
+    pub(crate) fn quiet_after(&self, place: usize) -> Time {
+        self.seats
+            .get(place)
+            .map_or(Time::default(), Seat::quiet_after)
+    }
+
+    /// The same, once a release has found something there.
+    pub(crate) fn quiet_after_find(&self, place: usize) -> Time {
+        let seat = self.seats.get(place);
+        seat.map_or(Time::default(), Seat::quiet_after_find)
+    }
+
+    /// Whether a question is still under way to some node.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.seats.iter().any(Seat::asked)
+    }
+
+    /// Whether the first round has come to nothing: too many nodes failed to make a quorum.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        let failed = self
+            .seats
+            .iter()
+            .filter(|seat| seat.failure.is_some())
+            .count();
+        self.phase == Phase::Asking
+            && (!self.is_asking() || !self.nodes.quorum.possible_without(failed))
+    }
+
+    /// Whether enough nodes voted, but too many of them restarted too recently.
+    pub(crate) fn waits_for_grace(&self, now: Time) -> bool {
+        self.majority(now).is_none() && self.majority_of(now, |_, _| true).is_some()
+    }
+}
