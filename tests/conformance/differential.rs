@@ -1,29 +1,15 @@
 //! A Redis node and a memory node are fed the same random operations: every answer and the whole state
 //! after each must be the same, but for the moments in them.
 //!
-//! Time is moved, not waited for: the memory node's clock is stepped, and on the server everything is
-//! made older by as much. Spans are chosen so that nothing ends within half a second of a step.
+//! Spans are chosen so that nothing ends within half a second of a step.
 
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use tokio::sync::mpsc;
-
-use super::rig::resource;
+use super::subject::{self, only, resource};
 use crate::{
-    clock::Clock,
-    config::Config,
-    error::NodeError,
     holder::{HolderId, Signature},
-    node::{
-        Answer, Context, Enqueue, Event, Events, Extend, Extended, Node, Release, Released, Report,
-        Standing, Terms,
-        address::Address,
-        memory::{MemoryCluster, MemoryNode},
-        redis::RedisNode,
-        roster::Roster,
-    },
+    node::{Enqueue, Event, Extend, Extended, Release, Released, Report, Standing, Terms},
     rng::Rng,
-    server::Server,
 };
 
 /// How far the two may be apart in time.
@@ -49,19 +35,22 @@ impl Chance {
 
 /// One of the two nodes, with the numbers it has given out.
 struct Subject {
-    node: Arc<dyn Node>,
-    clock: Clock,
-    events: mpsc::Receiver<(usize, Event)>,
+    subject: subject::Subject,
     numbers: BTreeSet<u64>,
 }
 
 impl Subject {
+    fn new(subject: subject::Subject) -> Self {
+        Self {
+            subject,
+            numbers: BTreeSet::new(),
+        }
+    }
+
     fn terms(&self, lease: Duration) -> Terms {
         Terms {
-            deadline: self.clock.now().plus(Duration::from_secs(5)),
             lease,
-            unheard: Duration::from_millis(500),
-            seed: 0,
+            ..self.subject.terms()
         }
     }
 
@@ -142,102 +131,35 @@ impl Act {
     }
 }
 
-struct Pair {
-    server: Server,
-    memory: MemoryNode,
-    subjects: [Subject; 2],
-}
+struct Pair([Subject; 2]);
 
 impl Pair {
     async fn start(signature: &Signature) -> Self {
-        let server = Server::start();
-        let cluster = MemoryCluster::new(1);
-        let config = Arc::new(Config::default());
-        let context = |clock, events| Context {
-            clock,
-            config: config.clone(),
-            channel: signature.channel().into(),
-            events: Events::new(0, events),
-        };
-        let (events, heard) = mpsc::channel(1000);
-        let address = Address::parse(0, &server.url()).expect("a url");
-        let redis = RedisNode::open(
-            address,
-            context(Clock::Boot, events),
-            Arc::<Roster>::default(),
-        );
-        redis.greeted().await.expect("a node");
-        let redis = Subject {
-            node: redis,
-            clock: Clock::Boot,
-            events: heard,
-            numbers: BTreeSet::new(),
-        };
-        let (events, heard) = mpsc::channel(1000);
-        let memory = Subject {
-            node: cluster
-                .link(0, context(cluster.clock(), events))
-                .expect("a node"),
-            clock: cluster.clock(),
-            events: heard,
-            numbers: BTreeSet::new(),
-        };
-        Self {
-            server,
-            memory: cluster.node(0),
-            subjects: [redis, memory],
+        Self([
+            Subject::new(subject::Subject::redis_as(signature.clone()).await),
+            Subject::new(subject::Subject::memory_as(signature.clone())),
+        ])
+    }
+
+    fn restart(&mut self) {
+        for subject in &mut self.0 {
+            subject.subject.flush();
+            subject.subject.told_so_far();
+            subject.numbers.clear();
         }
     }
 
     async fn act(&mut self, act: &Act) -> [String; 2] {
         let mut told = [String::new(), String::new()];
-        match act {
-            Act::Later(millis) => {
-                self.memory.step_clock(*millis as f64 / 1000.0);
-                self.age_server(*millis);
-            }
-            Act::Foreign { name } => {
-                let ttl = Duration::from_millis(3500);
-                let set = self.memory.set_nx(NAMES[*name], "foreign", ttl);
-                let reply =
-                    self.server
-                        .command(&["SET", NAMES[*name], "foreign", "NX", "PX", "3500"]);
-                told = [format!("{}", reply != redis::Value::Nil), format!("{set}")];
-            }
-            _ => {
-                for (told, subject) in told.iter_mut().zip(&mut self.subjects) {
-                    *told = ask(subject, act).await;
-                }
-            }
+        for (told, subject) in told.iter_mut().zip(&mut self.0) {
+            *told = ask(subject, act).await;
         }
         told
-    }
-
-    fn age_server(&self, millis: u64) {
-        const OLDER: &str = "
-            for i, key in ipairs(KEYS) do
-              local left = redis.call('PTTL', key)
-              if left >= 0 and left <= tonumber(ARGV[1]) then redis.call('DEL', key)
-              elseif left > 0 then
-                if string.sub(key, -7) == 'waiters' then
-                  for _, id in ipairs(redis.call('ZRANGE', key, 0, -1)) do
-                    redis.call('ZINCRBY', key, -ARGV[1], id)
-                  end
-                end
-                redis.call('PEXPIRE', key, left - ARGV[1])
-              end
-            end";
-        let keys = self.server.keys();
-        let (count, millis) = (keys.len().to_string(), millis.to_string());
-        let mut command = vec!["EVAL", OLDER, &count];
-        command.extend(keys.iter().map(String::as_str));
-        command.push(&millis);
-        self.server.command(&command);
     }
 }
 
 async fn ask(subject: &mut Subject, act: &Act) -> String {
-    let node = subject.node.clone();
+    let node = subject.subject.node.clone();
     match act.clone() {
         Act::Enqueue {
             name,
@@ -318,21 +240,30 @@ async fn ask(subject: &mut Subject, act: &Act) -> String {
             );
             format!("{released:?}")
         }
-        Act::Foreign { .. } | Act::Later(_) => String::new(),
+        Act::Foreign { name } => {
+            let ttl = Duration::from_millis(3500);
+            subject
+                .subject
+                .set_nx(NAMES[name], "foreign", ttl)
+                .to_string()
+        }
+        Act::Later(millis) => {
+            subject.subject.later(millis);
+            String::new()
+        }
     }
 }
 
 async fn state(subject: &mut Subject) -> String {
     let mut told = String::new();
     for name in NAMES {
-        let node = subject.node.clone();
         let Report {
             clock,
             holder,
             seq,
             waiting,
             line,
-        } = only(node.inspect(&resource(name)).await);
+        } = subject.subject.report(name).await;
         let holder = holder.map(|(id, left)| (id, left.map(|left| about(left.as_millis() as u64))));
         let line: Vec<_> = line
             .into_iter()
@@ -349,7 +280,7 @@ async fn state(subject: &mut Subject) -> String {
         let seq = seq.map(|seq| subject.rank(seq));
         told += &format!("{name}: {holder:?} {seq:?} {waiting} {line:?}\n");
     }
-    while let Ok((_, event)) = subject.events.try_recv() {
+    for event in subject.subject.told_so_far() {
         if let Event::Granted { id, seq, .. } = event {
             told += &format!("told {id} {}\n", subject.rank(seq));
         }
@@ -360,33 +291,6 @@ async fn state(subject: &mut Subject) -> String {
 /// A span up to what the two nodes may be apart.
 fn about(millis: u64) -> u64 {
     (millis + SLACK) / 500
-}
-
-fn only<T: Debug + IntoOnly>(answer: Result<Answer<T>, NodeError>) -> T::Only {
-    answer.expect("carried out").value.only()
-}
-
-/// The one answer of a batch of one, or an answer that is none.
-trait IntoOnly {
-    type Only;
-    fn only(self) -> Self::Only;
-}
-
-impl<T> IntoOnly for Vec<T> {
-    type Only = T;
-
-    fn only(mut self) -> T {
-        assert_eq!(self.len(), 1);
-        self.remove(0)
-    }
-}
-
-impl IntoOnly for Report {
-    type Only = Self;
-
-    fn only(self) -> Self {
-        self
-    }
 }
 
 #[tokio::test]
@@ -402,27 +306,22 @@ async fn both_kinds_of_node_answer_alike() {
     let mut pair = Pair::start(&signature).await;
     for seed in seeds {
         let mut chance = Chance(seed);
-        pair.server.command(&["FLUSHALL"]);
-        pair.memory.flush();
+        pair.restart();
         let mut ids = Vec::new();
         for _ in 0..4 {
             let id = HolderId::new(Rng, &signature, 1_700_000_000_000);
             ids.extend([id.clone(), id.next(), id.next().next()]);
         }
         let mut past = Vec::new();
-        for subject in &mut pair.subjects {
-            subject.numbers.clear();
-            while subject.events.try_recv().is_ok() {}
-        }
         for _ in 0..80 {
-            let act = Act::draw(&mut chance, &ids, pair.subjects[0].numbers.len());
+            let act = Act::draw(&mut chance, &ids, pair.0[0].numbers.len());
             past.push(act.clone());
             let [redis, memory] = pair.act(&act).await;
             assert_eq!(
                 redis, memory,
                 "seed {seed}, answers to the last of {past:#?}"
             );
-            let [redis, memory] = &mut pair.subjects;
+            let [redis, memory] = &mut pair.0;
             let (redis, memory) = (state(redis).await, state(memory).await);
             assert_eq!(
                 redis, memory,

@@ -1,8 +1,13 @@
-//! What every node must do.
+//! What every node must do: a file per operation, run on both kinds, and what only one kind can do wrong.
 
 mod differential;
+mod enqueue;
+mod extend;
 mod faults;
 mod handed;
 mod handshake;
+mod inspect;
 mod redis;
+mod release;
 mod rig;
+mod subject;

@@ -1,0 +1,107 @@
+//! What `release` must do on every node.
+
+use super::subject::{LEASE, Subject, on_both};
+use crate::node::{Released, Standing};
+
+on_both!(
+    a_release_hands_over_and_tells,
+    a_release_twice_or_of_another_is_harmless,
+    a_waiter_leaves,
+    older_generations_go_too_and_newer_ones_stay,
+    a_dead_head_is_passed_over,
+    a_vote_that_nobody_heard_of_is_short,
+    nothing_but_the_counter_is_left,
+);
+
+async fn a_release_hands_over_and_tells(mut s: Subject) {
+    let (holder, waiter) = (s.id(), s.id());
+    let seq = s.join(&holder).await;
+    let Standing::Waiting {
+        lease_end, number, ..
+    } = s.enqueue(&s.new(&waiter)).await
+    else {
+        panic!("not waiting");
+    };
+    assert_eq!(s.release(&holder).await, Released::Vote);
+    let (id, told_end, told_seq) = s.told().await;
+    assert_eq!((id.as_str(), told_end), (&**waiter.text(), lease_end));
+    assert!(told_seq > number && number > seq);
+    let (held, left) = s.inspect().await.holder.expect("handed over");
+    assert_eq!(held, **waiter.text());
+    assert!(left.is_some_and(|left| left <= LEASE));
+}
+
+async fn a_release_twice_or_of_another_is_harmless(s: Subject) {
+    let (holder, other) = (s.id(), s.id());
+    s.join(&holder).await;
+    assert_eq!(s.release(&other).await, Released::Nothing);
+    assert_eq!(s.holder().await, Some(holder.text().to_string()));
+    assert_eq!(s.release(&holder).await, Released::Vote);
+    s.join(&other).await;
+    assert_eq!(s.release(&holder).await, Released::Nothing);
+    assert_eq!(s.holder().await, Some(other.text().to_string()));
+}
+
+async fn a_waiter_leaves(s: Subject) {
+    let (holder, waiter) = (s.id(), s.id());
+    s.join(&holder).await;
+    s.join(&waiter).await;
+    assert_eq!(s.release(&waiter).await, Released::Ticket);
+    assert!(s.line().await.is_empty());
+    assert_eq!(s.holder().await, Some(holder.text().to_string()));
+}
+
+async fn older_generations_go_too_and_newer_ones_stay(s: Subject) {
+    let (holder, waiter) = (s.id(), s.id());
+    s.join(&holder).await;
+    s.join(&waiter).await;
+    assert_eq!(s.release(&waiter.next()).await, Released::Ticket);
+    assert_eq!(s.release(&holder.next()).await, Released::Vote);
+    s.join(&holder.next()).await;
+    assert_eq!(s.release(&holder).await, Released::Nothing);
+    assert_eq!(s.holder().await, Some(holder.next().text().to_string()));
+}
+
+async fn a_dead_head_is_passed_over(s: Subject) {
+    let (holder, dead, living) = (s.id(), s.id(), s.id());
+    s.join(&holder).await;
+    s.join(&dead).await;
+    s.later(LEASE.as_millis() as u64 - 500);
+    s.join(&living).await;
+    s.later(1000);
+    s.release(&holder).await;
+    assert_eq!(s.holder().await, Some(living.text().to_string()));
+}
+
+async fn a_vote_that_nobody_heard_of_is_short(s: Subject) {
+    let holder = s.id();
+    // A client of the same kind that is gone: its channel has no listener.
+    let gone = crate::holder::HolderId::new(
+        crate::rng::Rng,
+        &crate::holder::Signature::new(crate::rng::Rng, "gone", true),
+        0,
+    );
+    s.join(&holder).await;
+    s.join(&gone).await;
+    s.release(&holder).await;
+    let (held, left) = s.inspect().await.holder.expect("handed over");
+    assert_eq!(held, **gone.text());
+    assert!(
+        left.is_some_and(|left| left <= s.terms().unheard),
+        "{left:?}"
+    );
+}
+
+async fn nothing_but_the_counter_is_left(s: Subject) {
+    let (holder, waiter) = (s.id(), s.id());
+    s.join(&holder).await;
+    s.join(&waiter).await;
+    s.release(&waiter).await;
+    s.release(&holder).await;
+    let report = s.inspect().await;
+    assert_eq!((report.holder, report.waiting), (None, 0));
+    assert!(report.seq.is_some());
+    // The counter of a young node runs ahead by half its grace, and is kept for a minute after that.
+    s.later(90_000);
+    assert_eq!(s.inspect().await.seq, None);
+}
