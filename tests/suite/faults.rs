@@ -177,6 +177,7 @@ fn run(seed: u64) -> (usize, Vec<String>) {
                 .memory(&cluster)
                 .restart_grace(GRACE)
                 .fifo_retry_delay(chance.millis(200))
+                .fifo_queue_length(if chance.below(3) == 0 { 2 } else { 64 })
                 .connect()
                 .await
                 .unwrap();
