@@ -6,7 +6,7 @@
 //! request that was never answered may still be carried out until its deadline; the release is repeated
 //! after that (S4).
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
@@ -50,7 +50,7 @@ pub(crate) fn send(leftover: &mut Leftover) {
     let nodes = leftover.request.nodes.clone();
     let ask = [ask(&leftover.request, &leftover.undo)];
     let terms = nodes.terms(nodes.config.node_timeout);
-    let call = |place: &usize| {
+    let call = |(place, _): &(usize, Time)| {
         let node = nodes.list.get(*place)?;
         Some((*place, node.release(&ask, terms)))
     };
@@ -77,7 +77,7 @@ async fn take_back(mut leftover: Leftover) {
         confirmed,
         ..
     } = leftover;
-    join_all(undo.places.iter().map(|&place| {
+    join_all(undo.places.iter().map(|&(place, _)| {
         let confirmed = confirmed.iter().find(|(node, ..)| *node == place);
         let confirmed = confirmed.map(|(_, sent, had)| (*sent, *had));
         insist(&request, &undo, place, confirmed)
@@ -99,19 +99,24 @@ async fn insist(
     };
     let mut pause = FIRST_PAUSE;
     loop {
+        let mut rung = pin!(request.wake.notified());
+        rung.as_mut().enable();
         let now = nodes.clock.now();
-        let (quiet, quiet_after_find) =
-            request.look(|claim, _| (claim.quiet_after(place), claim.quiet_after_find(place)));
+        let (quiet, quiet_after_find) = request.look(|claim, _| claim.quiet_after(place, undo));
         match confirmed {
             // Nothing that was asked before can be carried out after that release any more.
             Some((sent, _)) if quiet <= sent => return,
             // What was under way was the first question, and that release found what it had made.
             Some((sent, had)) if quiet_after_find <= sent && had != Released::Nothing => return,
-            // The clocks of node and client agree within a round trip, and that within the timeout.
-            Some(_) => {
-                let quiet = quiet.plus(nodes.config.node_timeout);
-                nodes.clock.sleep_until(quiet).await;
+            Some(_) if quiet > now => {
+                tokio::select! {
+                    biased;
+                    () = rung => {}
+                    () = nodes.clock.sleep_until(quiet) => {}
+                }
+                continue;
             }
+            Some(_) => {}
             None if now >= undo.expires => return,
             None => {}
         }

@@ -105,7 +105,8 @@ impl Claim {
         };
         if let Some(seat) = self.seats.get_mut(place) {
             let quiet = if makes {
-                now.plus(timeout)
+                // The node's clock is known to within a round trip, and that takes a timeout at most.
+                now.plus(timeout).plus(self.nodes.config.node_timeout)
             } else {
                 Time::default()
             };

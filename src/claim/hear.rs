@@ -15,7 +15,9 @@ impl Claim {
         now: Time,
         outcome: Result<Answer<Standing>, NodeError>,
     ) {
-        let (factor, ttl) = (self.nodes.config.clock_drift_factor, self.ttl);
+        let config = &self.nodes.config;
+        let (factor, lease) = (config.clock_drift_factor, config.fifo_ephemeral_ttl);
+        let ttl = self.ttl;
         let Question { place, stamp, .. } = *question;
         let asked = match &question.send {
             Send::Enqueue(enqueue) => enqueue.number,
@@ -24,19 +26,20 @@ impl Claim {
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(stamp) {
+        if !seat.answers(stamp, now) {
             return;
         }
         match outcome {
             Ok(answer) => {
                 let first_vote = seat.vote.is_none();
-                seat.hear(now, ttl, asked, &answer, factor);
+                seat.hear(now, ttl, asked, &answer, lease, factor);
                 if first_vote && seat.vote.is_some() {
                     self.eager = EAGER_ROUNDS;
                 }
             }
             Err(error) => seat.fail(error),
         }
+        self.tell_janitor();
         self.move_up(now);
         self.schedule(place, now);
         self.weigh(now);
@@ -57,13 +60,14 @@ impl Claim {
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(question.stamp) {
+        if !seat.answers(question.stamp, now) {
             return;
         }
         match outcome {
             Ok(answer) => seat.hear_extended(&answer, ttl, token, factor),
             Err(error) => seat.fail(error),
         }
+        self.tell_janitor();
         self.schedule(place, now);
         match self.phase {
             Phase::Fencing { since, done: false } if self.fenced_majority(now).is_some() => {
@@ -116,6 +120,11 @@ impl Claim {
         if let Some(seat) = self.seats.get_mut(place) {
             seat.forget(held, now);
         }
+    }
+
+    /// Whoever takes back what an ended claim left waits for the questions that were still under way.
+    fn tell_janitor(&mut self) {
+        self.news.wake |= matches!(self.phase, Phase::Ended(_));
     }
 
     /// Draws the conclusion of what is known while no lease is held.

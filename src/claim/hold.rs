@@ -155,7 +155,7 @@ impl Claim {
                 .iter()
                 .enumerate()
                 .filter(touched)
-                .map(|(place, _)| place)
+                .map(|(place, seat)| (place, seat.quiet_after()))
                 .collect(),
             expires: now.plus(longest).plus(self.nodes.config.node_timeout),
         }
@@ -191,10 +191,11 @@ impl Claim {
         now: Time,
         counts: impl Fn(usize, &Seat) -> bool,
     ) -> impl Iterator<Item = Vote> {
+        let stands = move |vote: &Vote| vote.until > now;
         let seats = self.seats.iter().enumerate();
-        seats
-            .filter(move |(place, seat)| counts(*place, seat))
-            .filter_map(|(_, seat)| seat.vote)
-            .filter(move |vote| vote.until > now)
+        seats.filter_map(move |(place, seat)| {
+            let vote = seat.vote.filter(stands)?;
+            counts(place, seat).then_some(vote)
+        })
     }
 }

@@ -109,7 +109,8 @@ pub(crate) struct News {
 pub(crate) struct Undo {
     /// This generation and the older ones.
     pub(crate) id: HolderId,
-    pub(crate) places: Vec<usize>,
+    /// The nodes, and until when what was asked of each may still be carried out there.
+    pub(crate) places: Vec<(usize, Time)>,
     /// When all of it has expired by itself.
     pub(crate) expires: Time,
 }
@@ -232,17 +233,18 @@ impl Claim {
         self.seats.iter().enumerate().filter_map(failure)
     }
 
-    /// Until when something that was asked of a node may still be carried out there.
-    pub(crate) fn quiet_after(&self, place: usize) -> Time {
-        self.seats
-            .get(place)
-            .map_or(Time::default(), Seat::quiet_after)
-    }
-
-    /// The same, once a release has found something there.
-    pub(crate) fn quiet_after_find(&self, place: usize) -> Time {
-        let seat = self.seats.get(place);
-        seat.map_or(Time::default(), Seat::quiet_after_find)
+    /// Until when something that was asked of a node under the id of `undo`, or before, may still be
+    /// carried out there; and the same once a release has found something there.
+    pub(crate) fn quiet_after(&self, place: usize, undo: &Undo) -> (Time, Time) {
+        match (self.phase, self.seats.get(place)) {
+            (Phase::Ended(_), Some(seat)) => (seat.quiet_after(), seat.quiet_after_find()),
+            // It goes on under newer ids, and hears no more of the older ones.
+            _ => {
+                let known = undo.places.iter().find(|(other, _)| *other == place);
+                let quiet = known.map_or(Time::default(), |(_, quiet)| *quiet);
+                (quiet, quiet)
+            }
+        }
     }
 
     /// Whether a question is still under way to some node.

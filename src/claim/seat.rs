@@ -31,6 +31,8 @@ pub(crate) struct Seat {
     /// When the server started.
     pub(crate) up_since: Time,
     pub(crate) place: Option<Place>,
+    /// A push that overtook the answer it belongs to: the end of the waiter lease, and the counter.
+    early: Option<(u64, u64)>,
     /// The number the node has of us.
     pub(crate) number: Option<u64>,
     /// How many waiters there were, if there was no room.
@@ -39,8 +41,8 @@ pub(crate) struct Seat {
     pub(crate) failure: Option<NodeError>,
     /// Whether anything may have reached the node.
     touched: bool,
-    /// Whether the last question is the first that reached the node.
-    first: bool,
+    /// If the last question is the first that reached the node: `loose` as it was before.
+    before_first: Option<Time>,
     /// The question under way, and until when it may be carried out.
     question: Option<(u64, Time)>,
     /// Until when a question that nobody waits for any more may be carried out.
@@ -74,11 +76,12 @@ impl Seat {
             in_line: false,
             up_since: Time::default(),
             place: None,
+            early: None,
             number: None,
             crowd: None,
             failure: None,
             touched: false,
-            first: true,
+            before_first: Some(Time::default()),
             question: None,
             loose: Time::default(),
             asked_until: Time::default(),
@@ -88,7 +91,7 @@ impl Seat {
     /// A question is sent. Until `quiet` it may make something on the node that is not there now.
     pub(crate) fn ask(&mut self, stamp: u64, quiet: Time) {
         self.drop_question();
-        self.first = !self.touched;
+        self.before_first = (!self.touched).then_some(self.loose);
         self.question = Some((stamp, quiet));
     }
 
@@ -98,11 +101,15 @@ impl Seat {
     }
 
     /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next.
-    pub(crate) fn answers(&mut self, stamp: u64) -> bool {
-        let Some((_, deadline)) = self.question.take_if(|(asked, _)| *asked == stamp) else {
+    pub(crate) fn answers(&mut self, stamp: u64, now: Time) -> bool {
+        let Some((_, quiet)) = self.question.take_if(|(asked, _)| *asked == stamp) else {
             return false;
         };
-        self.asked_until = deadline;
+        self.asked_until = quiet;
+        if quiet > now {
+            // It was carried out by now; a release that was sent before may have come first.
+            self.loose = self.loose.max(now);
+        }
         self.failure = None;
         self.crowd = None;
         true
@@ -121,11 +128,7 @@ impl Seat {
 
     /// The same, if a release has found something there: what the very first question makes is gone then.
     pub(crate) fn quiet_after_find(&self) -> Time {
-        if self.first {
-            self.loose
-        } else {
-            self.quiet_after()
-        }
+        self.before_first.unwrap_or_else(|| self.quiet_after())
     }
 
     /// An enqueue that was sent with the number `asked` was answered.
@@ -135,6 +138,7 @@ impl Seat {
         ttl: Duration,
         asked: Option<u64>,
         answer: &Answer<Standing>,
+        lease: Duration,
         factor: f64,
     ) {
         self.touched = true;
@@ -168,6 +172,7 @@ impl Seat {
                     lease_end,
                     sent: answer.sent,
                 });
+                self.pushed_early(lease, factor);
             }
             Standing::Full { waiting, .. } => {
                 self.vote = None;
@@ -201,7 +206,8 @@ impl Seat {
         };
     }
 
-    /// A push told of a vote. False if it has not grown from the lease that we know.
+    /// A push told of a vote. False if it has not grown from the lease that we know: then the answer that
+    /// it belongs to is still under way, or it is stale, and only the node knows.
     pub(crate) fn hear_push(
         &mut self,
         lease_end: u64,
@@ -210,14 +216,25 @@ impl Seat {
         factor: f64,
     ) -> bool {
         let Some(place) = self.place.take_if(|place| place.lease_end == lease_end) else {
+            self.early = Some((lease_end, seq));
             return false;
         };
-        let until = valid_until(place.sent, lease, factor);
-        self.vote = Some(Vote { until, seq });
+        self.vote = Some(Vote {
+            until: valid_until(place.sent, lease, factor),
+            seq,
+        });
         self.full_ttl = false;
         self.outranked = false;
         self.gone = false;
         true
+    }
+
+    /// Heeds a push that came before the answer which has just told of a place.
+    fn pushed_early(&mut self, lease: Duration, factor: f64) {
+        if let Some((lease_end, seq)) = self.early.take() {
+            self.hear_push(lease_end, seq, lease, factor);
+            self.early = None;
+        }
     }
 
     pub(crate) fn fail(&mut self, error: NodeError) {
@@ -250,6 +267,7 @@ impl Seat {
             self.in_line = false;
         }
         self.place = None;
+        self.early = None;
         self.due = now;
     }
 

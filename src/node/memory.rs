@@ -31,7 +31,7 @@ use crate::{
 /// A set of servers in this process, which several clients can share.
 ///
 /// The nodes are independent of one another, as a quorum asks for, and follow tokio's clock, so that a
-/// test under [`tokio::time::pause`] runs in no time at all. Clones are handles on the same nodes.
+/// test under `tokio::time::pause` runs in no time at all. Clones are handles on the same nodes.
 ///
 /// # Examples
 ///

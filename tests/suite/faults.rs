@@ -49,10 +49,6 @@ impl History {
         if self.holder.as_ref().is_some_and(|other| other.is_held()) {
             self.problems.push("S1: two holders at once".into());
         }
-        eprintln!(
-            "TR SERVED {}",
-            guard.fencing_token() as i64 - 1700000060000000
-        );
         if guard.fencing_token() <= self.last_token {
             self.problems.push(format!(
                 "S2: token {} after {}",
