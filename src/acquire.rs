@@ -134,10 +134,10 @@ impl Future for Lock {
     type Output = Result<LockGuard, LockError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if let State::Idle(_) = self.0 {
-            if let State::Idle(order) = std::mem::replace(&mut self.0, State::Empty) {
-                self.0 = State::Running(Box::pin(order.carry_out()));
-            }
+        if let State::Idle(_) = self.0
+            && let State::Idle(order) = std::mem::replace(&mut self.0, State::Empty)
+        {
+            self.0 = State::Running(Box::pin(order.carry_out()));
         }
         match &mut self.0 {
             State::Running(running) => running.as_mut().poll(cx),

@@ -1,4 +1,53 @@
-//! A fair (FIFO), quorum-based, auto-extending distributed lock.
+//! A fair (FIFO), quorum-based, auto-extending distributed lock on independent Redis or Valkey nodes, for
+//! Tokio.
+//!
+//! ```
+//! # use std::time::Duration;
+//! use redlock_fifo::FifoRedlock;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // FifoRedlock::connect(["redis://a", "redis://b", "redis://c"]).await? on real servers
+//! let redlock = FifoRedlock::in_memory(3);
+//! let guard = redlock.lock("invoice:42", Duration::from_secs(10)).await?; // in order of arrival
+//! tokio::select! {
+//!     result = work(guard.fencing_token()) => result?,
+//!     why = guard.lost() => return Err(why.into()),
+//! }
+//! guard.release().await?;
+//! # async fn work(_: u64) -> Result<(), std::io::Error> { Ok(()) }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it promises
+//!
+//! - One holder at a time, on the usual terms of Redlock: bounded clock drift, and a guard that is checked
+//!   before use. A [fencing token](LockGuard::fencing_token) for what no lock can stop.
+//! - Whoever asked first is served first; nobody barges, and nobody waits for ever behind the dead.
+//! - A lease is extended in the background until its guard is dropped, and is reported
+//!   [lost](LockGuard::lost) before any node may give it away.
+//! - A cancelled wait leaves nothing behind. A [`Ticket`] keeps its place across cancelled waits.
+//! - A hung or dead minority of the nodes costs nothing.
+//!
+//! Each promise has a number, and a test: see [`docs::guarantees`].
+//!
+//! # What it does not
+//!
+//! A process that is paused between a check and a write can outlive its lease: let the store compare
+//! fencing tokens. Nodes that all lose their memory at once forget who holds. Several resources at once,
+//! read/write locks, semaphores, re-entrance, priorities, blocking calls and guards that pass to another
+//! process are not there.
+//!
+//! # Layout
+//!
+//! To read the code: this page, [`docs::protocol`], then `node/mod.rs`, `scripts/`, `claim/`, `lease.rs`,
+//! `keepalive.rs`, `ticket.rs`, `guard.rs`. Everything a request believes and decides is in `claim`, which
+//! sends nothing; everything that is sent goes through the trait `Node`, which two kinds of node implement.
+//!
+//! # Features
+//!
+//! None. A runtime with time enabled is needed.
 
 mod acquire;
 mod builder;
@@ -42,3 +91,16 @@ pub use inspection::{Holder, Inspection, NodeInspection, Waiter};
 pub use node::memory::{MemoryCluster, MemoryNode};
 pub use redlock::FifoRedlock;
 pub use ticket::{Positions, Ticket};
+
+/// The manual: how it works, what it promises, how to run it.
+pub mod docs {
+    #[doc = include_str!("docs/guarantees.md")]
+    pub mod guarantees {}
+    #[doc = include_str!("docs/protocol.md")]
+    pub mod protocol {}
+}
+
+/// The README's examples are compiled with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

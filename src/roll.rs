@@ -154,11 +154,12 @@ impl Roll {
 
     fn reschedule(&self, mut entries: MutexGuard<'_, Entries>, key: u64, due: Option<Time>) {
         entries.schedule(key, due);
-        if let (Some(due), Some(asleep_until)) = (due, entries.asleep_until) {
-            if due < asleep_until {
-                drop(entries);
-                self.changed.notify_one();
-            }
+        let early = due
+            .zip(entries.asleep_until)
+            .is_some_and(|(due, wake_at)| due < wake_at);
+        drop(entries);
+        if early {
+            self.changed.notify_one();
         }
     }
 }

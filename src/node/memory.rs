@@ -262,8 +262,10 @@ struct State {
     /// The channels of the clients that are connected.
     clients: Vec<(Arc<str>, Events)>,
     /// What a paused node was asked meanwhile.
-    held_back: Vec<Box<dyn FnOnce(&mut State) + Send>>,
+    held_back: Vec<Job>,
 }
+
+type Job = Box<dyn FnOnce(&mut State) + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {

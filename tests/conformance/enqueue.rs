@@ -30,7 +30,7 @@ fn numbered(ask: Enqueue, number: u64) -> Enqueue {
 
 async fn a_free_resource_is_granted_for_the_full_ttl(s: Subject) {
     let id = s.id();
-    let standing = s.enqueue(&s.new(&id)).await;
+    let standing = s.enqueue(&s.ask(&id)).await;
     assert!(matches!(
         standing,
         Standing::Granted {
@@ -52,7 +52,7 @@ async fn a_newcomer_never_passes_a_waiter(s: Subject) {
     s.join(&waiter).await;
     s.later(TTL.as_millis() as u64 / 3 + 100);
     // The holder's key has expired; nobody has passed the vote on yet.
-    let standing = s.enqueue(&s.new(&newcomer)).await;
+    let standing = s.enqueue(&s.ask(&newcomer)).await;
     assert!(
         matches!(standing, Standing::Waiting { ahead: 0, .. }),
         "{standing:?}"
@@ -71,8 +71,8 @@ async fn a_repeated_first_request_keeps_its_number(s: Subject) {
 async fn tickets_are_served_by_number_not_by_arrival(s: Subject) {
     let (holder, first, second) = (s.id(), s.id(), s.id());
     let base = s.join(&holder).await;
-    s.enqueue(&numbered(s.new(&second), base + 20)).await;
-    s.enqueue(&numbered(s.new(&first), base + 10)).await;
+    s.enqueue(&numbered(s.ask(&second), base + 20)).await;
+    s.enqueue(&numbered(s.ask(&first), base + 10)).await;
     assert_eq!(
         s.line().await,
         [first.text().to_string(), second.text().to_string()]
@@ -87,7 +87,7 @@ async fn a_full_line_takes_nobody_in(s: Subject) {
     s.join(&waiter).await;
     let ask = Enqueue {
         room: Some(1),
-        ..s.new(&late)
+        ..s.ask(&late)
     };
     let standing = s.enqueue(&ask).await;
     assert!(matches!(
@@ -108,7 +108,7 @@ async fn without_room_there_is_a_vote_or_nothing(s: Subject) {
     let (holder, other) = (s.id(), s.id());
     let ask = |id| Enqueue {
         room: Some(0),
-        ..s.new(id)
+        ..s.ask(id)
     };
     assert!(matches!(
         s.enqueue(&ask(&holder)).await,
@@ -127,7 +127,7 @@ async fn a_keep_alive_keeps_a_waiter_and_silence_drops_it(s: Subject) {
     let number = s.join(&waiter).await;
     for _ in 0..2 {
         s.later(LEASE.as_millis() as u64 - 500);
-        let standing = s.enqueue(&numbered(s.new(&waiter), number)).await;
+        let standing = s.enqueue(&numbered(s.ask(&waiter), number)).await;
         assert!(matches!(standing, Standing::Waiting { .. }), "{standing:?}");
     }
     s.later(LEASE.as_millis() as u64 + 500);
@@ -142,7 +142,7 @@ async fn all_dead_waiters_are_dropped_together(s: Subject) {
     }
     s.later(LEASE.as_millis() as u64 + 100);
     let living = s.id();
-    let standing = s.enqueue(&s.new(&living)).await;
+    let standing = s.enqueue(&s.ask(&living)).await;
     assert!(
         matches!(standing, Standing::Waiting { ahead: 0, .. }),
         "{standing:?}"
@@ -157,18 +157,18 @@ async fn a_vote_that_expired_comes_back_with_its_number(s: Subject) {
     assert_eq!(s.holder().await, Some(waiter.text().to_string()));
     let later = s.join(&other).await;
     s.later(LEASE.as_millis() as u64 + 100);
-    s.enqueue(&numbered(s.new(&other), later)).await;
+    s.enqueue(&numbered(s.ask(&other), later)).await;
     assert_eq!(s.holder().await, Some(other.text().to_string()));
-    s.enqueue(&numbered(s.new(&waiter), number)).await;
+    s.enqueue(&numbered(s.ask(&waiter), number)).await;
     assert_eq!(s.line().await, [waiter.text().to_string()]);
 }
 
 async fn a_new_generation_gives_the_vote_back_and_keeps_the_place(s: Subject) {
     let (early, late) = (s.id(), s.id());
     let seq = s.join(&late).await;
-    s.enqueue(&numbered(s.new(&early), seq - 1)).await;
+    s.enqueue(&numbered(s.ask(&early), seq - 1)).await;
     let again = late.next();
-    let standing = s.enqueue(&numbered(s.new(&again), seq)).await;
+    let standing = s.enqueue(&numbered(s.ask(&again), seq)).await;
     assert!(
         matches!(standing, Standing::Waiting { ahead: 0, .. }),
         "{standing:?}"
@@ -180,9 +180,9 @@ async fn a_new_generation_gives_the_vote_back_and_keeps_the_place(s: Subject) {
 async fn an_older_generation_is_superseded(s: Subject) {
     let (holder, waiter) = (s.id(), s.id());
     s.join(&holder.next()).await;
-    assert_eq!(s.enqueue(&s.new(&holder)).await, Standing::Superseded);
+    assert_eq!(s.enqueue(&s.ask(&holder)).await, Standing::Superseded);
     let number = s.join(&waiter.next()).await;
-    let stale = s.enqueue(&numbered(s.new(&waiter), number)).await;
+    let stale = s.enqueue(&numbered(s.ask(&waiter), number)).await;
     assert_eq!(stale, Standing::Superseded);
     assert_eq!(s.line().await, [waiter.next().text().to_string()]);
 }
@@ -199,9 +199,9 @@ async fn a_waiter_with_a_vote_is_told_who_comes_before(s: Subject) {
             }
         )
     };
-    assert!(mine(s.enqueue(&numbered(s.new(&late), seq)).await));
-    s.enqueue(&numbered(s.new(&early), seq - 1)).await;
-    assert!(!mine(s.enqueue(&numbered(s.new(&late), seq)).await));
+    assert!(mine(s.enqueue(&numbered(s.ask(&late), seq)).await));
+    s.enqueue(&numbered(s.ask(&early), seq - 1)).await;
+    assert!(!mine(s.enqueue(&numbered(s.ask(&late), seq)).await));
 }
 
 async fn a_key_of_another_client_holds(s: Subject) {
@@ -210,7 +210,7 @@ async fn a_key_of_another_client_holds(s: Subject) {
     let number = s.join(&waiter).await;
     assert_eq!(s.holder().await, Some("abcde".to_owned()));
     s.later(3100);
-    let standing = s.enqueue(&numbered(s.new(&waiter), number)).await;
+    let standing = s.enqueue(&numbered(s.ask(&waiter), number)).await;
     assert!(matches!(standing, Standing::Granted { .. }), "{standing:?}");
     assert!(!s.set_nx("r", "fghij", Duration::from_secs(3)));
 }

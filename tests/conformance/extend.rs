@@ -66,7 +66,7 @@ async fn a_holder_waits_first_in_line_for_a_vote_that_another_has(mut s: Subject
     assert_eq!(s.extend(&holder, TTL, 0, true).await, Extended::InLine);
     let ask = Enqueue {
         number: Some(number),
-        ..s.new(&first)
+        ..s.ask(&first)
     };
     let outranked = s.enqueue(&ask).await;
     assert!(matches!(

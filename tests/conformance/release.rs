@@ -18,7 +18,7 @@ async fn a_release_hands_over_and_tells(mut s: Subject) {
     let seq = s.join(&holder).await;
     let Standing::Waiting {
         lease_end, number, ..
-    } = s.enqueue(&s.new(&waiter)).await
+    } = s.enqueue(&s.ask(&waiter)).await
     else {
         panic!("not waiting");
     };

@@ -92,7 +92,7 @@ impl Subject {
     }
 
     /// A first request.
-    pub(super) fn new(&self, id: &HolderId) -> Enqueue {
+    pub(super) fn ask(&self, id: &HolderId) -> Enqueue {
         Enqueue {
             resource: resource("r"),
             id: id.clone(),
@@ -112,7 +112,7 @@ impl Subject {
 
     /// A first request, and the number that came of it.
     pub(super) async fn join(&self, id: &HolderId) -> u64 {
-        match self.enqueue(&self.new(id)).await {
+        match self.enqueue(&self.ask(id)).await {
             Standing::Granted { seq, .. } => seq,
             Standing::Waiting { number, .. } => number,
             other => panic!("not in: {other:?}"),
