@@ -98,6 +98,8 @@ pub mod docs {
     pub mod guarantees {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
+    #[doc = include_str!("docs/tuning.md")]
+    pub mod tuning {}
 }
 
 /// The README's examples are compiled with the others.

@@ -76,7 +76,9 @@ fn pass_on(worker: &Worker, sender: &Sender<Acquisition>) {
 fn check(history: Vec<Acquisition>) {
     assert_eq!(history.len(), TOTAL, "all are served");
     for pair in history.windows(2) {
-        let [first, second] = pair else { unreachable!() };
+        let [first, second] = pair else {
+            unreachable!()
+        };
         assert!(
             first.released <= second.acquired,
             "S1: two holders at once: {first:?} {second:?}"
