@@ -12,10 +12,9 @@ use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    claim::Undo,
-    clock::Time,
+    claim::{Quiet, Undo},
     error::NodeError,
-    lease::{Leftover, Request},
+    lease::{Confirmed, Leftover, Request},
     node::{Release, Released},
     quorum::FanOut,
 };
@@ -50,7 +49,10 @@ pub(crate) fn send(leftover: &mut Leftover) {
     let nodes = leftover.request.nodes.clone();
     let ask = [ask(&leftover.request, &leftover.undo)];
     let terms = nodes.terms(nodes.config.node_timeout);
-    let call = |(place, _): &(usize, Time)| {
+    let heard =
+        |(place, _): &(usize, Quiet)| (*place, heard(&leftover.request, &leftover.undo, *place));
+    leftover.heard = leftover.undo.places.iter().map(heard).collect();
+    let call = |(place, _): &(usize, Quiet)| {
         let node = nodes.list.get(*place)?;
         Some((*place, node.release(&ask, terms)))
     };
@@ -61,7 +63,13 @@ pub(crate) fn send(leftover: &mut Leftover) {
 pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Released, NodeError>)> {
     let (place, outcome) = leftover.calls.next().await?;
     if let Ok(answer) = &outcome {
-        leftover.confirmed.push((place, answer.sent, answer.value));
+        let heard = leftover.heard.iter().find(|(node, _)| *node == place);
+        let confirmed = Confirmed {
+            sent: answer.sent,
+            heard: heard.map_or(0, |(_, heard)| *heard),
+            had: answer.value,
+        };
+        leftover.confirmed.push((place, confirmed));
     }
     Some((place, outcome.map(|answer| answer.value)))
 }
@@ -79,7 +87,7 @@ async fn take_back(mut leftover: Leftover) {
     } = leftover;
     join_all(undo.places.iter().map(|&(place, _)| {
         let confirmed = confirmed.iter().find(|(node, ..)| *node == place);
-        let confirmed = confirmed.map(|(_, sent, had)| (*sent, *had));
+        let confirmed = confirmed.map(|(_, confirmed)| *confirmed);
         insist(&request, &undo, place, confirmed)
     }))
     .await;
@@ -87,12 +95,7 @@ async fn take_back(mut leftover: Leftover) {
 
 /// Releases on one node until that is confirmed for good, or no longer needed. `confirmed` is when a
 /// release was sent that was confirmed already, and what it gave up.
-async fn insist(
-    request: &Request,
-    undo: &Undo,
-    place: usize,
-    mut confirmed: Option<(Time, Released)>,
-) {
+async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Option<Confirmed>) {
     let nodes = &request.nodes;
     let Some(node) = nodes.list.get(place) else {
         return;
@@ -102,17 +105,16 @@ async fn insist(
         let mut rung = pin!(request.wake.notified());
         rung.as_mut().enable();
         let now = nodes.clock.now();
-        let (quiet, quiet_after_find) = request.look(|claim, _| claim.quiet_after(place, undo));
+        let Some(quiet) = request.look(|claim, _| claim.quiet(place, undo)) else {
+            return;
+        };
         match confirmed {
-            // Nothing that was asked before can be carried out after that release any more.
-            Some((sent, _)) if quiet <= sent => return,
-            // What was under way was the first question, and that release found what it had made.
-            Some((sent, had)) if quiet_after_find <= sent && had != Released::Nothing => return,
-            Some(_) if quiet > now => {
+            Some(confirmed) if is_final(confirmed, quiet) => return,
+            Some(_) if quiet.after > now => {
                 tokio::select! {
                     biased;
                     () = rung => {}
-                    () = nodes.clock.sleep_until(quiet) => {}
+                    () = nodes.clock.sleep_until(quiet.after) => {}
                 }
                 continue;
             }
@@ -121,10 +123,12 @@ async fn insist(
             None => {}
         }
         let terms = nodes.terms(nodes.config.node_timeout);
+        let heard = heard(request, undo, place);
         match node.release(&[ask(request, undo)], terms).await {
             Ok(answer) => {
                 let had = answer.value.first().copied().unwrap_or(Released::Nothing);
-                confirmed = Some((answer.sent, had));
+                let sent = answer.sent;
+                confirmed = Some(Confirmed { sent, heard, had });
             }
             Err(_) => {
                 confirmed = None;
@@ -133,6 +137,18 @@ async fn insist(
             }
         }
     }
+}
+
+/// Whether nothing that was asked before can be carried out after that release.
+fn is_final(confirmed: Confirmed, quiet: Quiet) -> bool {
+    let Confirmed { sent, heard, had } = confirmed;
+    let in_order = quiet.after <= sent && quiet.heard == heard;
+    let found = had != Released::Nothing && quiet.after_find.is_some_and(|after| after <= sent);
+    in_order || found
+}
+
+fn heard(request: &Request, undo: &Undo, place: usize) -> u64 {
+    request.look(|claim, _| claim.quiet(place, undo).map_or(0, |quiet| quiet.heard))
 }
 
 fn ask(request: &Request, undo: &Undo) -> Release {

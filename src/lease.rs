@@ -225,8 +225,18 @@ pub(crate) struct Leftover {
     pub(crate) undo: Undo,
     /// Releases that are under way already.
     pub(crate) calls: FanOut<crate::node::Released>,
-    /// The nodes that confirmed, when they were asked, and what they gave up.
-    pub(crate) confirmed: Vec<(usize, Time, crate::node::Released)>,
+    /// How many answers each node had given when the release was sent there.
+    pub(crate) heard: Vec<(usize, u64)>,
+    pub(crate) confirmed: Vec<(usize, Confirmed)>,
+}
+
+/// A release that a node confirmed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confirmed {
+    pub(crate) sent: Time,
+    /// How many answers the node had given by then.
+    pub(crate) heard: u64,
+    pub(crate) had: crate::node::Released,
 }
 
 impl Leftover {
@@ -235,6 +245,7 @@ impl Leftover {
             request,
             undo,
             calls: FanOut::default(),
+            heard: Vec::new(),
             confirmed: Vec::new(),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     error::{NoQuorum, NodeError, NodeFailure},
     grace::Grace,
     holder::{HolderId, Signature},
-    node::{Node, Terms},
+    node::{Era, Node, Terms},
     quorum::Quorum,
     rng::Rng,
 };
@@ -70,7 +70,17 @@ impl Nodes {
     /// The terms of a call that may take `timeout`.
     pub(crate) fn terms(&self, timeout: Duration) -> Terms {
         let now = self.clock.now();
-        let clocks = self.list.iter().filter_map(|node| node.era().ok());
+        let eras: Vec<Era> = self
+            .list
+            .iter()
+            .filter_map(|node| node.era().ok())
+            .collect();
+        let clocks = eras.iter().map(|era| era.node_micros(now));
+        // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
+        // behind when these lose their memory, too.
+        let extras = eras
+            .iter()
+            .map(|era| era.extra(now, self.config.restart_grace));
         Terms {
             deadline: now.plus(timeout),
             lease: self.config.fifo_ephemeral_ttl,
@@ -79,7 +89,8 @@ impl Nodes {
                 .fifo_retry_delay
                 .saturating_mul(2)
                 .max(SHORTEST_UNHEARD),
-            seed: clocks.map(|era| era.node_micros(now)).max().unwrap_or(0),
+            seed: clocks.max().unwrap_or(0),
+            extra: extras.max().unwrap_or(0),
         }
     }
 

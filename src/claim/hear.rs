@@ -26,7 +26,7 @@ impl Claim {
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(stamp, now) {
+        if !seat.answers(stamp) {
             return;
         }
         match outcome {
@@ -60,7 +60,7 @@ impl Claim {
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(question.stamp, now) {
+        if !seat.answers(question.stamp) {
             return;
         }
         match outcome {

@@ -155,7 +155,7 @@ impl Claim {
                 .iter()
                 .enumerate()
                 .filter(touched)
-                .map(|(place, seat)| (place, seat.quiet_after()))
+                .map(|(place, seat)| (place, seat.quiet()))
                 .collect(),
             expires: now.plus(longest).plus(self.nodes.config.node_timeout),
         }

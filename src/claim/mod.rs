@@ -36,6 +36,7 @@ mod hear;
 mod hold;
 mod seat;
 
+pub(crate) use seat::Quiet;
 use seat::Seat;
 
 /// Rounds that follow each other at once after a vote came without a quorum.
@@ -109,8 +110,8 @@ pub(crate) struct News {
 pub(crate) struct Undo {
     /// This generation and the older ones.
     pub(crate) id: HolderId,
-    /// The nodes, and until when what was asked of each may still be carried out there.
-    pub(crate) places: Vec<(usize, Time)>,
+    /// The nodes, and when each is done with what was asked of it.
+    pub(crate) places: Vec<(usize, Quiet)>,
     /// When all of it has expired by itself.
     pub(crate) expires: Time,
 }
@@ -233,16 +234,14 @@ impl Claim {
         self.seats.iter().enumerate().filter_map(failure)
     }
 
-    /// Until when something that was asked of a node under the id of `undo`, or before, may still be
-    /// carried out there; and the same once a release has found something there.
-    pub(crate) fn quiet_after(&self, place: usize, undo: &Undo) -> (Time, Time) {
-        match (self.phase, self.seats.get(place)) {
-            (Phase::Ended(_), Some(seat)) => (seat.quiet_after(), seat.quiet_after_find()),
+    /// When a node is done with what was asked of it under the id of `undo` or before.
+    pub(crate) fn quiet(&self, place: usize, undo: &Undo) -> Option<Quiet> {
+        match self.phase {
+            Phase::Ended(_) => self.seats.get(place).map(Seat::quiet),
             // It goes on under newer ids, and hears no more of the older ones.
             _ => {
                 let known = undo.places.iter().find(|(other, _)| *other == place);
-                let quiet = known.map_or(Time::default(), |(_, quiet)| *quiet);
-                (quiet, quiet)
+                known.map(|(_, quiet)| *quiet)
             }
         }
     }

@@ -41,6 +41,8 @@ pub(crate) struct Seat {
     pub(crate) failure: Option<NodeError>,
     /// Whether anything may have reached the node.
     touched: bool,
+    /// How many questions were answered.
+    heard: u64,
     /// If the last question is the first that reached the node: `loose` as it was before.
     before_first: Option<Time>,
     /// The question under way, and until when it may be carried out.
@@ -49,6 +51,18 @@ pub(crate) struct Seat {
     loose: Time,
     /// The deadline of the question that was answered last.
     asked_until: Time,
+}
+
+/// When a node is done with all that was asked of it. A release that is sent after that is final.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quiet {
+    /// Until then something unanswered may still be carried out.
+    pub(crate) after: Time,
+    /// How many answers have come: one that came after a release was sent proves nothing of their order.
+    pub(crate) heard: u64,
+    /// If the very first question is the last one: the same as `after`, once a release has found something,
+    /// which only that question can have made.
+    pub(crate) after_find: Option<Time>,
 }
 
 /// A place in the line of a node.
@@ -81,6 +95,7 @@ impl Seat {
             crowd: None,
             failure: None,
             touched: false,
+            heard: 0,
             before_first: Some(Time::default()),
             question: None,
             loose: Time::default(),
@@ -101,15 +116,12 @@ impl Seat {
     }
 
     /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next.
-    pub(crate) fn answers(&mut self, stamp: u64, now: Time) -> bool {
+    pub(crate) fn answers(&mut self, stamp: u64) -> bool {
         let Some((_, quiet)) = self.question.take_if(|(asked, _)| *asked == stamp) else {
             return false;
         };
         self.asked_until = quiet;
-        if quiet > now {
-            // It was carried out by now; a release that was sent before may have come first.
-            self.loose = self.loose.max(now);
-        }
+        self.heard += 1;
         self.failure = None;
         self.crowd = None;
         true
@@ -120,15 +132,16 @@ impl Seat {
         self.touched || self.asked()
     }
 
-    /// Until when something we asked may still be carried out.
-    pub(crate) fn quiet_after(&self) -> Time {
-        self.question
-            .map_or(self.loose, |(_, deadline)| self.loose.max(deadline))
-    }
-
-    /// The same, if a release has found something there: what the very first question makes is gone then.
-    pub(crate) fn quiet_after_find(&self) -> Time {
-        self.before_first.unwrap_or_else(|| self.quiet_after())
+    /// What may still be carried out of all that was asked.
+    pub(crate) fn quiet(&self) -> Quiet {
+        let asked = self
+            .question
+            .map_or(self.loose, |(_, until)| self.loose.max(until));
+        Quiet {
+            after: asked,
+            heard: self.heard,
+            after_find: self.before_first,
+        }
     }
 
     /// An enqueue that was sent with the number `asked` was answered.

@@ -199,14 +199,14 @@ impl MemoryNode {
     /// `SET resource value NX PX ttl`, the bare command of other Redlock clients. True if it was set.
     pub fn set_nx(&self, resource: &str, value: &str, ttl: Duration) -> bool {
         let mut state = self.0.state();
-        let header = state.header(self.0.clock, None, 0);
+        let header = state.header(self.0.clock, None);
         state.table.set_nx(header, resource, value, millis_up(ttl))
     }
 
     /// The value of the key `resource`: the holder id of whoever has this node's vote.
     pub fn get(&self, resource: &str) -> Option<String> {
         let mut state = self.0.state();
-        let header = state.header(self.0.clock, None, 0);
+        let header = state.header(self.0.clock, None);
         let report = state.table.inspect(header, resource);
         report.holder.map(|(id, _)| id)
     }
@@ -214,7 +214,7 @@ impl MemoryNode {
     /// What is left until the key `resource` expires; `None` if there is no such key.
     pub fn ttl(&self, resource: &str) -> Option<Duration> {
         let mut state = self.0.state();
-        let header = state.header(self.0.clock, None, 0);
+        let header = state.header(self.0.clock, None);
         let report = state.table.inspect(header, resource);
         report.holder.and_then(|(_, left)| left)
     }
@@ -341,11 +341,11 @@ impl State {
         }
     }
 
-    fn header(&self, clock: Clock, terms: Option<&Terms>, extra: u64) -> Header {
+    fn header(&self, clock: Clock, terms: Option<&Terms>) -> Header {
         Header {
             micros: self.micros(clock),
             seed: terms.map_or(0, |terms| terms.seed),
-            extra,
+            extra: terms.map_or(0, |terms| terms.extra),
             unheard: terms.map_or(0, |terms| millis_up(terms.unheard)),
             lease: terms.map_or(0, |terms| millis_up(terms.lease)),
         }
@@ -471,7 +471,6 @@ impl MemoryLink {
             server: self.server.clone(),
             offset: self.offset.clone(),
             clock,
-            grace: self.context.config.restart_grace,
             terms,
             refused_after,
             act: Arc::new(act),
@@ -491,7 +490,6 @@ struct Round<F> {
     server: Arc<Server>,
     offset: Arc<AtomicI64>,
     clock: Clock,
-    grace: Duration,
     terms: Option<Terms>,
     refused_after: Option<Time>,
     act: Arc<F>,
@@ -506,7 +504,7 @@ where
         let sent = self.clock.now();
         let latency = self.server.state().latency;
         self.travel(latency / 2).await;
-        let (era, clock, value) = match self.submit(sent) {
+        let (era, clock, value) = match self.submit() {
             Err(answer) => answer.await.map_err(|_| NodeError::Broken)?,
             Ok(answer) => answer?,
         };
@@ -525,12 +523,9 @@ where
 
     /// Carries the request out, or leaves it with a paused node.
     #[allow(clippy::type_complexity)]
-    fn submit(
-        &self,
-        sent: Time,
-    ) -> Result<Result<Outcome<T>, NodeError>, oneshot::Receiver<Outcome<T>>> {
+    fn submit(&self) -> Result<Result<Outcome<T>, NodeError>, oneshot::Receiver<Outcome<T>>> {
         let offset = self.offset.load(Ordering::Relaxed);
-        let (act, clock, terms, grace) = (self.act.clone(), self.clock, self.terms, self.grace);
+        let (act, clock, terms) = (self.act.clone(), self.clock, self.terms);
         let refused_after = self.refused_after;
         let job = move |state: &mut State| -> Outcome<T> {
             state.calls += 1;
@@ -540,7 +535,7 @@ where
             if limit.is_some_and(|limit| now > limit) {
                 return (era, now, None);
             }
-            let header = state.header(clock, terms.as_ref(), era.extra(sent, grace));
+            let header = state.header(clock, terms.as_ref());
             (era, now, Some(act(state, header)))
         };
         let mut state = self.server.state();

@@ -70,6 +70,8 @@ pub(crate) struct Terms {
     pub(crate) unheard: Duration,
     /// Microseconds of the furthest clock among the nodes: where an absent counter starts.
     pub(crate) seed: u64,
+    /// What such a counter gets on top, in microseconds.
+    pub(crate) extra: u64,
 }
 
 /// An answer and what it came over.

@@ -48,7 +48,6 @@ pub(super) struct Session {
     health: Arc<Health>,
     in_flight: AtomicUsize,
     clock: Clock,
-    restart_grace: Duration,
     node_timeout: Duration,
 }
 
@@ -69,7 +68,6 @@ impl Session {
             health,
             in_flight: AtomicUsize::new(0),
             clock: context.clock,
-            restart_grace: context.config.restart_grace,
             node_timeout: context.config.node_timeout,
         }
     }
@@ -104,7 +102,7 @@ impl Session {
         Header {
             deadline: self.deadline(terms.deadline),
             seed: terms.seed,
-            extra: self.era().extra(self.clock.now(), self.restart_grace),
+            extra: terms.extra,
             unheard: millis_up(terms.unheard),
             lease: millis_up(terms.lease),
         }

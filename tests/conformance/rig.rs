@@ -109,6 +109,7 @@ impl Rig {
             lease: LEASE,
             unheard: Duration::from_millis(400),
             seed: 0,
+            extra: 0,
         }
     }
 

@@ -88,6 +88,7 @@ impl Subject {
             lease: LEASE,
             unheard: Duration::from_millis(500),
             seed: 0,
+            extra: 0,
         }
     }
 

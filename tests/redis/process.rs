@@ -48,9 +48,17 @@ pub(crate) fn servers(count: usize) -> Vec<Server> {
     (0..count).map(|_| Server::start()).collect()
 }
 
-/// A builder that knows all of `servers`, and sets no bounds on waiting.
+/// A builder without nodes that sets no bounds on waiting.
+pub(crate) fn patient() -> FifoRedlockBuilder {
+    FifoRedlock::builder()
+        .fifo_retry_count(None)
+        .fifo_queue_length(None)
+}
+
+/// The same with `servers` for nodes.
 pub(crate) fn builder(servers: &[Server]) -> FifoRedlockBuilder {
-    patient(servers.iter().map(Server::url))
+    let urls = servers.iter().map(Server::url);
+    urls.fold(patient(), FifoRedlockBuilder::node)
 }
 
 /// A client of all of `servers`, that waits without bounds.
@@ -63,13 +71,6 @@ pub(crate) fn residue(servers: &[Server], resource: &str) -> Vec<String> {
     let counter = format!("{{{resource}}}:redlock-fifo:seq");
     let keys = servers.iter().flat_map(Server::keys);
     keys.filter(|key| *key != counter).collect()
-}
-
-fn patient(urls: impl Iterator<Item = String>) -> FifoRedlockBuilder {
-    let builder = FifoRedlock::builder()
-        .fifo_retry_count(None)
-        .fifo_queue_length(None);
-    urls.fold(builder, FifoRedlockBuilder::node)
 }
 
 /// A child process with a client of its own.
@@ -242,7 +243,7 @@ type Guards = Arc<Mutex<BTreeMap<String, LockGuard>>>;
 
 async fn work(order: &str, mut orders: tokio::sync::mpsc::UnboundedReceiver<Vec<String>>) {
     let (lease, urls) = order.split_once(' ').expect("urls");
-    let mut builder = patient(urls.split(' ').map(str::to_owned));
+    let mut builder = urls.split(' ').fold(patient(), FifoRedlockBuilder::node);
     if let Ok(lease) = lease.parse() {
         builder = builder.fifo_ephemeral_ttl(Duration::from_millis(lease));
     }

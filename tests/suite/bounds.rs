@@ -1,0 +1,39 @@
+//! What users may rely on at compile time.
+
+use std::{error::Error, future::Future};
+
+use redlock_fifo::{
+    ArgumentError, BuildError, ExtendError, FifoRedlock, FifoRedlockBuilder, LeaseLost, Lock,
+    LockError, LockGuard, Lost, MemoryCluster, Positions, ReleaseError, Ticket,
+};
+
+fn shared<T: Send + Sync + 'static>() {}
+fn moved<T: Send + Unpin + 'static>() {}
+fn cloned<T: Clone>() {}
+fn awaited<T: Future>() {}
+fn failed<T: Error + Send + Sync + 'static>() {}
+
+#[test]
+fn handles_can_be_shared_and_moved() {
+    shared::<FifoRedlock>();
+    cloned::<FifoRedlock>();
+    shared::<LockGuard>();
+    shared::<Ticket>();
+    shared::<MemoryCluster>();
+    moved::<Lock>();
+    awaited::<Lock>();
+    moved::<Lost>();
+    awaited::<Lost>();
+    moved::<Positions>();
+    moved::<FifoRedlockBuilder>();
+}
+
+#[test]
+fn errors_can_be_boxed() {
+    failed::<BuildError>();
+    failed::<LockError>();
+    failed::<ExtendError>();
+    failed::<ReleaseError>();
+    failed::<ArgumentError>();
+    failed::<LeaseLost>();
+}

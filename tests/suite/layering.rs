@@ -1,0 +1,148 @@
+//! Imports run downward only, and few files may do what is dangerous.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// From top to bottom; what stands in one line may import each other only within `node` and `claim`.
+const LAYERS: &[&[&str]] = &[
+    &["lib"],
+    // A client names its builder, and the builder makes a client.
+    &["builder", "redlock"],
+    &["acquire"],
+    &["ticket"],
+    &["guard"],
+    &["client"],
+    &["cleanup"],
+    &["keepalive"],
+    &["roll"],
+    &["lease"],
+    &["claim"],
+    &["nodes"],
+    &["inspection"],
+    &["quorum"],
+    &["node"],
+    &["config"],
+    &["grace", "validity", "resource", "holder"],
+    &["rng", "clock", "error"],
+];
+
+fn layer(module: &str) -> usize {
+    let found = LAYERS.iter().position(|layer| layer.contains(&module));
+    found.unwrap_or_else(|| panic!("{module} has no layer"))
+}
+
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut found, mut folders) = (Vec::new(), vec![root.clone()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path
+                    .strip_prefix(&root)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
+                let text = fs::read_to_string(&path).unwrap();
+                // Tests may use what they like.
+                let text = text
+                    .split("#[cfg(test)]\nmod tests")
+                    .next()
+                    .unwrap()
+                    .to_owned();
+                found.push((name, text));
+            }
+        }
+    }
+    found
+}
+
+/// The modules that a file names in its `use crate::` lines and paths.
+fn imports(text: &str) -> Vec<String> {
+    let mut modules = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        if let Some(list) = rest.strip_prefix('{') {
+            let (mut depth, mut word) = (0, String::new());
+            for letter in list.chars() {
+                match letter {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => modules.push(std::mem::take(&mut word)),
+                    _ if depth == 0 => word.push(letter),
+                    _ => {}
+                }
+            }
+            modules.push(word);
+        } else {
+            modules.push(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
+        }
+    }
+    let first = |path: &String| {
+        path.trim()
+            .split("::")
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    modules
+        .iter()
+        .map(first)
+        .filter(|module| !module.is_empty())
+        .collect()
+}
+
+#[test]
+fn imports_run_downward_only() {
+    for (file, text) in sources() {
+        let module = file.split(['/', '.']).next().unwrap();
+        if module == "lib" {
+            continue;
+        }
+        // Links in the docs may point anywhere.
+        let code: String = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        for import in imports(&code) {
+            let inside = matches!((module, &*import), ("node", "node") | ("claim", "claim"))
+                || matches!(
+                    (module, &*import),
+                    ("builder", "redlock") | ("redlock", "builder")
+                );
+            assert!(
+                inside || layer(&import) > layer(module),
+                "{file} imports {import}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_the_redis_nodes_name_the_driver() {
+    for (file, text) in sources() {
+        let allowed = (file.starts_with("node/")
+            && !["node/memory.rs", "node/table.rs"].contains(&&*file))
+            || file == "builder.rs";
+        let names = text.contains("use redis::") || text.contains("redis::aio");
+        assert!(allowed || !names, "{file} names the driver");
+    }
+}
+
+#[test]
+fn few_files_spawn() {
+    for (file, text) in sources() {
+        let allowed = ["quorum.rs", "client.rs", "node/link.rs"].contains(&&*file);
+        assert!(allowed || !text.contains("tokio::spawn"), "{file} spawns");
+    }
+}
