@@ -7,8 +7,11 @@
 #[allow(dead_code)]
 mod server;
 
+mod cancelled;
 mod counts;
+mod deaths;
 mod end_to_end;
+mod handoff;
 mod node_loss;
-#[allow(dead_code)]
+mod peers;
 mod process;
