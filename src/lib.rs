@@ -98,6 +98,8 @@ pub mod docs {
     pub mod guarantees {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
+    #[doc = include_str!("docs/compare.md")]
+    pub mod compare {}
     #[doc = include_str!("docs/tuning.md")]
     pub mod tuning {}
 }
