@@ -193,6 +193,6 @@ pub(crate) async fn enqueue(
     if place.phase() == Phase::Outside {
         return Err(place.queue_full());
     }
-    place.enrol();
+    place.recorded().await?;
     Ok(place)
 }

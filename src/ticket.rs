@@ -205,6 +205,8 @@ impl Place {
             client: client.clone(),
             enrolment: None,
         };
+        // Before anything is sent: a push may overtake the answers.
+        place.enrol();
         let nodes = &client.nodes;
         for round in 1..=nodes.config.retry_count {
             let roll = client.roll.clone();
@@ -221,10 +223,7 @@ impl Place {
         if nodes.is_closed() {
             return Err(LockError::ShutDown);
         }
-        // A lock that is had at once enrols as a guard.
-        if !matches!(place.phase(), Phase::Granted { .. }) {
-            place.enrol();
-        }
+        client.roll.kick(&place.request);
         Ok(place)
     }
 
@@ -243,6 +242,25 @@ impl Place {
     pub(crate) fn queue_full(&self) -> LockError {
         let waiting = self.request.look(|claim, _| claim.crowd());
         LockError::QueueFull { waiting }
+    }
+
+    /// Waits until a quorum has the ticket under its agreed number.
+    pub(crate) async fn recorded(&self) -> Result<(), LockError> {
+        loop {
+            let mut rung = pin!(self.request.wake.notified());
+            rung.as_mut().enable();
+            if self.request.look(|claim, _| claim.is_settled()) {
+                break;
+            }
+            rung.await;
+        }
+        match self.phase() {
+            Phase::Ended(_) => Err(LockError::ShutDown),
+            Phase::Waiting if !self.request.look(|claim, _| claim.is_recorded()) => {
+                Err(self.no_quorum())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the turn; on success the guard owns the request.

@@ -47,8 +47,9 @@ impl Claim {
             .filter(|seat| !seat.asked())
             .map(|seat| seat.due);
         match self.phase {
-            Phase::Ended(_) | Phase::Aside => None,
-            Phase::Asking | Phase::Outside | Phase::Waiting => seats.min(),
+            // The first round is its caller's.
+            Phase::Asking | Phase::Ended(_) | Phase::Aside => None,
+            Phase::Outside | Phase::Waiting => seats.min(),
             Phase::Granted { since } => Some(since.plus(self.nodes.config.fifo_ephemeral_ttl)),
             Phase::Fencing { since, done } => {
                 let end = since.plus(self.nodes.config.fifo_ephemeral_ttl);
@@ -202,6 +203,7 @@ impl Claim {
                 .max(Duration::from_millis(1))
         };
         let repairable = self.repairable(place, now);
+        let token = self.token;
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
@@ -216,6 +218,12 @@ impl Claim {
             }
             (Phase::Held, Some(_)) if seat.vote.is_some() && !seat.full_ttl => now,
             (Phase::Held, Some(every)) => waits(every),
+            // An earlier question was under way when the token was to be written.
+            (Phase::Fencing { .. }, _)
+                if seat.failure.is_none() && !seat.gone && seat.fenced != Some(token) =>
+            {
+                now
+            }
             (Phase::Fencing { .. }, _) => waits(retry(nodes.config.node_timeout)),
             _ => {
                 let polls = head || !nodes.pushes() || phase == Phase::Outside;

@@ -23,6 +23,7 @@ impl Claim {
             Send::Enqueue(enqueue) => enqueue.number,
             Send::Extend(_) => return,
         };
+        let was_settled = self.is_settled();
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
@@ -43,6 +44,7 @@ impl Claim {
         self.move_up(now);
         self.schedule(place, now);
         self.weigh(now);
+        self.news.wake |= self.is_settled() != was_settled;
     }
 
     /// An extend was answered.
@@ -97,7 +99,7 @@ impl Claim {
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !matches!(self.phase, Phase::Waiting | Phase::Outside) {
+        if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
             // A holder's repair got through, or a vote came after the verdict: the node is asked.
             seat.due = now;
             return;
@@ -116,6 +118,10 @@ impl Claim {
 
     /// A new connection to a node: what was believed of it is unknown.
     pub(crate) fn hear_up(&mut self, place: usize, now: Time) {
+        if self.phase == Phase::Asking {
+            // The first round hears of a broken connection by itself.
+            return;
+        }
         let held = matches!(self.phase, Phase::Held | Phase::Fencing { .. });
         if let Some(seat) = self.seats.get_mut(place) {
             seat.forget(held, now);

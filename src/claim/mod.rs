@@ -253,13 +253,24 @@ impl Claim {
 
     /// Whether the first round has come to nothing: too many nodes failed to make a quorum.
     pub(crate) fn is_hopeless(&self) -> bool {
-        let failed = self
-            .seats
-            .iter()
-            .filter(|seat| seat.failure.is_some())
-            .count();
-        self.phase == Phase::Asking
-            && (!self.is_asking() || !self.nodes.quorum.possible_without(failed))
+        self.phase == Phase::Asking && (!self.is_asking() || self.is_cut_off())
+    }
+
+    /// Whether it is known what `enqueue` came to: a quorum has the ticket under its agreed number, so that
+    /// whoever asks from now on comes later (F1); or it is past that, or too many nodes failed.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.phase != Phase::Waiting || self.is_recorded() || self.is_cut_off()
+    }
+
+    pub(crate) fn is_recorded(&self) -> bool {
+        let recorded = |seat: &&Seat| seat.number.is_some() && seat.number == self.number;
+        self.seats.iter().filter(recorded).count() >= self.nodes.quorum.size()
+    }
+
+    /// Whether too many nodes failed to answer their last question to make a quorum.
+    fn is_cut_off(&self) -> bool {
+        let failed = self.seats.iter().filter(|seat| seat.failure.is_some());
+        !self.nodes.quorum.possible_without(failed.count())
     }
 
     /// Whether enough nodes voted, but too many of them restarted too recently.

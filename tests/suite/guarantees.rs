@@ -430,3 +430,43 @@ async fn c4_a_grant_that_nobody_polls_is_passed_on() {
     drop((guard, last));
     assert_no_residue(&cluster, &[&one, &two]).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn f1_a_ticket_is_out_only_when_a_quorum_has_its_number() {
+    let cluster = MemoryCluster::new(3);
+    let [holder, first, second] = [
+        client(&cluster).await,
+        client(&cluster).await,
+        client(&cluster).await,
+    ];
+    let held = holder.lock("r", TTL).await.unwrap();
+    settle().await;
+    // The counter of node 1 runs ahead of the others'.
+    cluster.node(0).pause();
+    cluster.node(2).pause();
+    for _ in 0..5 {
+        assert!(first.enqueue("r", TTL).await.is_err());
+    }
+    cluster.node(0).resume();
+    cluster.node(2).resume();
+    sleep(Duration::from_secs(2)).await;
+
+    // The first hears of nodes 0 and 1 in time, the second of nodes 0 and 2, and overtakes on the way.
+    cluster.node(0).set_latency(Duration::from_millis(40));
+    cluster.node(2).set_latency(Duration::from_millis(80));
+    let mut one = first.enqueue("r", TTL).await.unwrap();
+    cluster.node(0).set_latency(Duration::ZERO);
+    cluster.node(1).set_latency(Duration::from_millis(80));
+    cluster.node(2).set_latency(Duration::ZERO);
+    let mut two = second.enqueue("r", TTL).await.unwrap();
+    cluster.node(1).set_latency(Duration::ZERO);
+    sleep(Duration::from_secs(2)).await;
+    held.release().await.unwrap();
+    tokio::select! {
+        biased;
+        guard = two.acquire() => panic!("the second was first: {guard:?}"),
+        guard = one.acquire() => guard.unwrap().release().await.unwrap(),
+    }
+    two.acquire().await.unwrap().release().await.unwrap();
+    assert_no_residue(&cluster, &[&holder, &first, &second]).await;
+}
