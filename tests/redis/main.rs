@@ -3,10 +3,16 @@
 // A test may fail by panicking, and measures the time that the code under test must not read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "../common/cluster.rs"]
+mod cluster;
+#[path = "../common/servers.rs"]
+mod nodes;
 #[path = "../common/server.rs"]
 #[allow(dead_code)]
 mod server;
 
+#[path = "../behaviour/mod.rs"]
+mod behaviour;
 mod cancelled;
 mod counts;
 mod deaths;
@@ -15,3 +21,6 @@ mod handoff;
 mod node_loss;
 mod peers;
 mod process;
+
+/// The nodes that the behaviours run on here.
+type Kind = nodes::Servers;

@@ -3,8 +3,20 @@
 // A test may fail by panicking, and measures the time that the code under test must not read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "../common/cluster.rs"]
+mod cluster;
+#[path = "../common/memory.rs"]
+mod nodes;
+
+#[path = "../behaviour/mod.rs"]
+mod behaviour;
 mod bounds;
+mod cancellation;
 mod faults;
 mod guarantees;
+mod handoff;
 mod layering;
-mod lock;
+mod sharing;
+
+/// The nodes that the behaviours run on here.
+type Kind = redlock_fifo::MemoryCluster;
