@@ -189,7 +189,7 @@ pub(crate) async fn enqueue(
     ttl: Duration,
 ) -> Result<Place, LockError> {
     let room = client.nodes.config.fifo_queue_length;
-    let mut place = Place::ask(client, resource, ttl, room).await?;
+    let place = Place::ask(client, resource, ttl, room).await?;
     if place.phase() == Phase::Outside {
         return Err(place.queue_full());
     }

@@ -16,6 +16,7 @@ use crate::{
     claim::{End, Phase},
     clock::Time,
     lease::Request,
+    resource::Resource,
 };
 
 /// Who is enrolled, and when each is due.
@@ -32,6 +33,8 @@ struct Entries {
     requests: BTreeMap<u64, Entry>,
     keys: HashMap<Uuid, u64>,
     due: BTreeSet<(Time, u64)>,
+    /// How many requests wait for room in the line of a resource.
+    outside: HashMap<String, usize>,
     arrivals: u64,
     /// Until when the ticker sleeps; `None` while it is awake or has nothing to wait for.
     asleep_until: Option<Time>,
@@ -41,7 +44,9 @@ struct Entries {
 #[derive(Debug)]
 struct Entry {
     request: Arc<Request>,
+    resource: Arc<Resource>,
     due: Option<Time>,
+    outside: bool,
 }
 
 /// A request's place on the roll; it is struck out when this is dropped.
@@ -54,7 +59,8 @@ pub(crate) struct Enrolment {
 impl Roll {
     /// Enrols a request.
     pub(crate) fn enrol(self: &Arc<Self>, request: &Arc<Request>) -> Enrolment {
-        let (uuid, due) = request.look(|claim, now| (claim.id().uuid(), claim.due(now)));
+        let (uuid, resource) =
+            request.look(|claim, _| (claim.id().uuid(), claim.resource().clone()));
         let mut entries = self.entries();
         entries.arrivals += 1;
         let key = entries.arrivals;
@@ -63,10 +69,13 @@ impl Roll {
             key,
             Entry {
                 request: request.clone(),
+                resource,
                 due: None,
+                outside: false,
             },
         );
-        self.reschedule(entries, key, due);
+        drop(entries);
+        self.kick(request);
         Enrolment {
             roll: self.clone(),
             uuid,
@@ -75,11 +84,21 @@ impl Roll {
 
     /// What a request has to ask has changed.
     pub(crate) fn kick(&self, request: &Request) {
-        let (uuid, due) = request.look(|claim, now| (claim.id().uuid(), claim.due(now)));
-        let entries = self.entries();
+        let (uuid, due, outside) = request.look(|claim, now| {
+            let outside = claim.phase() == Phase::Outside;
+            (claim.id().uuid(), claim.due(now), outside)
+        });
+        let mut entries = self.entries();
         if let Some(&key) = entries.keys.get(&uuid) {
+            entries.set_outside(key, outside);
             self.reschedule(entries, key, due);
         }
+    }
+
+    /// Whether a request of this client waits for room in the line of `resource`. Whoever comes now must
+    /// not get in before it.
+    pub(crate) fn is_crowded(&self, resource: &str) -> bool {
+        self.entries().outside.contains_key(resource)
     }
 
     /// Nobody enrols any more; the ticker ends when nobody is left.
@@ -178,11 +197,32 @@ impl Entries {
     }
 }
 
+impl Entries {
+    fn set_outside(&mut self, key: u64, outside: bool) {
+        let Some(entry) = self.requests.get_mut(&key) else {
+            return;
+        };
+        if std::mem::replace(&mut entry.outside, outside) == outside {
+            return;
+        }
+        let name = entry.resource.name();
+        if outside {
+            *self.outside.entry(name.to_owned()).or_default() += 1;
+        } else if let Some(count) = self.outside.get_mut(name) {
+            *count -= 1;
+            if *count == 0 {
+                self.outside.remove(name);
+            }
+        }
+    }
+}
+
 impl Drop for Enrolment {
     fn drop(&mut self) {
         let mut entries = self.roll.entries();
         if let Some(key) = entries.keys.remove(&self.uuid) {
             entries.schedule(key, None);
+            entries.set_outside(key, false);
             entries.requests.remove(&key);
         }
         if entries.closed && entries.requests.is_empty() {

@@ -207,6 +207,11 @@ impl Place {
         };
         // Before anything is sent: a push may overtake the answers.
         place.enrol();
+        if client.roll.is_crowded(resource) {
+            place.request.update(|claim, now| claim.stand_outside(now));
+            client.roll.kick(&place.request);
+            return Ok(place);
+        }
         let nodes = &client.nodes;
         for round in 1..=nodes.config.retry_count {
             let roll = client.roll.clone();

@@ -213,13 +213,11 @@ impl Claim {
         self.seats.iter().filter_map(left).max()
     }
 
-    /// How many waiters the nodes that had no room told of.
+    /// How many waiters the nodes that had no room told of; as many as there is room for if none was
+    /// asked.
     pub(crate) fn crowd(&self) -> u64 {
-        self.seats
-            .iter()
-            .filter_map(|seat| seat.crowd)
-            .max()
-            .unwrap_or(0)
+        let told = self.seats.iter().filter_map(|seat| seat.crowd).max();
+        told.or(self.room).unwrap_or(0)
     }
 
     /// The nodes that gave no usable answer, and why.
