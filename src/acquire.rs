@@ -166,7 +166,7 @@ impl Order {
             Wait::Forever => Patience::WhileMoving(None),
         };
         let room = nodes.config.fifo_queue_length;
-        let mut place = Place::ask(&self.client, &self.resource, self.ttl, room).await?;
+        let mut place = Place::ask(&self.client, &self.resource, self.ttl, room, patience).await?;
         place.wait(patience, self.hold).await
     }
 }
@@ -178,7 +178,14 @@ pub(crate) async fn try_lock(
     ttl: Duration,
 ) -> Result<Option<LockGuard>, LockError> {
     // With no room at all the script gives the vote or nothing: no ticket is left behind.
-    let mut place = Place::ask(client, resource, ttl, Some(0)).await?;
+    let mut place = Place::ask(
+        client,
+        resource,
+        ttl,
+        Some(0),
+        Patience::of_settings(client),
+    )
+    .await?;
     place.take_at_once(Hold::of_settings(client)).await
 }
 
@@ -189,7 +196,7 @@ pub(crate) async fn enqueue(
     ttl: Duration,
 ) -> Result<Place, LockError> {
     let room = client.nodes.config.fifo_queue_length;
-    let place = Place::ask(client, resource, ttl, room).await?;
+    let place = Place::ask(client, resource, ttl, room, Patience::of_settings(client)).await?;
     if place.phase() == Phase::Outside {
         return Err(place.queue_full());
     }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    claim::{Claim, End},
+    claim::Claim,
     cleanup,
     client::Client,
     error::{ArgumentError, ExtendError, LeaseLost, NodeError, ReleaseError},
@@ -259,7 +259,7 @@ impl LockGuard {
     pub async fn release(mut self) -> Result<(), ReleaseError> {
         self.enrolment = None;
         let lost = self.check();
-        let Some(leftover) = self.request.end(End::Over) else {
+        let Some(leftover) = self.request.take_back() else {
             return Err(ReleaseError::Lost(lost.unwrap_or(LeaseLost::Released)));
         };
         let tally = TakingBack::new(leftover).tally().await;
@@ -292,9 +292,7 @@ impl fmt::Debug for LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        if let Some(leftover) = self.request.end(End::Over) {
-            self.request.leave(leftover);
-        }
+        self.request.end();
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
-    claim::{Claim, End, Phase, Question, Send, Undo},
+    claim::{Claim, End, News, Phase, Question, Send, Undo},
     clock::Time,
     error::{ArgumentError, LeaseLost, NodeError},
     node::{Call, Extended, Standing},
@@ -64,16 +64,25 @@ impl Request {
 
     /// Changes the claim, tells whoever waits, and leaves to the janitor what is to be taken back.
     pub(crate) fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut Claim, Time) -> T) -> T {
-        let (changed, undo) = self.change(change);
-        if let Some(undo) = undo {
+        let (changed, mut news) = self.change(change);
+        // Before anybody hears of it: who is told of a loss and then shuts down waits for this, too.
+        if let Some(undo) = news.undo.take() {
             self.leave(Leftover::new(self.clone(), undo));
         }
+        self.announce(news);
         changed
     }
 
+    /// Ends the claim, and leaves to the janitor what is to be taken back.
+    pub(crate) fn end(self: &Arc<Self>) {
+        self.update(|claim, now| claim.end(End::Over, now));
+    }
+
     /// Ends the claim. What is to be taken back is the caller's to see to, or to [`leave`](Self::leave).
-    pub(crate) fn end(self: &Arc<Self>, end: End) -> Option<Leftover> {
-        let ((), undo) = self.change(|claim, now| claim.end(end, now));
+    pub(crate) fn take_back(self: &Arc<Self>) -> Option<Leftover> {
+        let ((), mut news) = self.change(|claim, now| claim.end(End::Over, now));
+        let undo = news.undo.take();
+        self.announce(news);
         undo.map(|undo| Leftover::new(self.clone(), undo))
     }
 
@@ -146,21 +155,22 @@ impl Request {
         (stands, gone)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> (T, Option<Undo>) {
+    fn change<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> (T, News) {
         let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut claim, self.nodes.clock.now());
         let position = claim.position();
-        let news = claim.take_news();
-        drop(claim);
         self.position
             .send_if_modified(|old| std::mem::replace(old, position) != position);
+        (changed, claim.take_news())
+    }
+
+    fn announce(&self, news: News) {
         if news.lost.is_some() {
             self.lost.send_replace(news.lost);
         }
         if news.wake {
             self.wake.notify_waiters();
         }
-        (changed, news.undo)
     }
 
     fn enqueue(&self, questions: &[Question]) -> FanOut<Standing> {

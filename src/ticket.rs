@@ -16,7 +16,7 @@ use futures::{Stream, StreamExt, stream::BoxStream};
 use tokio::sync::watch;
 
 use crate::{
-    claim::{End, Phase, Taken},
+    claim::{Claim, End, Phase, Taken},
     client::Client,
     clock::Time,
     error::{LockError, NodeError, ReleaseError},
@@ -193,12 +193,14 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Asks the nodes for the vote or a ticket, `retry_count` times as long as too few of them answer.
+    /// Asks the nodes for the vote or a ticket, `retry_count` times as long as too few of them answer,
+    /// and not beyond the end of `patience`.
     pub(crate) async fn ask(
         client: &Arc<Client>,
         resource: &str,
         ttl: Duration,
         room: Option<u64>,
+        patience: Patience,
     ) -> Result<Self, LockError> {
         let mut place = Self {
             request: client.request(resource, ttl, room)?,
@@ -207,29 +209,38 @@ impl Place {
         };
         // Before anything is sent: a push may overtake the answers.
         place.enrol();
-        if client.roll.is_crowded(resource) {
-            place.request.update(|claim, now| claim.stand_outside(now));
-            client.roll.kick(&place.request);
-            return Ok(place);
-        }
-        let nodes = &client.nodes;
-        for round in 1..=nodes.config.retry_count {
-            let roll = client.roll.clone();
-            place.request.ask(move |request| roll.kick(request)).await;
-            match place.phase() {
-                Phase::Asking if round < nodes.config.retry_count => {
-                    let pause = nodes.config.retry_delay;
-                    nodes.clock.sleep_until(nodes.clock.now().plus(pause)).await;
-                }
-                Phase::Asking => return Err(place.no_quorum()),
-                _ => break,
+        let crowded = client.roll.is_crowded(resource);
+        if crowded {
+            let outside = |claim: &mut Claim, now| claim.stand_outside(now);
+            place.request.update(outside);
+        } else if let Patience::Until(deadline) = patience {
+            tokio::select! {
+                biased;
+                () = place.ask_repeatedly() => {}
+                () = client.nodes.clock.sleep_until(deadline) => return Err(place.give_up()),
             }
-        }
-        if nodes.is_closed() {
-            return Err(LockError::ShutDown);
+        } else {
+            place.ask_repeatedly().await;
         }
         client.roll.kick(&place.request);
-        Ok(place)
+        match place.phase() {
+            _ if client.nodes.is_closed() => Err(LockError::ShutDown),
+            Phase::Asking => Err(place.no_quorum()),
+            _ => Ok(place),
+        }
+    }
+
+    async fn ask_repeatedly(&self) {
+        let nodes = &self.client.nodes;
+        for round in 1..=nodes.config.retry_count {
+            let roll = self.client.roll.clone();
+            self.request.ask(move |request| roll.kick(request)).await;
+            if self.phase() != Phase::Asking || round == nodes.config.retry_count {
+                return;
+            }
+            let pause = nodes.config.retry_delay;
+            nodes.clock.sleep_until(nodes.clock.now().plus(pause)).await;
+        }
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -331,7 +342,7 @@ impl Place {
     }
 
     pub(crate) async fn leave(self) -> Result<(), ReleaseError> {
-        let Some(leftover) = self.request.end(End::Over) else {
+        let Some(leftover) = self.request.take_back() else {
             return Ok(());
         };
         let tally = TakingBack::new(leftover).tally().await;
@@ -367,15 +378,12 @@ impl Place {
     }
 
     fn give_up(&self) -> LockError {
-        let (phase, missing, grace) = self.request.look(|claim, now| {
-            let missing = claim.failures().count();
-            (claim.phase(), missing, claim.waits_for_grace(now))
-        });
-        if grace || !self.client.nodes.quorum.possible_without(missing) {
-            return self.no_quorum();
-        }
-        if phase == Phase::Outside {
-            return self.queue_full();
+        let cut_off = |claim: &Claim, now| claim.is_cut_off() || claim.waits_for_grace(now);
+        match self.phase() {
+            Phase::Asking => return self.no_quorum(),
+            _ if self.request.look(cut_off) => return self.no_quorum(),
+            Phase::Outside => return self.queue_full(),
+            _ => {}
         }
         self.request.look(|claim, now| LockError::TimedOut {
             position: claim.position(),
@@ -401,8 +409,6 @@ impl Drop for Place {
         if matches!(self.phase(), Phase::Held) {
             return;
         }
-        if let Some(leftover) = self.request.end(End::Over) {
-            self.request.leave(leftover);
-        }
+        self.request.end();
     }
 }

@@ -220,14 +220,13 @@ impl Claim {
         told.or(self.room).unwrap_or(0)
     }
 
-    /// The nodes that gave no usable answer, and why.
+    /// The nodes that gave no usable answer, and why. Once there was a verdict, a question that is under
+    /// way is no failure.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, NodeError)> + '_ {
         let failure = |(place, seat): (usize, &Seat)| {
-            let error = seat
-                .failure
-                .clone()
-                .or(seat.asked().then_some(NodeError::TimedOut))?;
-            Some((place, error))
+            let silent = seat.asked() && self.phase == Phase::Asking;
+            let error = seat.failure.clone();
+            Some((place, error.or(silent.then_some(NodeError::TimedOut))?))
         };
         self.seats.iter().enumerate().filter_map(failure)
     }
@@ -266,7 +265,7 @@ impl Claim {
     }
 
     /// Whether too many nodes failed to answer their last question to make a quorum.
-    fn is_cut_off(&self) -> bool {
+    pub(crate) fn is_cut_off(&self) -> bool {
         let failed = self.seats.iter().filter(|seat| seat.failure.is_some());
         !self.nodes.quorum.possible_without(failed.count())
     }

@@ -1,7 +1,16 @@
 //! A test per promise, named by it, on memory nodes under virtual time.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake},
+    time::Duration,
+};
 
+use futures::FutureExt;
 use redlock_fifo::{FifoRedlock, FifoRedlockBuilder, LeaseLost, LockError, MemoryCluster};
 use tokio::time::{Instant, advance, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task::spawn};
@@ -469,4 +478,35 @@ async fn f1_a_ticket_is_out_only_when_a_quorum_has_its_number() {
     }
     two.acquire().await.unwrap().release().await.unwrap();
     assert_no_residue(&cluster, &[&holder, &first, &second]).await;
+}
+
+/// Shuts its client down when it is woken, and notes whether there was anything to wait for.
+struct ShutsDown {
+    client: FifoRedlock,
+    had_to_wait: AtomicBool,
+}
+
+impl Wake for ShutsDown {
+    fn wake(self: Arc<Self>) {
+        let waits = self.client.shutdown().now_or_never().is_none();
+        self.had_to_wait.fetch_or(waits, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_who_hears_of_a_loss_and_shuts_down_waits_for_the_release() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let guard = redlock.lock("r", TTL).auto_extend(false).await.unwrap();
+    let waker = Arc::new(ShutsDown {
+        client: redlock.clone(),
+        had_to_wait: AtomicBool::new(false),
+    });
+    let mut lost = guard.lost();
+    let context = waker.clone().into();
+    let polled = Pin::new(&mut lost).poll(&mut Context::from_waker(&context));
+    assert!(polled.is_pending());
+    sleep(TTL).await;
+    assert!(waker.had_to_wait.load(Ordering::Relaxed));
+    assert_no_residue(&cluster, &[&redlock]).await;
 }

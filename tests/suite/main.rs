@@ -16,6 +16,7 @@ mod faults;
 mod guarantees;
 mod handoff;
 mod layering;
+mod patience;
 mod sharing;
 
 /// The nodes that the behaviours run on here.
