@@ -273,6 +273,19 @@ fn on_memory(sources: Vec<Source>, config: Config) -> Result<FifoRedlock, BuildE
     if clusters.iter().all(MemoryCluster::is_empty) {
         return Err(BuildError::NoNodes);
     }
+    for (second, cluster) in clusters.iter().enumerate() {
+        let twin = clusters[..second]
+            .iter()
+            .position(|other| other.is_same(cluster));
+        if let Some(first) = twin {
+            let places = |end: usize| clusters[..end].iter().map(MemoryCluster::len).sum();
+            return Err(BuildError::SameAddress {
+                first: places(first),
+                second: places(second),
+                address: cluster.node(0).name().to_owned(),
+            });
+        }
+    }
     Ok(join_memory(&clusters, config))
 }
 

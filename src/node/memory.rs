@@ -99,6 +99,11 @@ impl MemoryCluster {
         self.clock
     }
 
+    /// Whether these are the very nodes of `other`.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.servers, &other.servers)
+    }
+
     /// A client's connection to the node with the place `place`.
     pub(crate) fn link(&self, place: usize, context: Context) -> Option<Arc<dyn Node>> {
         let server = self.servers.get(place)?.clone();
@@ -135,6 +140,11 @@ impl MemoryCluster {
 pub struct MemoryNode(Arc<Server>);
 
 impl MemoryNode {
+    /// What errors call the node.
+    pub(crate) fn name(&self) -> &str {
+        &self.0.name
+    }
+
     /// Stops the node: every call fails at once, as on a refused connection.
     pub fn stop(&self) {
         let mut state = self.0.state();

@@ -11,6 +11,7 @@ mod nodes;
 #[path = "../behaviour/mod.rs"]
 mod behaviour;
 mod bounds;
+mod builder;
 mod cancellation;
 mod faults;
 mod guarantees;

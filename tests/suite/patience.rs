@@ -21,7 +21,10 @@ async fn nodes_that_hang_cost_no_more_than_the_patience() {
     let patience = Duration::from_millis(100);
     let start = now();
     let outcome = client.lock("r", TTL).wait_timeout(patience).await;
-    assert!(matches!(outcome, Err(LockError::NoQuorum(_))), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(LockError::NoQuorum(_))),
+        "{outcome:?}"
+    );
     assert_eq!(start.elapsed(), patience);
 }
 
