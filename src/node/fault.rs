@@ -66,15 +66,28 @@ pub(super) fn lacking(right: &str) -> NodeError {
 }
 
 fn refusal(code: &str, detail: &str, handed: bool) -> NodeError {
+    if let Some(code) = within_script(code, detail) {
+        return refusal(code, "", handed);
+    }
     match code {
         "NOAUTH" | "WRONGPASS" => WrongServer::NeedsAuthentication.into(),
         "READONLY" => WrongServer::Replica.into(),
-        // Redis 6 wraps what went wrong within a script.
-        "ERR" if detail.contains("-READONLY ") => WrongServer::Replica.into(),
         "NOPERM" if forbids_command(detail) => lacking("evalsha"),
         "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" if !handed => WrongServer::ClusterNode.into(),
         _ => NodeError::Refused(clean(code).to_owned()),
     }
+}
+
+/// The code of what went wrong within a script, which Redis 6 wraps: `ERR Error running script (call to
+/// f_…): @user_script:1: @user_script: 1: -OOM command not allowed …`.
+fn within_script<'a>(code: &str, detail: &'a str) -> Option<&'a str> {
+    if code != "ERR" || !detail.starts_with("Error running script") {
+        return None;
+    }
+    let (_, message) = detail.rsplit_once("script:")?;
+    let (_, message) = message.split_once(": ")?;
+    let code = message.trim_start_matches('-').split(' ').next()?;
+    (clean(code) == code).then_some(code)
 }
 
 fn forbids_command(detail: &str) -> bool {
@@ -121,8 +134,20 @@ mod tests {
             ),
             ("READONLY You can't write", wrong(WrongServer::Replica)),
             (
-                "ERR Error running script: @user_script: 9: -READONLY You",
+                "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -READONLY You can't",
                 wrong(WrongServer::Replica),
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -OOM command not",
+                code("OOM"),
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:1: WRONGTYPE Operation against",
+                code("WRONGTYPE"),
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: The user can't",
+                code("ERR"),
             ),
             (
                 "NOPERM this user has no permissions to run the 'evalsha' command",
