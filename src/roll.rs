@@ -33,8 +33,9 @@ struct Entries {
     requests: BTreeMap<u64, Entry>,
     keys: HashMap<Uuid, u64>,
     due: BTreeSet<(Time, u64)>,
-    /// How many requests wait for room in the line of a resource.
-    outside: HashMap<String, usize>,
+    /// Who waits for room in the line of a resource. Only the first of them asks, and the others follow
+    /// one by one, so they get in in order.
+    outside: HashMap<String, BTreeSet<u64>>,
     arrivals: u64,
     /// Until when the ticker sleeps; `None` while it is awake or has nothing to wait for.
     asleep_until: Option<Time>,
@@ -83,15 +84,18 @@ impl Roll {
     }
 
     /// What a request has to ask has changed.
-    pub(crate) fn kick(&self, request: &Request) {
-        let (uuid, due, outside) = request.look(|claim, now| {
-            let outside = claim.phase() == Phase::Outside;
-            (claim.id().uuid(), claim.due(now), outside)
-        });
-        let mut entries = self.entries();
-        if let Some(&key) = entries.keys.get(&uuid) {
-            entries.set_outside(key, outside);
-            self.reschedule(entries, key, due);
+    pub(crate) fn kick(&self, request: &Arc<Request>) {
+        if let Some(next) = self.schedule(request) {
+            self.call_in(next);
+        }
+    }
+
+    /// It is the turn of `request` to ask for room, or of those behind it if it needs none any more.
+    fn call_in(&self, request: Arc<Request>) {
+        let mut next = Some(request);
+        while let Some(request) = next {
+            request.update(|claim, now| claim.ask_all(now));
+            next = self.schedule(&request);
         }
     }
 
@@ -171,6 +175,26 @@ impl Roll {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Notes when a request is due. If it waited for room and has a place now, whoever is next may ask.
+    fn schedule(&self, request: &Request) -> Option<Arc<Request>> {
+        let (uuid, due, outside, settled) = request.look(|claim, now| {
+            let due = claim.due(now);
+            let outside = claim.waits_for_room();
+            (claim.id().uuid(), due, outside, claim.is_settled())
+        });
+        let mut entries = self.entries();
+        let key = *entries.keys.get(&uuid)?;
+        let mut next = None;
+        if outside {
+            entries.stand_outside(key);
+        } else if settled {
+            next = entries.come_in(key);
+        }
+        let turn = !outside || entries.is_first_outside(key);
+        self.reschedule(entries, key, due.filter(|_| turn));
+        next
+    }
+
     fn reschedule(&self, mut entries: MutexGuard<'_, Entries>, key: u64, due: Option<Time>) {
         entries.schedule(key, due);
         let early = due
@@ -198,36 +222,59 @@ impl Entries {
 }
 
 impl Entries {
-    fn set_outside(&mut self, key: u64, outside: bool) {
+    fn stand_outside(&mut self, key: u64) {
         let Some(entry) = self.requests.get_mut(&key) else {
             return;
         };
-        if std::mem::replace(&mut entry.outside, outside) == outside {
-            return;
+        if !std::mem::replace(&mut entry.outside, true) {
+            let name = entry.resource.name().to_owned();
+            self.outside.entry(name).or_default().insert(key);
+        }
+    }
+
+    /// No longer waits for room, if it did. Returns whose turn to ask has come by that.
+    fn come_in(&mut self, key: u64) -> Option<Arc<Request>> {
+        let entry = self.requests.get_mut(&key)?;
+        if !std::mem::replace(&mut entry.outside, false) {
+            return None;
         }
         let name = entry.resource.name();
-        if outside {
-            *self.outside.entry(name.to_owned()).or_default() += 1;
-        } else if let Some(count) = self.outside.get_mut(name) {
-            *count -= 1;
-            if *count == 0 {
-                self.outside.remove(name);
-            }
-        }
+        let crowd = self.outside.get_mut(name)?;
+        let was_first = crowd.first() == Some(&key);
+        crowd.remove(&key);
+        let Some(first) = crowd.first() else {
+            self.outside.remove(name);
+            return None;
+        };
+        let first = self.requests.get(first).filter(|_| was_first)?;
+        Some(first.request.clone())
+    }
+
+    fn is_first_outside(&self, key: u64) -> bool {
+        let crowd = || {
+            let name = self.requests.get(&key)?.resource.name();
+            self.outside.get(name)
+        };
+        crowd().is_some_and(|crowd| crowd.first() == Some(&key))
     }
 }
 
 impl Drop for Enrolment {
     fn drop(&mut self) {
         let mut entries = self.roll.entries();
+        let mut next = None;
         if let Some(key) = entries.keys.remove(&self.uuid) {
             entries.schedule(key, None);
-            entries.set_outside(key, false);
+            next = entries.come_in(key);
             entries.requests.remove(&key);
         }
-        if entries.closed && entries.requests.is_empty() {
-            drop(entries);
+        let idle = entries.closed && entries.requests.is_empty();
+        drop(entries);
+        if idle {
             self.roll.changed.notify_one();
+        }
+        if let Some(next) = next {
+            self.roll.call_in(next);
         }
     }
 }

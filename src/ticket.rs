@@ -211,8 +211,7 @@ impl Place {
         place.enrol();
         let crowded = client.roll.is_crowded(resource);
         if crowded {
-            let outside = |claim: &mut Claim, now| claim.stand_outside(now);
-            place.request.update(outside);
+            place.request.update(|claim, _| claim.stand_outside());
         } else if let Patience::Until(deadline) = patience {
             tokio::select! {
                 biased;

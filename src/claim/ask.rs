@@ -49,6 +49,7 @@ impl Claim {
         match self.phase {
             // The first round is its caller's.
             Phase::Asking | Phase::Ended(_) | Phase::Aside => None,
+            Phase::Outside if !self.waits_for_room() => None,
             Phase::Outside | Phase::Waiting => seats.min(),
             Phase::Granted { since } => Some(since.plus(self.nodes.config.fifo_ephemeral_ttl)),
             Phase::Fencing { since, done } => {
@@ -184,12 +185,11 @@ impl Claim {
         let nodes = self.nodes.clone();
         let phase = self.phase;
         let waits = |span: Duration| {
-            // What is due about the same time goes out together; a short wait is not worth it. Those that
-            // wait for room all go out together, in order of arrival: who came first gets in first.
-            let grid = match phase {
-                Phase::Outside => span,
-                _ if span > Duration::from_millis(40) => span / 8,
-                _ => Duration::ZERO,
+            // What is due about the same time goes out together; a short wait is not worth it.
+            let grid = if span > Duration::from_millis(40) {
+                span / 8
+            } else {
+                Duration::ZERO
             };
             now.plus(span).aligned(grid).max(now)
         };

@@ -171,7 +171,7 @@ impl Claim {
                     .count();
                 let told = full > 0 && !self.is_asking() && numbered + full >= quorum.size();
                 if self.phase == Phase::Asking && (told || !quorum.possible_without(full)) {
-                    self.stand_outside(now);
+                    self.stand_outside();
                 }
                 return;
             }
@@ -185,6 +185,12 @@ impl Claim {
                 seat.due = now;
             }
         }
+    }
+
+    /// There is no room: asks again until there is.
+    pub(crate) fn stand_outside(&mut self) {
+        self.phase = Phase::Outside;
+        self.news.wake = true;
     }
 
     fn move_up(&mut self, now: Time) {
@@ -206,16 +212,6 @@ impl Claim {
         if split && self.eager > 0 && self.phase == Phase::Waiting && !self.is_asking() {
             self.eager -= 1;
             self.ask_all(now);
-        }
-    }
-
-    /// There is no room. All nodes are asked at the same time from now on, and all requests that wait for
-    /// room in order of arrival.
-    pub(crate) fn stand_outside(&mut self, now: Time) {
-        self.phase = Phase::Outside;
-        self.news.wake = true;
-        for place in 0..self.seats.len() {
-            self.schedule(place, now);
         }
     }
 

@@ -248,6 +248,11 @@ impl Claim {
         self.seats.iter().any(Seat::asked)
     }
 
+    /// Whether it asks for room in the line until there is some.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.phase == Phase::Outside && self.room != Some(0)
+    }
+
     /// Whether the first round has come to nothing: too many nodes failed to make a quorum.
     pub(crate) fn is_hopeless(&self) -> bool {
         self.phase == Phase::Asking && (!self.is_asking() || self.is_cut_off())

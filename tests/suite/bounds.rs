@@ -43,9 +43,7 @@ fn errors_can_be_boxed() {
 #[test]
 fn ids_do_not_come_from_memory_that_a_fork_copies() {
     let lock = include_str!("../../Cargo.lock");
-    let packages = lock.split("[[package]]");
-    let uuid = packages
-        .filter(|package| package.contains("name = \"uuid\""))
-        .next();
+    let mut packages = lock.split("[[package]]");
+    let uuid = packages.find(|package| package.contains("name = \"uuid\""));
     assert!(!uuid.expect("it is used").contains("rand\""));
 }
