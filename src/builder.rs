@@ -141,7 +141,7 @@ impl FifoRedlockBuilder {
     /// How many may wait for one resource, besides the holder; `None`: any number.
     ///
     /// Defaults to 64, as in Python. Beyond it a request keeps trying to get into the line until its
-    /// patience ends.
+    /// patience ends; in order of arrival among those of one client, but not between clients.
     pub fn fifo_queue_length(mut self, waiters: impl Into<Option<u64>>) -> Self {
         self.config.fifo_queue_length = waiters.into();
         self
