@@ -1,0 +1,86 @@
+//! Lock and release when nobody is in the way.
+
+use std::time::{Duration, Instant};
+
+use redlock_fifo::FifoRedlock;
+
+use crate::{
+    TTL, client,
+    floor::{Commands, Floor},
+    runtime, servers,
+    stats::{Sample, micros, ratio, table},
+};
+
+const ROUNDS: usize = 40;
+const CYCLES: usize = 100;
+
+/// A block of cycles by hand.
+pub(crate) async fn by_hand(floor: &Floor, commands: &Commands, cycles: usize) -> Sample {
+    let mut sample = Sample::default();
+    for _ in 0..cycles {
+        let start = Instant::now();
+        floor.cycle(commands).await;
+        sample.add(start.elapsed());
+    }
+    sample
+}
+
+/// A block of cycles by the crate.
+pub(crate) async fn by_crate(redlock: &FifoRedlock, resource: &str, cycles: usize) -> Sample {
+    let mut sample = Sample::default();
+    for _ in 0..cycles {
+        let start = Instant::now();
+        let guard = redlock.lock(resource, TTL).await.expect("free");
+        guard.release().await.expect("held");
+        sample.add(start.elapsed());
+    }
+    sample
+}
+
+pub(crate) fn run() {
+    let mut rows = Vec::new();
+    for nodes in [1, 3, 5] {
+        let servers = servers(nodes);
+        let (mut ours, mut scripts, mut bare) =
+            (Sample::default(), Sample::default(), Sample::default());
+        runtime().block_on(async {
+            let floor = Floor::connect(&servers, 1).await;
+            let redlock = client(&servers).await;
+            let (by_script, by_set) = (floor.scripts("floor"), floor.bare("bare"));
+            for round in 0..ROUNDS {
+                let blocks = (
+                    by_crate(&redlock, "r", CYCLES).await,
+                    by_hand(&floor, &by_script, CYCLES).await,
+                    by_hand(&floor, &by_set, CYCLES).await,
+                );
+                // The first rounds warm up.
+                if round >= ROUNDS / 8 {
+                    ours.extend(blocks.0);
+                    scripts.extend(blocks.1);
+                    bare.extend(blocks.2);
+                }
+                // What the slowest node still does must not weigh on the next block.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        rows.push(vec![
+            nodes.to_string(),
+            micros(ours.median()),
+            micros(ours.quantile(0.99)),
+            micros(scripts.median()),
+            micros(bare.median()),
+            format!("{:.2}", ratio(ours.median(), scripts.median())),
+            format!("{:.2}", ratio(ours.median(), bare.median())),
+        ]);
+    }
+    let head = [
+        "nodes",
+        "p50 µs",
+        "p99 µs",
+        "same scripts by hand, p50 µs",
+        "bare SET NX + compare-and-delete, p50 µs",
+        "× scripts",
+        "× bare",
+    ];
+    table("Uncontended lock and release", &head, &rows);
+}

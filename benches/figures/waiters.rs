@@ -1,0 +1,182 @@
+//! Long lines: what a handoff costs beside many waiters, and what a waiter and a guard cost.
+
+use std::time::{Duration, Instant};
+
+use redlock_fifo::{FifoRedlock, LockGuard, Ticket};
+
+use crate::{
+    TTL, builder, runtime,
+    server::Server,
+    servers,
+    stats::{Sample, micros, ratio, table},
+};
+
+const HANDOFFS: usize = 300;
+
+/// Bytes of memory that this process has in use.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
+}
+
+/// Processor time that this process has used.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or("")
+        .split_whitespace()
+        .collect();
+    let ticks = |place: usize| {
+        fields
+            .get(place)
+            .and_then(|ticks| ticks.parse::<u64>().ok())
+    };
+    Duration::from_millis(10 * (ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0)))
+}
+
+fn used_memory(server: &Server) -> i64 {
+    let info = server.text(&["INFO", "memory"]);
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    line.and_then(|bytes| bytes.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+fn scripts(server: &Server) -> u64 {
+    server.commandstats().get("evalsha").copied().unwrap_or(0)
+}
+
+/// Handoffs at the front of the line, from the call of release to the next guard.
+async fn handoffs(line: &mut Vec<Ticket>, mut guard: LockGuard) -> (Sample, LockGuard) {
+    let mut sample = Sample::default();
+    line.reverse();
+    for _ in 0..HANDOFFS.min(line.len()) {
+        let Some(mut ticket) = line.pop() else { break };
+        let start = Instant::now();
+        let (released, next) = tokio::join!(guard.release(), ticket.acquire());
+        sample.add(start.elapsed());
+        released.expect("held");
+        guard = next.expect("its turn");
+    }
+    (sample, guard)
+}
+
+pub(crate) fn run() {
+    lines();
+    idle();
+}
+
+fn lines() {
+    let mut rows = Vec::new();
+    let mut short = Duration::ZERO;
+    for waiters in [10, 1_000, 10_000] {
+        let servers = servers(5);
+        let (sample, client_bytes, server_bytes) = runtime().block_on(async {
+            let redlock: FifoRedlock = builder(&servers).connect().await.expect("nodes");
+            let guard = redlock.lock("r", TTL).await.expect("free");
+            let (before, served) = (resident(), used_memory(&servers[0]));
+            let mut line = Vec::new();
+            for _ in 0..waiters {
+                line.push(redlock.enqueue("r", TTL).await.expect("room"));
+            }
+            let bytes = resident().saturating_sub(before) / waiters as u64;
+            let node = (used_memory(&servers[0]) - served) / waiters;
+            let (mut sample, mut guard) = handoffs(&mut line, guard).await;
+            while line.is_empty() && sample.len() < HANDOFFS {
+                for _ in 0..waiters {
+                    line.push(redlock.enqueue("r", TTL).await.expect("room"));
+                }
+                let more = handoffs(&mut line, guard).await;
+                sample.extend(more.0);
+                guard = more.1;
+            }
+            drop((guard, line));
+            (sample, bytes, node)
+        });
+        if waiters == 10 {
+            short = sample.median();
+        }
+        rows.push(vec![
+            waiters.to_string(),
+            micros(sample.median()),
+            micros(sample.quantile(0.99)),
+            format!("{:.2}", ratio(sample.median(), short)),
+            client_bytes.to_string(),
+            server_bytes.to_string(),
+        ]);
+    }
+    let head = [
+        "waiters",
+        "handoff p50 µs",
+        "p99 µs",
+        "× that of 10",
+        "client bytes a waiter",
+        "node bytes a waiter",
+    ];
+    table(
+        "Handoff at the front of a long line, five nodes",
+        &head,
+        &rows,
+    );
+}
+
+fn idle() {
+    const SPAN: Duration = Duration::from_secs(10);
+    let mut rows = Vec::new();
+    for (name, count, waits) in [
+        ("10,000 waiting", 10_000, true),
+        ("10,000 held", 10_000, false),
+        ("100,000 held", 100_000, false),
+    ] {
+        let servers = servers(5);
+        let row = runtime().block_on(async {
+            let redlock: FifoRedlock = builder(&servers).connect().await.expect("nodes");
+            let before = resident();
+            let (mut line, mut guards) = (Vec::new(), Vec::new());
+            if waits {
+                guards.push(redlock.lock("r", TTL).await.expect("free"));
+            }
+            for place in 0..count {
+                if waits {
+                    line.push(redlock.enqueue("r", TTL).await.expect("room"));
+                } else {
+                    let name = format!("r:{place}");
+                    guards.push(redlock.lock(name, TTL).await.expect("free"));
+                }
+            }
+            let bytes = resident().saturating_sub(before) / count as u64;
+            tokio::time::sleep(TTL).await;
+            let (calls, busy) = (scripts(&servers[0]), cpu());
+            tokio::time::sleep(SPAN).await;
+            let calls = scripts(&servers[0]) - calls;
+            let busy = cpu() - busy;
+            let lost = guards.iter().filter(|guard| !guard.is_held()).count();
+            assert_eq!(lost, 0, "{name}");
+            vec![
+                name.to_owned(),
+                bytes.to_string(),
+                format!("{:.1}", calls as f64 / SPAN.as_secs_f64()),
+                format!("{:.1}", 100.0 * ratio(busy, SPAN)),
+            ]
+        });
+        rows.push(row);
+    }
+    let head = [
+        "ttl 10 s, five nodes",
+        "client bytes each",
+        "script calls per node and second",
+        "client CPU, % of a core",
+    ];
+    table(
+        "What waiting and holding cost while nothing happens",
+        &head,
+        &rows,
+    );
+}
