@@ -13,6 +13,7 @@
 -- Upholds F1, F2, F3, F4, S4.
 
 local lease = tonumber(ARGV[5])
+local c
 
 -- Whether `a` sorts before `b` among equal numbers, by bytes as in the queue.
 local function before(a, b)
@@ -24,29 +25,33 @@ local function before(a, b)
 end
 
 local function newer_is_here(queue, id, number, holder)
-  local g = generation(id)
-  if holder and request(holder) == request(id) then return generation(holder) > g end
+  local g, request = c.generation(id), c.request(id)
+  if holder and c.request(holder) == request then return c.generation(holder) > g end
   for _, other in ipairs(number and redis.call('ZRANGEBYSCORE', queue, number, number) or {}) do
-    if request(other) == request(id) and generation(other) > g then return true end
+    if c.request(other) == request and c.generation(other) > g then return true end
   end
   return false
 end
 
 local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
-  local holder = redis.call('GET', lock)
   local waiting = redis.call('ZCARD', queue)
+  if waiting == 0 and not number and redis.call('SET', lock, id, 'NX', 'PX', ttl) then
+    return { 1, count(seq), ttl, 0 }
+  end
+  c = c or crowd()
+  local holder = redis.call('GET', lock)
   local mine
   if waiting > 0 then
-    drop_dead(queue, waiters)
+    c.drop_dead(queue, waiters)
     mine = tonumber(redis.call('ZSCORE', queue, id))
   end
   if holder ~= id and not mine then
     if newer_is_here(queue, id, number, holder) then return { 4 } end
-    if holder and request(holder) == request(id) then
+    if holder and c.request(holder) == c.request(id) then
       redis.call('DEL', lock)
       holder = false
     end
-    local past = older(id)
+    local past = c.older(id)
     if #past > 0 then
       redis.call('ZREM', queue, unpack(past))
       redis.call('ZREM', waiters, unpack(past))
@@ -67,7 +72,7 @@ local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
   if number then
     count(seq, number)
   else
-    if not holder and waiting > 0 then holder = settle(lock, queue, waiters, seq) end
+    if not holder and waiting > 0 then holder = c.settle(lock, queue, waiters, seq) end
     waiting = waiting > 0 and redis.call('ZCARD', queue) or 0
     if not holder then
       redis.call('SET', lock, id, 'PX', ttl)
@@ -76,9 +81,9 @@ local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
     if room and waiting >= room then return { 3, waiting, redis.call('PTTL', lock) } end
     number = count(seq)
   end
-  record(queue, waiters, id, number, lease)
+  c.record(queue, waiters, id, number, lease)
   local own = math.min(ttl, lease)
-  if settle(lock, queue, waiters, seq, id, own) == id then return { 1, count(seq, 0), own, 0 } end
+  if c.settle(lock, queue, waiters, seq, id, own) == id then return { 1, count(seq, 0), own, 0 } end
   return { 2, number, redis.call('ZRANK', queue, id), now + lease, redis.call('PTTL', lock) }
 end
 

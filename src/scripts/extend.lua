@@ -8,19 +8,22 @@
 -- answer: {1, seq} extended; {2} in line for a repair; {0} the vote is not here
 -- Upholds S2, S4, L5.
 
+local c
+
 local function extend(lock, queue, waiters, seq, id, ttl, token, repair)
   local holder = redis.call('GET', lock)
   if holder == id then
     if ttl > 0 and redis.call('PTTL', lock) < ttl then redis.call('PEXPIRE', lock, ttl) end
     return { 1, count(seq, token) }
   end
-  drop_dead(queue, waiters)
+  c = c or crowd()
+  c.drop_dead(queue, waiters)
   if not repair then
-    settle(lock, queue, waiters, seq)
+    c.settle(lock, queue, waiters, seq)
     return { 0 }
   end
-  if holder and request(holder) ~= request(id) then
-    record(queue, waiters, id, 0, ttl)
+  if holder and c.request(holder) ~= c.request(id) then
+    c.record(queue, waiters, id, 0, ttl)
     return { 2 }
   end
   redis.call('ZREM', queue, id)

@@ -1,13 +1,13 @@
 -- Tries each command that the other scripts use, on keys that cannot exist, so that a missing right is
--- found when a node is connected and not when a lock is half taken. Changes nothing.
+-- found when a node is connected and not when a lock is half taken. Leaves nothing behind.
 --
 -- KEYS:    two probe keys of one slot
 -- ARGV[1]: the client's channel
 -- answer:  '' or the first command that the user may not run
 
 local calls = {
-  { 'GET', KEYS[1] }, { 'SET', KEYS[1], '', 'XX', 'PX', 1 }, { 'DEL', KEYS[1] }, { 'PTTL', KEYS[1] },
-  { 'PEXPIRE', KEYS[1], 1 }, { 'ZADD', KEYS[2], 'XX', 0, '' }, { 'ZREM', KEYS[2], '' },
+  { 'GET', KEYS[1] }, { 'SET', KEYS[1], '', 'XX', 'PX', 1 }, { 'PTTL', KEYS[1] }, { 'PEXPIRE', KEYS[1], 1 },
+  { 'DEL', KEYS[1] }, { 'INCR', KEYS[1] }, { 'DEL', KEYS[1] }, { 'ZADD', KEYS[2], 'XX', 0, '' }, { 'ZREM', KEYS[2], '' },
   { 'ZCARD', KEYS[2] }, { 'ZRANGE', KEYS[2], 0, 0 }, { 'ZRANK', KEYS[2], '' },
   { 'ZRANGEBYSCORE', KEYS[2], 0, 0 }, { 'ZSCORE', KEYS[2], '' }, { 'TIME' },
   { 'PUBLISH', ARGV[1], '' },

@@ -7,19 +7,29 @@
 -- answer: {2} a vote, {1} a ticket, {0} nothing was here
 -- Upholds S4, C1, C3.
 
+local c
+
 local function release(lock, queue, waiters, seq, id)
   local holder, had = redis.call('GET', lock), 0
-  if holder and request(holder) == request(id) and generation(holder) <= generation(id) then
+  if holder == id then
     redis.call('DEL', lock)
     had = 2
   end
-  if redis.call('ZCARD', queue) > 0 then
-    local ids = older(id)
+  local waiting = redis.call('ZCARD', queue)
+  if had == 2 and waiting == 0 then return { had } end
+  c = c or crowd()
+  if had == 0 and holder and c.request(holder) == c.request(id)
+    and c.generation(holder) <= c.generation(id) then
+    redis.call('DEL', lock)
+    had = 2
+  end
+  if waiting > 0 then
+    local ids = c.older(id)
     ids[#ids + 1] = id
     if redis.call('ZREM', queue, unpack(ids)) > 0 and had == 0 then had = 1 end
     redis.call('ZREM', waiters, unpack(ids))
-    drop_dead(queue, waiters)
-    settle(lock, queue, waiters, seq)
+    c.drop_dead(queue, waiters)
+    c.settle(lock, queue, waiters, seq)
   end
   return { had }
 end

@@ -12,73 +12,91 @@ local clock = redis.call('TIME')
 local micros = clock[1] * 1000000 + clock[2]
 local now = math.floor(micros / 1000)
 if tonumber(ARGV[1]) > 0 and now > tonumber(ARGV[1]) then return { now } end
-local seed, extra, unheard = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local answers = { now }
-
--- <uuid>:<generation>:<client name>:<unix ms>
-local function request(id) return string.sub(id, 1, 36) end
-local function generation(id) return tonumber(string.match(id, '^[^:]*:(%d+):')) or 0 end
-
--- The ids under which the same request may stand from before it gave a vote back.
-local function older(id)
-  local g, tail, ids = generation(id), string.match(id, '^[^:]*:%d+(:.*)$'), {}
-  for i = math.max(0, g - 8), g - 1 do ids[#ids + 1] = request(id) .. ':' .. i .. tail end
-  return ids
-end
 
 -- Raises the counter: to `least`, or by one if that is nil. It is kept until this node's clock has
 -- passed it by a minute, so that the time it would start from again is always higher.
 local function count(key, least)
-  local seq, start = tonumber(redis.call('GET', key)), micros
-  if seed > micros and seed - micros <= 1000000 then start = seed end
-  local value = seq or start + extra
-  if seq and not least then value = seq + 1 end
+  local seq, value
+  if least then
+    seq = tonumber(redis.call('GET', key))
+    value = seq
+  else
+    value = redis.call('INCR', key)
+    seq = value > 1 and value
+  end
+  if not seq then
+    local seed = tonumber(ARGV[2])
+    value = (seed > micros and seed - micros <= 1000000 and seed or micros) + tonumber(ARGV[3])
+  end
   if least and least > value then value = least end
+  local keep = 60000 + math.max(0, math.ceil((value - micros) / 1000))
   if value ~= seq then
-    local keep = 60000 + math.max(0, math.ceil((value - micros) / 1000))
     redis.call('SET', key, string.format('%.0f', value), 'PX', keep)
+  elseif not least then
+    redis.call('PEXPIRE', key, keep)
   end
   return value
 end
 
--- Drops all waiters whose lease has ended, together (F3).
-local function drop_dead(queue, waiters)
-  repeat
-    local dead = redis.call('ZRANGEBYSCORE', waiters, '-inf', now, 'LIMIT', 0, 1000)
-    if #dead > 0 then
-      redis.call('ZREM', queue, unpack(dead))
-      redis.call('ZREM', waiters, unpack(dead))
+-- What only those need who meet somebody else. Made when it is needed: a script defines its functions
+-- anew at every call, and most calls meet nobody.
+local function crowd()
+  local c = {}
+
+  -- <uuid>:<generation>:<client name>:<unix ms>
+  function c.request(id) return string.sub(id, 1, 36) end
+  function c.generation(id) return tonumber(string.match(id, '^[^:]*:(%d+):')) or 0 end
+
+  -- The ids under which the same request may stand from before it gave a vote back.
+  function c.older(id)
+    local g, tail, ids = c.generation(id), string.match(id, '^[^:]*:%d+(:.*)$'), {}
+    for i = math.max(0, g - 8), g - 1 do ids[#ids + 1] = c.request(id) .. ':' .. i .. tail end
+    return ids
+  end
+
+  -- Drops all waiters whose lease has ended, together (F3).
+  function c.drop_dead(queue, waiters)
+    repeat
+      local dead = redis.call('ZRANGEBYSCORE', waiters, '-inf', now, 'LIMIT', 0, 1000)
+      if #dead > 0 then
+        redis.call('ZREM', queue, unpack(dead))
+        redis.call('ZREM', waiters, unpack(dead))
+      end
+    until #dead < 1000
+  end
+
+  -- Puts a waiter in its place, with a lease of its own.
+  function c.record(queue, waiters, id, number, lease)
+    redis.call('ZADD', queue, number, id)
+    redis.call('ZADD', waiters, now + lease, id)
+    if redis.call('PTTL', waiters) < lease then
+      redis.call('PEXPIRE', queue, lease)
+      redis.call('PEXPIRE', waiters, lease)
     end
-  until #dead < 1000
-end
-
--- Puts a waiter in its place, with a lease of its own.
-local function record(queue, waiters, id, number, lease)
-  redis.call('ZADD', queue, number, id)
-  redis.call('ZADD', waiters, now + lease, id)
-  if redis.call('PTTL', waiters) < lease then
-    redis.call('PEXPIRE', queue, lease)
-    redis.call('PEXPIRE', waiters, lease)
   end
-end
 
--- A free vote goes to the head of the queue, for what is left of its waiter lease, and it is told. To
--- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote, or false.
-local function settle(lock, queue, waiters, seq, caller, own)
-  local holder = redis.call('GET', lock)
-  if holder then return holder end
-  local head = redis.call('ZRANGE', queue, 0, 0)[1]
-  if not head then return false end
-  local ends = tonumber(redis.call('ZSCORE', waiters, head))
-  redis.call('ZREM', queue, head)
-  redis.call('ZREM', waiters, head)
-  if not ends or ends <= now then return settle(lock, queue, waiters, seq, caller, own) end
-  local number = count(seq)
-  redis.call('SET', lock, head, 'PX', head == caller and own or ends - now)
-  if head ~= caller and string.sub(head, 15, 15) == '8' then
-    local told = string.format('%.0f %.0f %s', ends, number, head)
-    local heard = redis.pcall('PUBLISH', 'redlock-fifo:' .. string.sub(head, 25, 36), told)
-    if heard == 0 and ends - now > unheard then redis.call('PEXPIRE', lock, unheard) end
+  -- A free vote goes to the head of the queue, for what is left of its waiter lease, and it is told. To
+  -- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote, or false.
+  function c.settle(lock, queue, waiters, seq, caller, own)
+    local holder = redis.call('GET', lock)
+    if holder then return holder end
+    local head = redis.call('ZRANGE', queue, 0, 0)[1]
+    if not head then return false end
+    local ends = tonumber(redis.call('ZSCORE', waiters, head))
+    redis.call('ZREM', queue, head)
+    redis.call('ZREM', waiters, head)
+    if not ends or ends <= now then return c.settle(lock, queue, waiters, seq, caller, own) end
+    local number = count(seq)
+    redis.call('SET', lock, head, 'PX', head == caller and own or ends - now)
+    if head ~= caller and string.sub(head, 15, 15) == '8' then
+      local told = string.format('%.0f %.0f %s', ends, number, head)
+      local heard = redis.pcall('PUBLISH', 'redlock-fifo:' .. string.sub(head, 25, 36), told)
+      local unheard = tonumber(ARGV[4])
+      if heard == 0 and ends - now > unheard then redis.call('PEXPIRE', lock, unheard) end
+    end
+    return head
   end
-  return head
+
+  return c
 end

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Everything that the scripts and the connection need, and nothing else.
-const RIGHTS: &str = "-@all +evalsha +script|load +info +time +get +set +del +pttl +pexpire +zadd +zrem \
+const RIGHTS: &str = "-@all +evalsha +script|load +info +time +get +incr +set +del +pttl +pexpire +zadd +zrem \
     +zcard +zrange +zrank +zrangebyscore +zscore +publish +subscribe";
 
 /// A server with a user `ann`, and the URL to log in as her.
