@@ -7,7 +7,7 @@ use std::{
 
 use tokio::task::JoinSet;
 
-use crate::{TTL, client, floor::Floor, runtime, servers, stats::table};
+use crate::{TTL, builder, floor::Floor, runtime, servers, stats::table};
 
 const SPAN: Duration = Duration::from_millis(700);
 const ROUNDS: usize = 4;
@@ -52,7 +52,12 @@ pub(crate) fn run() {
                 .collect();
             let commands = Arc::new(commands);
             let names: Arc<[String]> = (0..lockers).map(|n| format!("r:{n}")).collect();
-            let redlock = client(&servers).await;
+            // Thousands at once on two cores take longer than a node may take by default.
+            let redlock = builder(&servers)
+                .node_timeout(TTL / 3)
+                .connect()
+                .await
+                .expect("nodes");
             for _ in 0..ROUNDS {
                 let (redlock, names) = (redlock.clone(), names.clone());
                 let by_crate = move |locker: usize| {

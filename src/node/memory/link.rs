@@ -1,0 +1,204 @@
+//! A client's connection to a memory node: its requests on their way there and back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::FutureExt;
+use tokio::sync::oneshot;
+
+use super::{Condition, Header, Server, State};
+use crate::{
+    clock::{Clock, Time},
+    error::NodeError,
+    node::{
+        Answer, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released, Report,
+        Standing, Terms, timed,
+    },
+    resource::Resource,
+};
+
+/// One client's connection to a memory node.
+#[derive(Debug)]
+pub(super) struct MemoryLink {
+    server: Arc<Server>,
+    context: Context,
+    /// The node's clock as this client has learnt it.
+    offset: Arc<AtomicI64>,
+}
+
+impl Node for MemoryLink {
+    fn name(&self) -> &str {
+        &self.server.name
+    }
+
+    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
+        let batch = batch.to_vec();
+        self.call(Some(terms), Some(terms.deadline), move |state, header| {
+            state.each(header, &batch, |table, header, ask, publish| {
+                table.enqueue(header, ask, publish)
+            })
+        })
+    }
+
+    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
+        let batch = batch.to_vec();
+        self.call(Some(terms), Some(terms.deadline), move |state, header| {
+            state.each(header, &batch, |table, header, ask, publish| {
+                table.extend(header, ask, publish)
+            })
+        })
+    }
+
+    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
+        let batch = batch.to_vec();
+        self.call(Some(terms), None, move |state, header| {
+            state.each(header, &batch, |table, header, ask, publish| {
+                table.release(header, ask, publish)
+            })
+        })
+    }
+
+    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report> {
+        let resource = resource.clone();
+        self.call(None, None, move |state, header| {
+            state.table.inspect(header, resource.lock_key())
+        })
+    }
+
+    fn era(&self) -> Result<Era, NodeError> {
+        let state = self.server.state();
+        match state.condition {
+            Condition::Stopped => Err(stopped()),
+            _ => Ok(state.era(self.offset.load(Ordering::Relaxed))),
+        }
+    }
+
+    fn batch_limit(&self) -> usize {
+        100
+    }
+}
+
+impl Drop for MemoryLink {
+    fn drop(&mut self) {
+        self.server.close(&self.context.channel);
+    }
+}
+
+impl MemoryLink {
+    pub(super) fn open(server: Arc<Server>, context: Context) -> Self {
+        Self {
+            offset: Arc::new(AtomicI64::new(server.open(&context))),
+            server,
+            context,
+        }
+    }
+
+    fn call<T: Send + 'static>(
+        &self,
+        terms: Option<Terms>,
+        refused_after: Option<Time>,
+        act: impl Fn(&mut State, Header) -> T + Send + Sync + 'static,
+    ) -> Call<T> {
+        let clock = self.context.clock;
+        let deadline = terms.map_or_else(
+            || clock.now().plus(self.context.config.node_timeout),
+            |terms| terms.deadline,
+        );
+        let round = Round {
+            server: self.server.clone(),
+            offset: self.offset.clone(),
+            clock,
+            terms,
+            refused_after,
+            act: Arc::new(act),
+        };
+        timed(clock, deadline, async move {
+            match round.run().await {
+                Err(NodeError::Late) => round.run().await,
+                outcome => outcome,
+            }
+        })
+        .boxed()
+    }
+}
+
+/// One request on its way to the node and back.
+struct Round<F> {
+    server: Arc<Server>,
+    offset: Arc<AtomicI64>,
+    clock: Clock,
+    terms: Option<Terms>,
+    refused_after: Option<Time>,
+    act: Arc<F>,
+}
+
+impl<T, F> Round<F>
+where
+    T: Send + 'static,
+    F: Fn(&mut State, Header) -> T + Send + Sync + 'static,
+{
+    async fn run(&self) -> Result<Answer<T>, NodeError> {
+        let sent = self.clock.now();
+        let latency = self.server.state().latency;
+        self.travel(latency / 2).await;
+        let (era, clock, value) = match self.submit() {
+            Err(answer) => answer.await.map_err(|_| NodeError::Broken)?,
+            Ok(answer) => answer?,
+        };
+        self.travel(latency / 2).await;
+        let offset = Era::offset(clock, sent, self.clock.now());
+        self.offset.store(offset, Ordering::Relaxed);
+        let value = value.ok_or(NodeError::Late)?;
+        Ok(Answer { sent, era, value })
+    }
+
+    async fn travel(&self, span: Duration) {
+        if !span.is_zero() {
+            self.clock.sleep_until(self.clock.now().plus(span)).await;
+        }
+    }
+
+    /// Carries the request out, or leaves it with a paused node.
+    #[allow(clippy::type_complexity)]
+    fn submit(&self) -> Result<Result<Outcome<T>, NodeError>, oneshot::Receiver<Outcome<T>>> {
+        let offset = self.offset.load(Ordering::Relaxed);
+        let (act, clock, terms) = (self.act.clone(), self.clock, self.terms);
+        let refused_after = self.refused_after;
+        let job = move |state: &mut State| -> Outcome<T> {
+            state.calls += 1;
+            let era = state.era(offset);
+            let now = state.micros(clock) / 1000;
+            let limit = refused_after.map(|time| era.node_micros(time).div_ceil(1000));
+            if limit.is_some_and(|limit| now > limit) {
+                return (era, now, None);
+            }
+            let header = state.header(clock, terms.as_ref());
+            (era, now, Some(act(state, header)))
+        };
+        let mut state = self.server.state();
+        match state.condition {
+            Condition::Stopped => Ok(Err(stopped())),
+            Condition::Running => Ok(Ok(job(&mut state))),
+            Condition::Paused => {
+                let (answer, receiver) = oneshot::channel();
+                // Whoever asked may be gone by the time this runs. So it is with a real server.
+                state.held_back.push(Box::new(move |state| {
+                    let _ = answer.send(job(state));
+                }));
+                Err(receiver)
+            }
+        }
+    }
+}
+
+/// The connection, the node's clock in milliseconds, and the answer unless the request was late.
+type Outcome<T> = (Era, u64, Option<T>);
+
+fn stopped() -> NodeError {
+    NodeError::Down("stopped".into())
+}
