@@ -9,6 +9,10 @@ use crate::{
     quorum::Majority,
 };
 
+/// The shortest wait for the end of a holder's lease: a node that always tells of one which is about to end
+/// would be asked as fast as it answers.
+const SHORTEST_EXPIRY: Duration = Duration::from_millis(10);
+
 impl Claim {
     /// The questions that are due.
     pub(crate) fn questions(&mut self, now: Time) -> Vec<Question> {
@@ -241,7 +245,8 @@ impl Claim {
                     .filter(|place| heard && place.ahead == 0);
                 let expiry = expiry.and_then(|place| place.holder_until);
                 expiry.map_or(due, |until| {
-                    due.min(until.plus(Duration::from_millis(1)).max(now))
+                    let at_once = now.plus(nodes.poll().min(SHORTEST_EXPIRY));
+                    due.min(until.plus(Duration::from_millis(1)).max(at_once))
                 })
             }
         };

@@ -31,6 +31,7 @@ impl Claim {
             return;
         }
         match outcome {
+            Ok(answer) if answer.value.contradicts(asked) => seat.fail(NodeError::Garbled),
             Ok(answer) => {
                 let first_vote = seat.vote.is_none();
                 seat.hear(now, ttl, asked, &answer, lease, factor);
@@ -56,7 +57,7 @@ impl Claim {
     ) {
         let factor = self.nodes.config.clock_drift_factor;
         let (token, place) = (self.token, question.place);
-        let Send::Extend(Extend { ttl, .. }) = question.send else {
+        let Send::Extend(Extend { ttl, repair, .. }) = question.send else {
             return;
         };
         let Some(seat) = self.seats.get_mut(place) else {
@@ -66,6 +67,10 @@ impl Claim {
             return;
         }
         match outcome {
+            // A repair is never refused. A node that does would be asked again as fast as it answers.
+            Ok(answer) if repair && answer.value == Extended::Gone => {
+                seat.fail(NodeError::Garbled);
+            }
             Ok(answer) => seat.hear_extended(&answer, ttl, token, factor),
             Err(error) => seat.fail(error),
         }

@@ -166,6 +166,14 @@ pub(crate) enum Standing {
     Superseded,
 }
 
+impl Standing {
+    /// Whether no node of ours can have said so to a request with the number `asked`: it has that number
+    /// in line from then on. One with another would be told again as fast as it answers.
+    pub(crate) fn contradicts(&self, asked: Option<u64>) -> bool {
+        matches!(self, Self::Waiting { number, .. } if asked.is_some_and(|asked| asked != *number))
+    }
+}
+
 /// A request to prolong a lease.
 #[derive(Clone, Debug)]
 pub(crate) struct Extend {

@@ -33,7 +33,6 @@ pub(crate) enum Act {
     Hang,
     /// Takes nothing more from it either.
     Stop,
-    #[allow(dead_code)]
     Pause(Duration),
 }
 

@@ -261,3 +261,28 @@ async fn a_hung_node_does_not_pile_up_requests() {
     }
     assert_eq!(left(&honest), [""; 0]);
 }
+
+/// Whoever contradicts itself must not be asked as fast as it answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_lies_without_end_is_not_asked_without_end() {
+    let honest = servers(2);
+    for (name, manner) in manners::restless() {
+        let [hostile] = fakes(&manner).await;
+        let redlock = beside(&honest, std::slice::from_ref(&hostile))
+            .connect()
+            .await
+            .unwrap();
+        let guard = redlock.lock("r", TTL).await.unwrap();
+        let mut ticket = redlock.enqueue("r", TTL).await.unwrap();
+        let before = hostile.requests();
+        assert!(timeout(2 * TTL, ticket.acquire()).await.is_err(), "{name}");
+        let asked = hostile.requests() - before;
+        println!("{name}: asked {asked} times in {:?}", 2 * TTL);
+        assert!(asked < 300, "{name}: asked {asked} times in {:?}", 2 * TTL);
+        assert!(guard.is_held(), "{name}");
+        drop(guard);
+        drop(ticket.acquire().await.unwrap());
+        redlock.shutdown().await;
+    }
+    assert_eq!(left(&honest), [""; 0]);
+}

@@ -3,7 +3,7 @@
 //! None of them gives a vote: an answer in the very form of a vote, with a number in every range, is one,
 //! whoever sends it. What looks like one here has something wrong with it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::fake::{Act, Call, Manner, Script, now_millis};
 
@@ -242,6 +242,49 @@ fn pushy() -> Vec<(String, Manner)> {
         .into_iter()
         .map(|(name, forge)| (format!("a push {name}"), waits(forge)))
         .collect()
+}
+
+/// What makes a client ask again, again and again.
+pub(crate) fn restless() -> Vec<(&'static str, Manner)> {
+    let waits = |call: &Call, number: u64, ends: u64, left: u64| {
+        let place = format!("*5\r\n:2\r\n:{number}\r\n:0\r\n:{ends}\r\n:{left}\r\n");
+        Act::Send(call.envelope(&place))
+    };
+    let ends = || now_millis() + 5000;
+    vec![
+        (
+            "nothing is here, ever",
+            lines(move |call| vec![waits(call, asked_number(call), ends(), 9000)]),
+        ),
+        (
+            "a number of its own",
+            lines(move |call| vec![waits(call, 5, ends(), 9000)]),
+        ),
+        (
+            "a holder that was due long ago",
+            lines(move |call| vec![waits(call, asked_number(call), ends(), 0)]),
+        ),
+        (
+            "pushes of another lease",
+            lines(move |call| {
+                let ends = ends();
+                let push = told(call, &format!("{} 5 ID", ends + 999_999));
+                let mut acts = vec![waits(call, asked_number(call), ends, 9000)];
+                for _ in 0..20 {
+                    acts.extend([
+                        Act::Pause(Duration::from_millis(1)),
+                        Act::Send(push.clone()),
+                    ]);
+                }
+                acts
+            }),
+        ),
+    ]
+}
+
+/// Spoils what is asked of the line, and does the rest as it should.
+fn lines(answer: impl Fn(&Call) -> Vec<Act> + Send + Sync + 'static) -> Manner {
+    Arc::new(move |call| (call.script == Some(Script::Enqueue)).then(|| answer(call)))
 }
 
 /// The number of the first ticket that it names, or some other.
