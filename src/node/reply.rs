@@ -148,11 +148,14 @@ pub(super) fn digits(text: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+pub(in crate::node) mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use redis::{PushKind, VerbatimFormat};
+    use redis::PushKind;
 
-    use super::*;
+    use super::{fuzz::any_value, *};
 
     const TOO_MUCH: i64 = 1 << 53;
 
@@ -318,27 +321,6 @@ mod tests {
         assert_eq!(time(&reply("-1", "0")), None);
         assert_eq!(time(&Value::Array(vec![bulk("1")])), None);
         assert_eq!(time(&Value::Nil), None);
-    }
-
-    fn any_value() -> impl Strategy<Value = Value> {
-        let int = prop_oneof![-3..6_i64, any::<i64>()];
-        let leaf = prop_oneof![
-            4 => int.prop_map(Value::Int),
-            1 => any::<Vec<u8>>().prop_map(Value::BulkString),
-            1 => ".*".prop_map(Value::SimpleString),
-            1 => Just(Value::Nil),
-            1 => Just(Value::Okay),
-            1 => any::<f64>().prop_map(Value::Double),
-            1 => any::<bool>().prop_map(Value::Boolean),
-            1 => ".*".prop_map(|text| Value::VerbatimString { format: VerbatimFormat::Text, text }),
-        ];
-        leaf.prop_recursive(3, 32, 6, |inner| {
-            prop_oneof![
-                4 => prop::collection::vec(inner.clone(), 0..7).prop_map(Value::Array),
-                1 => prop::collection::vec(inner, 0..4)
-                    .prop_map(|data| Value::Push { kind: PushKind::Message, data }),
-            ]
-        })
     }
 
     proptest! {

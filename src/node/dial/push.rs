@@ -54,9 +54,11 @@ fn told(payload: &Value) -> Option<(u64, u64, &str)> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn bulk(text: &str) -> Value {
         Value::BulkString(text.as_bytes().to_vec())
@@ -101,13 +103,5 @@ mod tests {
         }
         assert_eq!(told(&Value::Int(1)), None);
         assert_eq!(told(&Value::BulkString(vec![b'1', b' ', 0xff])), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_message_panics(data in prop::collection::vec(any::<Vec<u8>>(), 0..4)) {
-            let data = data.into_iter().map(Value::BulkString).collect();
-            let _ = granted("c", &PushInfo { kind: PushKind::Message, data });
-        }
     }
 }
