@@ -3,6 +3,8 @@
 // A test may fail by panicking, and measures the time that the code under test must not read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "../common/chance.rs"]
+mod chance;
 #[path = "../common/cluster.rs"]
 mod cluster;
 #[path = "../common/servers.rs"]
@@ -14,6 +16,7 @@ mod server;
 #[path = "../behaviour/mod.rs"]
 mod behaviour;
 mod cancelled;
+mod chaos;
 mod counts;
 mod deaths;
 mod end_to_end;

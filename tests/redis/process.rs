@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use redlock_fifo::{FifoRedlock, FifoRedlockBuilder, LockGuard};
+use redlock_fifo::{BuildError, FifoRedlock, FifoRedlockBuilder, LockGuard};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::server::Server;
+use crate::{chaos::Contest, server::Server};
 
 /// How long a test waits for what must come, on however busy a machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -66,6 +66,10 @@ pub(crate) async fn client(servers: &[Server]) -> FifoRedlock {
     builder(servers).connect().await.expect("connected")
 }
 
+fn urls(servers: &[Server]) -> Vec<String> {
+    servers.iter().map(Server::url).collect()
+}
+
 /// All keys on all servers but the counter of `resource`.
 pub(crate) fn residue(servers: &[Server], resource: &str) -> Vec<String> {
     let counter = format!("{{{resource}}}:redlock-fifo:seq");
@@ -84,19 +88,19 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts one and waits until it is connected.
     pub(crate) fn start(servers: &[Server]) -> Self {
-        Self::start_with(servers, "-")
+        Self::start_at(&urls(servers), "")
     }
 
     /// The same with a `fifo_ephemeral_ttl` of `lease`.
     pub(crate) fn start_with_lease(servers: &[Server], lease: Duration) -> Self {
-        Self::start_with(servers, &lease.as_millis().to_string())
+        Self::start_at(&urls(servers), &format!("lease={}", lease.as_millis()))
     }
 
-    fn start_with(servers: &[Server], lease: &str) -> Self {
-        let urls: Vec<String> = servers.iter().map(Server::url).collect();
+    /// The same with nodes at `urls` and `settings` as [`set`] knows them, between commas.
+    pub(crate) fn start_at(urls: &[String], settings: &str) -> Self {
         let mut child = Command::new(env::current_exe().expect("this program"))
             .args(["process::worker_process", "--exact", "--nocapture"])
-            .env(ORDER, format!("{lease} {}", urls.join(" ")))
+            .env(ORDER, format!("{settings} {}", urls.join(" ")))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -143,6 +147,11 @@ impl Worker {
         let mut report = self.report();
         assert_eq!(report.remove(0), word, "{report:?}");
         report
+    }
+
+    /// All reports from now on, until the end of its life; nothing is left to be read here.
+    pub(crate) fn take_reports(&mut self) -> mpsc::Receiver<Vec<String>> {
+        std::mem::replace(&mut self.reports, mpsc::channel().1)
     }
 
     /// Kills it, as a crash would.
@@ -242,13 +251,9 @@ fn worker_process() {
 type Guards = Arc<Mutex<BTreeMap<String, LockGuard>>>;
 
 async fn work(order: &str, mut orders: tokio::sync::mpsc::UnboundedReceiver<Vec<String>>) {
-    let (lease, urls) = order.split_once(' ').expect("urls");
-    let mut builder = urls.split(' ').fold(patient(), FifoRedlockBuilder::node);
-    if let Ok(lease) = lease.parse() {
-        builder = builder.fifo_ephemeral_ttl(Duration::from_millis(lease));
-    }
-    let redlock = builder.connect().await.expect("connected");
+    let redlock = connect(order).await;
     let guards = Guards::default();
+    let mut contest = None;
     report("connected");
     while let Some(words) = orders.recv().await {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -282,8 +287,44 @@ async fn work(order: &str, mut orders: tokio::sync::mpsc::UnboundedReceiver<Vec<
                 redlock.shutdown().await;
                 report("done");
             }
+            // Contends as `chaos` has it.
+            ["contend", seed] => {
+                contest = Some(Contest::start(&redlock, seed.parse().expect("a seed")));
+            }
+            ["stop"] => {
+                let contest = contest.take().expect("it contends");
+                contest.stop().await;
+                redlock.shutdown().await;
+                report("done");
+            }
             _ => panic!("not an order: {words:?}"),
         }
+    }
+}
+
+/// Connects, as soon as a quorum can be reached.
+async fn connect(order: &str) -> FifoRedlock {
+    let (settings, urls) = order.split_once(' ').expect("urls");
+    let settings = || settings.split(',').filter(|setting| !setting.is_empty());
+    loop {
+        let builder = urls.split(' ').fold(patient(), FifoRedlockBuilder::node);
+        match settings().fold(builder, set).connect().await {
+            Err(BuildError::NoQuorum(_)) => {}
+            connected => return connected.expect("connected"),
+        }
+    }
+}
+
+/// Makes a setting, in milliseconds.
+fn set(builder: FifoRedlockBuilder, setting: &str) -> FifoRedlockBuilder {
+    let (name, millis) = setting.split_once('=').expect("a value");
+    let span = Duration::from_millis(millis.parse().expect("ms"));
+    match name {
+        "lease" => builder.fifo_ephemeral_ttl(span),
+        // Of the first start as well: servers that restart soon after it are no new deployment.
+        "grace" => builder.restart_grace(span).cold_start_grace(true),
+        "timeout" => builder.node_timeout(span),
+        _ => panic!("not a setting: {setting}"),
     }
 }
 
@@ -330,7 +371,8 @@ async fn acquire(redlock: &FifoRedlock, resource: &str, by_ticket: bool) {
     report(&served.write());
 }
 
-fn report(words: &str) {
+/// Tells the parent.
+pub(crate) fn report(words: &str) {
     let line = format!("{MARK}{words}\n");
     // The parent may be gone.
     let _ = io::stderr().lock().write_all(line.as_bytes());

@@ -1,0 +1,184 @@
+//! Servers, processes, and what stands between them.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::runtime::Runtime;
+
+use super::{
+    EPHEMERAL, GRACE, NODE_TIMEOUT, NODES, SLOTS, faults::Fault, history::History, proxy::Link,
+};
+use crate::{
+    chance::Chance,
+    process::{Worker, now},
+    server::Server,
+};
+
+/// What the faults act on.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) servers: Vec<Server>,
+    /// By process and node.
+    pub(crate) links: Vec<Vec<Link>>,
+    pub(crate) history: Arc<Mutex<History>>,
+    faults: Mutex<Vec<Fault>>,
+    /// The nodes that a fault has hold of.
+    taken: Mutex<BTreeSet<usize>>,
+    given_back: Condvar,
+    /// Carries the links.
+    _runtime: Runtime,
+}
+
+impl Rig {
+    pub(crate) fn start() -> Self {
+        let args = debug_allowed();
+        let start = |_| thread::spawn(|| Server::start_with(args));
+        let starting: Vec<_> = (0..NODES).map(start).collect();
+        let started = |server: JoinHandle<Server>| server.join().expect("it starts");
+        let servers: Vec<Server> = starting.into_iter().map(started).collect();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let link = |server: &Server| Link::start(&runtime, socket(server));
+        let links = (0..SLOTS).map(|_| servers.iter().map(link).collect());
+        Self {
+            links: links.collect(),
+            servers,
+            history: Arc::default(),
+            faults: Mutex::default(),
+            taken: Mutex::default(),
+            given_back: Condvar::new(),
+            _runtime: runtime,
+        }
+    }
+
+    /// Takes a node that no other fault has hold of.
+    pub(crate) fn take_node(&self, chance: &mut Chance) -> usize {
+        let mut taken = lock(&self.taken);
+        loop {
+            let free: Vec<usize> = (0..NODES).filter(|node| !taken.contains(node)).collect();
+            if !free.is_empty() {
+                let node = free[chance.place(free.len())];
+                taken.insert(node);
+                return node;
+            }
+            taken = self.given_back.wait(taken).expect("sound");
+        }
+    }
+
+    pub(crate) fn give_back(&self, node: usize) {
+        lock(&self.taken).remove(&node);
+        self.given_back.notify_all();
+    }
+
+    pub(crate) fn note(&self, fault: Fault) {
+        lock(&self.faults).push(fault);
+    }
+
+    pub(crate) fn faults(&self) -> Vec<Fault> {
+        lock(&self.faults).clone()
+    }
+
+    /// All keys but the counters.
+    pub(crate) fn residue(&self) -> Vec<String> {
+        let keys = self.servers.iter().flat_map(Server::keys);
+        keys.filter(|key| !key.ends_with(":redlock-fifo:seq"))
+            .collect()
+    }
+}
+
+/// A process that contends, and what reads its reports.
+#[derive(Debug)]
+pub(crate) struct Contestant {
+    pub(crate) worker: Worker,
+    pub(crate) slot: usize,
+    life: usize,
+    history: Arc<Mutex<History>>,
+    reader: JoinHandle<bool>,
+}
+
+impl Contestant {
+    /// Starts one in the place `slot`, and lets it contend.
+    pub(crate) fn start(rig: &Rig, slot: usize, seed: u64) -> Self {
+        let urls: Vec<String> = rig.links[slot]
+            .iter()
+            .map(|link| link.url().to_owned())
+            .collect();
+        let [lease, grace, timeout] = [EPHEMERAL, GRACE, NODE_TIMEOUT].map(|span| span.as_millis());
+        let settings = format!("lease={lease},grace={grace},timeout={timeout}");
+        let mut worker = Worker::start_at(&urls, &settings);
+        worker.order(&format!("contend {seed}"));
+        let history = rig.history.clone();
+        let life = lock(&history).born(slot);
+        let (reports, log) = (worker.take_reports(), history.clone());
+        let reader = thread::spawn(move || {
+            for words in reports {
+                if words[0] == "done" {
+                    return true;
+                }
+                lock(&log).enter(life, &words);
+            }
+            false
+        });
+        Self {
+            worker,
+            slot,
+            life,
+            history,
+            reader,
+        }
+    }
+
+    /// Kills it, and waits until everything that it reported before is read.
+    pub(crate) fn kill(mut self) {
+        // Before the signal: what it does until it is gone is not said to be left behind.
+        let at = now();
+        self.worker.kill();
+        lock(&self.history).lives[self.life].killed = Some(at);
+        self.reader.join().expect("it reads all");
+    }
+
+    /// Lets it finish what it does; false if it did not.
+    pub(crate) fn stop(&mut self) {
+        self.worker.order("stop");
+    }
+
+    /// Waits until it has stopped; false if it died before.
+    pub(crate) fn join(self) -> bool {
+        self.reader.join().expect("it reads all")
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("sound")
+}
+
+/// What it takes for a server to heed `DEBUG`: from version 7 on it has to be allowed, and before that the
+/// setting is not known.
+fn debug_allowed() -> &'static [&'static str] {
+    let info = Server::start().text(&["INFO", "server"]);
+    let version = info
+        .split_once("redis_version:")
+        .and_then(|(_, rest)| rest.split('.').next());
+    match version.expect("a version").parse().expect("a number") {
+        0..7 => &[],
+        _ => &["--enable-debug-command", "local"],
+    }
+}
+
+fn socket(server: &Server) -> PathBuf {
+    let url = server.socket_url();
+    PathBuf::from(url.strip_prefix("redis+unix://").expect("of a socket"))
+}
+
+/// Lets time pass: how long a fault lasts is part of it.
+pub(crate) fn pass(time: Duration) {
+    thread::sleep(time);
+}
