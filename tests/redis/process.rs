@@ -315,15 +315,16 @@ async fn connect(order: &str) -> FifoRedlock {
     }
 }
 
-/// Makes a setting, in milliseconds.
+/// Makes a setting: a name, or a span in milliseconds.
 fn set(builder: FifoRedlockBuilder, setting: &str) -> FifoRedlockBuilder {
-    let (name, millis) = setting.split_once('=').expect("a value");
-    let span = Duration::from_millis(millis.parse().expect("ms"));
+    let (name, value) = setting.split_once('=').expect("a value");
+    let span = || Duration::from_millis(value.parse().expect("ms"));
     match name {
-        "lease" => builder.fifo_ephemeral_ttl(span),
+        "name" => builder.client_name(value),
+        "lease" => builder.fifo_ephemeral_ttl(span()),
         // Of the first start as well: servers that restart soon after it are no new deployment.
-        "grace" => builder.restart_grace(span).cold_start_grace(true),
-        "timeout" => builder.node_timeout(span),
+        "grace" => builder.restart_grace(span()).cold_start_grace(true),
+        "timeout" => builder.node_timeout(span()),
         _ => panic!("not a setting: {setting}"),
     }
 }

@@ -35,6 +35,7 @@ pub(crate) use contender::Contest;
 use faults::{Fault, Kind, ailing, forgetting, mortality, network};
 use history::History;
 use promises::{Findings, Trial};
+use proxy::Way;
 use rig::{Contestant, Rig, lock, pass};
 
 const NODES: usize = 5;
@@ -110,7 +111,7 @@ impl Run {
             let mortal = scope.spawn(|| mortality(&rig, self.chance(4), contestants, until));
             mortal.join().expect("no panic")
         });
-        stop(contestants);
+        stop(&rig, contestants, &mut self.chance(5));
         serve(&rig);
         let (faults, history) = (rig.faults(), lock(&rig.history));
         let findings = trial(Trial::new(&history, &faults, ready)).findings();
@@ -141,20 +142,30 @@ impl Run {
     }
 }
 
-/// All processes come to an end in order, now that nothing fails any more.
-fn stop(mut contestants: Vec<Contestant>) {
-    contestants.iter_mut().for_each(Contestant::stop);
+/// All processes come to an end in order, while each is cut off from one node for some time yet. They
+/// leave nothing behind (C1, C3).
+fn stop(rig: &Rig, mut contestants: Vec<Contestant>, chance: &mut Chance) {
+    let mut cut = Vec::new();
+    for contestant in &mut contestants {
+        let link = &rig.links[contestant.slot][chance.place(NODES)];
+        link.set(Way::Cut);
+        cut.push(link);
+        contestant.stop();
+    }
+    pass(NODE_TIMEOUT * 2);
+    cut.iter().for_each(|link| link.set(Way::Open));
     for contestant in contestants {
         assert!(contestant.join(), "a process died by itself");
     }
+    assert_eq!(rig.forgotten(), [""; 0], "C1, C3: left behind");
 }
 
-/// Nothing is left but counters, as soon as the leases of the dead are over, and the next one is served
-/// (C1, C3, L1).
+/// As soon as the leases of the dead are over nothing is left but counters, and the next one is served
+/// (L1, L2).
 fn serve(rig: &Rig) {
     let most = now() + LONGEST_TTL + EPHEMERAL + Duration::from_secs(1);
     while !rig.residue().is_empty() {
-        assert!(now() < most, "C1, C3: left behind: {:?}", rig.residue());
+        assert!(now() < most, "L2: left of the dead: {:?}", rig.residue());
         pass(Duration::from_millis(20));
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

@@ -86,13 +86,48 @@ impl Rig {
         lock(&self.faults).clone()
     }
 
-    /// All keys but the counters.
+    /// All that is left on the servers but counters: what it is and whose.
     pub(crate) fn residue(&self) -> Vec<String> {
-        let keys = self.servers.iter().flat_map(Server::keys);
-        keys.filter(|key| !key.ends_with(":redlock-fifo:seq"))
-            .collect()
+        self.servers.iter().flat_map(residue).collect()
+    }
+
+    /// What of that was left by processes that came to an end in order.
+    pub(crate) fn forgotten(&self) -> Vec<String> {
+        let lives = &lock(&self.history).lives;
+        let dead = |life: &usize| lives[*life].killed.is_some();
+        let dead: Vec<String> = (0..lives.len()).filter(dead).map(name).collect();
+        let of_the_dead =
+            |left: &String| dead.iter().any(|name| left.contains(&format!(":{name}:")));
+        let mut left = self.residue();
+        left.retain(|left| !of_the_dead(left));
+        left
     }
 }
+
+/// How the process of a life is named in what it leaves behind.
+fn name(life: usize) -> String {
+    format!("life-{life}")
+}
+
+fn residue(server: &Server) -> Vec<String> {
+    let keys = server.keys();
+    let keys = keys
+        .iter()
+        .filter(|key| !key.ends_with(":redlock-fifo:seq"));
+    let left = |key: &String| {
+        let listed = server.command(&["EVAL", LIST, "1", key]);
+        let ids: Vec<String> = redis::from_redis_value(listed).expect("texts");
+        ids.into_iter()
+            .map(|id| format!("{key} {id}"))
+            .collect::<Vec<_>>()
+    };
+    keys.flat_map(left).collect()
+}
+
+/// The holder ids under a key.
+const LIST: &str = "
+    if redis.call('TYPE', KEYS[1]).ok == 'zset' then return redis.call('ZRANGE', KEYS[1], 0, -1) end
+    return { redis.call('GET', KEYS[1]) or nil }";
 
 /// A process that contends, and what reads its reports.
 #[derive(Debug)]
@@ -112,11 +147,12 @@ impl Contestant {
             .map(|link| link.url().to_owned())
             .collect();
         let [lease, grace, timeout] = [EPHEMERAL, GRACE, NODE_TIMEOUT].map(|span| span.as_millis());
-        let settings = format!("lease={lease},grace={grace},timeout={timeout}");
-        let mut worker = Worker::start_at(&urls, &settings);
-        worker.order(&format!("contend {seed}"));
         let history = rig.history.clone();
         let life = lock(&history).born(slot);
+        let name = name(life);
+        let settings = format!("name={name},lease={lease},grace={grace},timeout={timeout}");
+        let mut worker = Worker::start_at(&urls, &settings);
+        worker.order(&format!("contend {seed}"));
         let (reports, log) = (worker.take_reports(), history.clone());
         let reader = thread::spawn(move || {
             for words in reports {
@@ -145,7 +181,7 @@ impl Contestant {
         self.reader.join().expect("it reads all");
     }
 
-    /// Lets it finish what it does; false if it did not.
+    /// Lets it finish what it does.
     pub(crate) fn stop(&mut self) {
         self.worker.order("stop");
     }
