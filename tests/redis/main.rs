@@ -24,9 +24,11 @@ mod fake;
 mod handoff;
 mod hostile;
 mod manners;
+mod lost_updates;
 mod node_loss;
 mod peers;
 mod process;
+mod worker;
 
 /// The nodes that the behaviours run on here.
 type Kind = nodes::Servers;

@@ -1,31 +1,28 @@
 //! Other processes: this test binary, run again.
 //!
-//! A child runs [`worker_process`] alone, which does what lines on its input say and reports in lines on
-//! its stderr. It ends when its input does, that is with its parent, however that ends.
+//! A child runs [`worker_process`](crate::worker::worker_process) alone, which does what lines on its input
+//! say and reports in lines on its stderr. It ends when its input does, that is with its parent, however
+//! that ends.
 
 use std::{
-    collections::BTreeMap,
     env,
-    io::{self, BufRead, BufReader, Write},
-    process::{Child, ChildStdin, Command, Stdio, exit},
-    sync::{Arc, Mutex, mpsc},
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
 
-use redlock_fifo::{BuildError, FifoRedlock, FifoRedlockBuilder, LockGuard};
+use redlock_fifo::{FifoRedlock, FifoRedlockBuilder};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{chaos::Contest, server::Server};
+use crate::{
+    server::Server,
+    worker::{MARK, ORDER},
+};
 
 /// How long a test waits for what must come, on however busy a machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Says to a child that it is one, and what its nodes and its settings are.
-const ORDER: &str = "REDLOCK_FIFO_WORKER";
-
-/// In front of every report, since what goes wrong is told on the same pipe.
-const MARK: &str = "@ ";
 
 /// The present moment. All processes of a machine share this clock.
 pub(crate) fn now() -> Duration {
@@ -96,10 +93,10 @@ impl Worker {
         Self::start_at(&urls(servers), &format!("lease={}", lease.as_millis()))
     }
 
-    /// The same with nodes at `urls` and `settings` as [`set`] knows them, between commas.
+    /// The same with nodes at `urls` and `settings` as a worker knows them, between commas.
     pub(crate) fn start_at(urls: &[String], settings: &str) -> Self {
         let mut child = Command::new(env::current_exe().expect("this program"))
-            .args(["process::worker_process", "--exact", "--nocapture"])
+            .args(["worker::worker_process", "--exact", "--nocapture"])
             .env(ORDER, format!("{settings} {}", urls.join(" ")))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -199,7 +196,8 @@ pub(crate) struct Acquisition {
 }
 
 impl Acquisition {
-    fn write(&self) -> String {
+    /// What a worker reports.
+    pub(crate) fn write(&self) -> String {
         let recorded = self.recorded.unwrap_or_default();
         let times = [self.asked, recorded, self.acquired, self.released];
         let [asked, recorded, acquired, released] = times.map(|time| time.as_nanos());
@@ -224,157 +222,4 @@ impl Acquisition {
             token,
         }
     }
-}
-
-/// What a child runs; nothing where there is no order.
-#[test]
-fn worker_process() {
-    let Ok(order) = env::var(ORDER) else {
-        return;
-    };
-    let (sender, orders) = tokio::sync::mpsc::unbounded_channel();
-    thread::spawn(move || {
-        for line in io::stdin().lines().map_while(Result::ok) {
-            let words = line.split(' ').map(str::to_owned).collect();
-            sender.send(words).expect("it listens");
-        }
-        exit(0);
-    });
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime")
-        .block_on(work(&order, orders));
-}
-
-type Guards = Arc<Mutex<BTreeMap<String, LockGuard>>>;
-
-async fn work(order: &str, mut orders: tokio::sync::mpsc::UnboundedReceiver<Vec<String>>) {
-    let redlock = connect(order).await;
-    let guards = Guards::default();
-    let mut contest = None;
-    report("connected");
-    while let Some(words) = orders.recv().await {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        match words[..] {
-            // Asks for a lock and keeps it.
-            ["lock", resource, ttl] => {
-                let ttl = Duration::from_millis(ttl.parse().expect("ms"));
-                let lock = redlock.lock(resource, ttl).wait_forever();
-                let (resource, guards) = (resource.to_owned(), guards.clone());
-                tokio::spawn(async move {
-                    let guard = lock.await.expect("locked");
-                    let (at, token) = (now().as_nanos(), guard.fencing_token());
-                    guards.lock().expect("sound").insert(resource, guard);
-                    report(&format!("locked {at} {token}"));
-                });
-            }
-            // Whether the lease is still to be trusted.
-            ["held", resource] => {
-                let held = guards.lock().expect("sound")[resource].is_held();
-                report(&format!("held {held}"));
-            }
-            ["release", resource] => {
-                let guard = guards.lock().expect("sound").remove(resource);
-                guard.expect("locked").release().await.expect("released");
-                report("released");
-            }
-            // Locks again and again in many tasks at once, every second time by a ticket.
-            ["load", resource, tasks, times] => {
-                let (tasks, times) = (tasks.parse().expect("tasks"), times.parse().expect("times"));
-                load(&redlock, resource, tasks, times).await;
-                redlock.shutdown().await;
-                report("done");
-            }
-            // Contends as `chaos` has it.
-            ["contend", seed] => {
-                contest = Some(Contest::start(&redlock, seed.parse().expect("a seed")));
-            }
-            ["stop"] => {
-                let contest = contest.take().expect("it contends");
-                contest.stop().await;
-                redlock.shutdown().await;
-                report("done");
-            }
-            _ => panic!("not an order: {words:?}"),
-        }
-    }
-}
-
-/// Connects, as soon as a quorum can be reached.
-async fn connect(order: &str) -> FifoRedlock {
-    let (settings, urls) = order.split_once(' ').expect("urls");
-    let settings = || settings.split(',').filter(|setting| !setting.is_empty());
-    loop {
-        let builder = urls.split(' ').fold(patient(), FifoRedlockBuilder::node);
-        match settings().fold(builder, set).connect().await {
-            Err(BuildError::NoQuorum(_)) => {}
-            connected => return connected.expect("connected"),
-        }
-    }
-}
-
-/// Makes a setting: a name, or a span in milliseconds.
-fn set(builder: FifoRedlockBuilder, setting: &str) -> FifoRedlockBuilder {
-    let (name, value) = setting.split_once('=').expect("a value");
-    let span = || Duration::from_millis(value.parse().expect("ms"));
-    match name {
-        "name" => builder.client_name(value),
-        "lease" => builder.fifo_ephemeral_ttl(span()),
-        // Of the first start as well: servers that restart soon after it are no new deployment.
-        "grace" => builder.restart_grace(span()).cold_start_grace(true),
-        "timeout" => builder.node_timeout(span()),
-        _ => panic!("not a setting: {setting}"),
-    }
-}
-
-async fn load(redlock: &FifoRedlock, resource: &str, tasks: usize, times: usize) {
-    let tasks: Vec<_> = (0..tasks)
-        .map(|task| {
-            let (redlock, resource) = (redlock.clone(), resource.to_owned());
-            tokio::spawn(async move {
-                for time in 0..times {
-                    acquire(&redlock, &resource, (task + time) % 2 == 0).await;
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.expect("no panic");
-    }
-}
-
-async fn acquire(redlock: &FifoRedlock, resource: &str, by_ticket: bool) {
-    const TTL: Duration = Duration::from_secs(10);
-    let asked = now();
-    let (guard, recorded) = if by_ticket {
-        let mut ticket = redlock.enqueue(resource, TTL).await.expect("enqueued");
-        let recorded = now();
-        (ticket.acquire().await.expect("acquired"), Some(recorded))
-    } else {
-        let lock = redlock.lock(resource, TTL).wait_forever();
-        (lock.await.expect("locked"), None)
-    };
-    let acquired = now();
-    // Whoever else believes to have the lock gets a chance to say so.
-    tokio::task::yield_now().await;
-    assert!(guard.is_held());
-    let (released, token) = (now(), guard.fencing_token());
-    guard.release().await.expect("released");
-    let served = Acquisition {
-        asked,
-        recorded,
-        acquired,
-        released,
-        token,
-    };
-    report(&served.write());
-}
-
-/// Tells the parent.
-pub(crate) fn report(words: &str) {
-    let line = format!("{MARK}{words}\n");
-    // The parent may be gone.
-    let _ = io::stderr().lock().write_all(line.as_bytes());
 }

@@ -14,14 +14,14 @@ use std::{
 use redlock_fifo::{FifoRedlock, LockError, LockGuard};
 use tokio::{
     sync::watch,
-    task::JoinSet,
     time::{sleep, timeout},
 };
 
 use super::{LONGEST_TTL, RESOURCES, TASKS};
 use crate::{
     chance::Chance,
-    process::{now, report},
+    process::now,
+    worker::{Toil, report},
 };
 
 /// How often a process looks whether it runs, and what it takes for a stall.
@@ -31,45 +31,26 @@ const STALL: Duration = Duration::from_millis(40);
 /// How long a guard that is not held may take to say so before that counts as silence.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// The contention of one process.
-#[derive(Debug)]
-pub(crate) struct Contest {
-    stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
-}
-
-impl Contest {
-    pub(crate) fn start(redlock: &FifoRedlock, seed: u64) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let ids = Arc::<AtomicU64>::default();
-        let mut tasks = JoinSet::new();
-        for task in 0..TASKS {
-            let mut contender = Contender {
-                redlock: redlock.clone(),
-                chance: Chance::new(seed, task),
-                ids: ids.clone(),
-                stopped: stopped.clone(),
-            };
-            tasks.spawn(async move {
-                if task == 0 {
-                    contender.outlast().await;
-                }
-                while !*contender.stopped.borrow() {
-                    contender.request().await;
-                }
-            });
-        }
-        tokio::spawn(pulse());
-        Self { stop, tasks }
+/// Has this process contend until it is to stop.
+pub(crate) fn contend(redlock: &FifoRedlock, seed: u64, toil: &mut Toil) {
+    let ids = Arc::<AtomicU64>::default();
+    for task in 0..TASKS {
+        let mut contender = Contender {
+            redlock: redlock.clone(),
+            chance: Chance::new(seed, task),
+            ids: ids.clone(),
+            stopped: toil.stopped(),
+        };
+        toil.start(async move {
+            if task == 0 {
+                contender.outlast().await;
+            }
+            while !*contender.stopped.borrow() {
+                contender.request().await;
+            }
+        });
     }
-
-    /// Lets every task finish what it does.
-    pub(crate) async fn stop(mut self) {
-        self.stop.send_replace(true);
-        while let Some(task) = self.tasks.join_next().await {
-            task.expect("no panic");
-        }
-    }
+    tokio::spawn(pulse());
 }
 
 /// Reports whenever the process did not run.

@@ -31,7 +31,7 @@ mod promises;
 mod proxy;
 mod rig;
 
-pub(crate) use contender::Contest;
+pub(crate) use contender::contend;
 use faults::{Fault, Kind, ailing, forgetting, mortality, network};
 use history::History;
 use promises::{Findings, Trial};
