@@ -22,7 +22,7 @@ pub(crate) fn cut_off(slot: usize, faults: &[Fault]) -> Vec<Span> {
         .filter(|fault| fault.slot.is_none_or(|hit| hit == slot))
     {
         let after = match fault.kind {
-            Kind::Kill => GRACE.max(RECOVERY),
+            Kind::Kill | Kind::Eclipse => GRACE.max(RECOVERY),
             _ => RECOVERY,
         };
         for &node in &fault.nodes {

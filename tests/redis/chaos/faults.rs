@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use super::{
     GRACE, LONGEST_TTL, NODES, SLOTS,
-    proxy::Way,
+    proxy::{Link, Way},
     rig::{Contestant, Rig, pass},
 };
 use crate::{chance::Chance, process::now};
@@ -17,6 +17,9 @@ use crate::{chance::Chance, process::now};
 pub(crate) enum Kind {
     /// A node is killed and started again, empty.
     Kill,
+    /// The same of a node that every process needs for its quorum, since two others are out of its reach;
+    /// they come back together with the node.
+    Eclipse,
     /// A node forgets all keys and goes on.
     Forget,
     /// A node is stopped for longer than the longest ttl.
@@ -95,36 +98,67 @@ impl Deck {
 }
 
 /// Nodes that lose their memory: one at a time, and the next one when the first one's grace is over.
-pub(crate) fn forgetting(rig: &Rig, mut chance: Chance, kind: Kind, until: Duration) {
-    let mut deck = Deck::new(&[kind], until);
+pub(crate) fn forgetting(rig: &Rig, mut chance: Chance, kinds: &[Kind], until: Duration) {
+    let mut deck = Deck::new(kinds, until);
     while let Some(kind) = deck.deal(&mut chance) {
         pass(chance.millis(100, 1000));
         let node = rig.take_node(&mut chance);
         let from = now();
+        let (server, mut eclipsed) = (&rig.servers[node], Vec::new());
         match kind {
-            Kind::Kill => {
-                rig.servers[node].kill();
-                pass(chance.millis(50, 1500));
-                rig.servers[node].restart();
+            Kind::Forget => {
+                server.command(&["FLUSHALL"]);
+            }
+            Kind::Eclipse => {
+                eclipsed = eclipse(rig, node, &mut chance);
+                server.restart();
             }
             _ => {
-                rig.servers[node].command(&["FLUSHALL"]);
+                server.kill();
+                pass(chance.millis(50, 1500));
+                server.restart();
             }
         }
-        let to = now();
+        for (slot, nodes) in eclipsed.into_iter().enumerate() {
+            nodes
+                .iter()
+                .for_each(|&node| rig.links[slot][node].set(Way::Open));
+            rig.note(Fault {
+                kind: Kind::Cut,
+                nodes,
+                slot: Some(slot),
+                from,
+                to: now(),
+            });
+        }
         rig.note(Fault {
             kind,
             nodes: vec![node],
             slot: None,
             from,
-            to,
+            to: now(),
         });
-        if kind == Kind::Kill {
+        if kind != Kind::Forget {
             // Uptime is in whole seconds, of which one is taken off.
             pass(GRACE + Duration::from_secs(2));
         }
         rig.give_back(node);
     }
+}
+
+/// Cuts each process off from two nodes besides `node`, for long enough that leases stand on the others
+/// alone. Returns which.
+fn eclipse(rig: &Rig, node: usize, chance: &mut Chance) -> Vec<Vec<usize>> {
+    let cut = |links: &Vec<Link>| {
+        let mut others: Vec<usize> = (0..NODES).filter(|other| *other != node).collect();
+        chance.shuffle(&mut others);
+        others.truncate(2);
+        others.iter().for_each(|&other| links[other].set(Way::Cut));
+        others
+    };
+    let eclipsed = rig.links.iter().map(cut).collect();
+    pass(LONGEST_TTL);
+    eclipsed
 }
 
 /// Nodes that hang, and such as lose what is not their memory.
