@@ -17,8 +17,8 @@ use crate::{chance::Chance, process::now};
 pub(crate) enum Kind {
     /// A node is killed and started again, empty.
     Kill,
-    /// The same of a node that every process needs for its quorum, since two others are out of its reach;
-    /// they come back together with the node.
+    /// The same of a node that every process needs for its quorum: half of them are cut off from two of the
+    /// others, half from the other two, until the node comes back.
     Eclipse,
     /// A node forgets all keys and goes on.
     Forget,
@@ -147,16 +147,16 @@ pub(crate) fn forgetting(rig: &Rig, mut chance: Chance, kinds: &[Kind], until: D
 }
 
 /// Cuts each process off from two nodes besides `node`, for long enough that leases stand on the others
-/// alone. Returns which.
+/// alone, and that the votes of those two go to waiters. Returns which.
 fn eclipse(rig: &Rig, node: usize, chance: &mut Chance) -> Vec<Vec<usize>> {
-    let cut = |links: &Vec<Link>| {
-        let mut others: Vec<usize> = (0..NODES).filter(|other| *other != node).collect();
-        chance.shuffle(&mut others);
-        others.truncate(2);
-        others.iter().for_each(|&other| links[other].set(Way::Cut));
-        others
+    let mut others: Vec<usize> = (0..NODES).filter(|other| *other != node).collect();
+    chance.shuffle(&mut others);
+    let cut = |(slot, links): (usize, &Vec<Link>)| {
+        let nodes = others[slot % 2 * 2..][..2].to_vec();
+        nodes.iter().for_each(|&node| links[node].set(Way::Cut));
+        nodes
     };
-    let eclipsed = rig.links.iter().map(cut).collect();
+    let eclipsed = rig.links.iter().enumerate().map(cut).collect();
     pass(LONGEST_TTL);
     eclipsed
 }

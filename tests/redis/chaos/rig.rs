@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     chance::Chance,
-    process::{Worker, now},
+    process::{PATIENCE, Worker, now},
     server::Server,
 };
 
@@ -186,9 +186,21 @@ impl Contestant {
         self.worker.order("stop");
     }
 
-    /// Waits until it has stopped; false if it died before.
-    pub(crate) fn join(self) -> bool {
-        self.reader.join().expect("it reads all")
+    /// Waits until it has come to its end in order.
+    pub(crate) fn join(self) {
+        let most = now() + PATIENCE;
+        while !self.reader.is_finished() {
+            assert!(
+                now() < most,
+                "L1: life {} waits, and nothing fails any more",
+                self.life
+            );
+            pass(Duration::from_millis(5));
+        }
+        assert!(
+            self.reader.join().expect("it reads all"),
+            "it died by itself"
+        );
     }
 }
 
