@@ -246,6 +246,21 @@ impl FifoRedlockBuilder {
         }
     }
 
+    /// A client on nodes of any kind: those of the simulation.
+    #[cfg(test)]
+    pub(crate) fn on_nodes(
+        self,
+        clock: Clock,
+        nodes: usize,
+        open: impl Fn(usize, Context) -> Arc<dyn Node>,
+    ) -> FifoRedlock {
+        self.config.validate().expect("valid settings");
+        let shared = Shared::new(self.config, clock, true);
+        let list = (0..nodes).map(|place| open(place, shared.context(place)));
+        let list = list.collect();
+        shared.finish(list)
+    }
+
     /// A client on `cluster` with all settings at their defaults.
     pub(crate) fn on_memory(cluster: &MemoryCluster) -> FifoRedlock {
         join_memory(std::slice::from_ref(cluster), Config::default())

@@ -18,6 +18,7 @@ use crate::{
     node::Event,
     nodes::Nodes,
     roll::Roll,
+    task,
 };
 
 /// One client. It lives as long as any handle, ticket or guard of it.
@@ -77,12 +78,12 @@ impl Client {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(Idle { events, leftovers }) = idle {
-            tokio::spawn(keepalive::run(
+            task::spawn(keepalive::run(
                 self.nodes.clone(),
                 self.roll.clone(),
                 events,
             ));
-            tokio::spawn(cleanup::run(leftovers, self.outbox.pending().clone()));
+            task::spawn(cleanup::run(leftovers, self.outbox.pending().clone()));
         }
     }
 }

@@ -70,6 +70,7 @@ mod redlock;
 mod resource;
 mod rng;
 mod roll;
+mod task;
 mod ticket;
 mod validity;
 
@@ -79,6 +80,9 @@ mod conformance;
 #[cfg(test)]
 #[path = "../tests/common/server.rs"]
 mod server;
+#[cfg(test)]
+#[path = "../tests/simulation/mod.rs"]
+mod simulation;
 
 pub use acquire::Lock;
 pub use builder::FifoRedlockBuilder;
@@ -98,6 +102,8 @@ pub mod docs {
     pub mod guarantees {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
+    #[doc = include_str!("docs/failures.md")]
+    pub mod failures {}
     #[doc = include_str!("docs/compare.md")]
     pub mod compare {}
     #[doc = include_str!("docs/tuning.md")]

@@ -16,6 +16,7 @@ use crate::{
     clock::Time,
     error::NodeError,
     node::{Answer, Call},
+    task,
 };
 
 /// How many nodes there are, and so how many make a quorum.
@@ -137,7 +138,7 @@ impl<T: Send + 'static> FanOut<T> {
         if self.calls.is_empty() {
             return;
         }
-        tokio::spawn(async move {
+        task::spawn(async move {
             while let Some((key, outcome)) = self.next().await {
                 heed(key, outcome);
             }

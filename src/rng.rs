@@ -1,6 +1,7 @@
 //! The only source of randomness.
 //!
 //! Drawn from the operating system at every call, so processes forked from one another never share an id.
+//! Only the simulation has a source of its own, so that a run replays.
 
 use std::time::Duration;
 
@@ -14,6 +15,10 @@ impl Rng {
     /// A random UUID (version 4).
     #[allow(clippy::disallowed_methods)]
     pub(crate) fn uuid(self) -> Uuid {
+        #[cfg(test)]
+        if let Some(draw) = SOURCE.get() {
+            return draw();
+        }
         Uuid::new_v4()
     }
 
@@ -22,6 +27,12 @@ impl Rng {
         let draw = u32::from_be_bytes(first_four(self.uuid()));
         most.mul_f64(f64::from(draw) / f64::from(u32::MAX))
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Where this thread draws from instead, if anything is set.
+    pub(crate) static SOURCE: std::cell::Cell<Option<fn() -> Uuid>> = const { std::cell::Cell::new(None) };
 }
 
 fn first_four(uuid: Uuid) -> [u8; 4] {

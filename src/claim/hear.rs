@@ -34,6 +34,15 @@ impl Claim {
             Ok(answer) if answer.value.contradicts(asked) => seat.fail(NodeError::Garbled),
             Ok(answer) => {
                 let first_vote = seat.vote.is_none();
+                if matches!(answer.value, Standing::Granted { .. }) {
+                    match self.phase {
+                        Phase::Ended(_) => tracing::trace!("a vote came after the end"),
+                        Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held => {
+                            tracing::trace!("a vote came after the verdict");
+                        }
+                        _ => {}
+                    }
+                }
                 seat.hear(now, ttl, asked, &answer, lease, factor);
                 if first_vote && seat.vote.is_some() {
                     self.eager = EAGER_ROUNDS;
@@ -106,12 +115,14 @@ impl Claim {
         };
         if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
             // A holder's repair got through, or a vote came after the verdict: the node is asked.
+            tracing::trace!("a push came after the verdict");
             seat.due = now;
             return;
         }
         if !seat.hear_push(lease_end, seq, lease, factor) {
             // Grown from a waiter lease that this client did not hear of, or no longer: only the node
             // knows whether the vote still stands.
+            tracing::trace!("a push matches no known lease");
             seat.due = now;
             return;
         }
@@ -180,7 +191,10 @@ impl Claim {
                 }
                 return;
             }
-            self.number = proposals.max();
+            self.number = proposals.clone().max();
+            if proposals.min() != self.number {
+                tracing::trace!("numbers differ, the highest is written back");
+            }
             self.phase = Phase::Waiting;
             self.progress = now;
             self.news.wake = true;
@@ -194,6 +208,7 @@ impl Claim {
 
     /// There is no room: asks again until there is.
     pub(crate) fn stand_outside(&mut self) {
+        tracing::trace!("no room in the line");
         self.phase = Phase::Outside;
         self.news.wake = true;
     }
@@ -215,6 +230,7 @@ impl Claim {
     fn hurry(&mut self, now: Time) {
         let split = self.seats.iter().any(|seat| seat.vote.is_some());
         if split && self.eager > 0 && self.phase == Phase::Waiting && !self.is_asking() {
+            tracing::trace!("some votes and no quorum, asking again");
             self.eager -= 1;
             self.ask_all(now);
         }
@@ -224,6 +240,7 @@ impl Claim {
     fn stay_outside(&mut self, now: Time) {
         let votes = self.seats.iter().any(|seat| seat.vote.is_some());
         if self.phase == Phase::Outside && votes && !self.is_asking() {
+            tracing::trace!("no place in the line, giving a vote back");
             self.next_generation(now);
             for place in 0..self.seats.len() {
                 self.schedule(place, now);
@@ -243,6 +260,7 @@ impl Claim {
 
     /// What was granted has expired: stands in line again.
     pub(super) fn stand_again(&mut self, now: Time) {
+        tracing::trace!("the votes ended before they were taken");
         self.keep_number();
         self.give_back(now);
         self.phase = Phase::Waiting;

@@ -21,6 +21,7 @@ impl Claim {
             Phase::Ended(end) => return Taken::Ended(end),
             Phase::Aside => {
                 // Polled again: it is first in line again, by its number.
+                tracing::trace!("stood aside, and is polled again");
                 self.phase = Phase::Waiting;
                 self.progress = now;
                 self.ask_all(now);
@@ -37,6 +38,11 @@ impl Claim {
                     .count();
                 if majority.agreed() && (renewal.is_some() || full >= self.nodes.quorum.size()) {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
+                }
+                if majority.agreed() {
+                    tracing::trace!("the votes are short, extending before the guard is out");
+                } else {
+                    tracing::trace!("counters differ, writing the fencing token");
                 }
                 self.token = majority.token();
                 self.phase = Phase::Fencing { since, done: false };

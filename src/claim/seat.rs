@@ -245,7 +245,9 @@ impl Seat {
     /// Heeds a push that came before the answer which has just told of a place.
     fn pushed_early(&mut self, lease: Duration, factor: f64) {
         if let Some((lease_end, seq)) = self.early.take() {
-            self.hear_push(lease_end, seq, lease, factor);
+            if self.hear_push(lease_end, seq, lease, factor) {
+                tracing::trace!("a push came before its answer");
+            }
             self.early = None;
         }
     }
@@ -270,6 +272,7 @@ impl Seat {
     /// promised for that long, and a server that forgot it has no vote to give yet (S5).
     pub(crate) fn forget(&mut self, held: bool, now: Time) {
         if held {
+            tracing::trace!("a new connection puts a held vote in doubt");
             self.doubtful = true;
         } else {
             self.drop_question();

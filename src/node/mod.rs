@@ -16,7 +16,10 @@ mod reply;
 mod request;
 pub(crate) mod roster;
 mod session;
-mod table;
+pub(crate) mod table;
+
+#[cfg(test)]
+pub(crate) use session::NodeClock;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 

@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub(super) use health::Health;
-pub(super) use node_clock::NodeClock;
+pub(crate) use node_clock::NodeClock;
 
 /// How many calls may be under way at once: bounds the memory that a hung server costs.
 const MAX_IN_FLIGHT: usize = 16 * 1024;

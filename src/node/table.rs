@@ -25,6 +25,7 @@ const OLDER: u32 = 8;
 
 /// Everything on one node, by lock key.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Table {
     slots: HashMap<String, Slot>,
 }
@@ -60,6 +61,7 @@ pub(crate) struct Told {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct Slot {
     /// Holder id and when it expires; `None` for a key without expiry.
     lock: Option<(Arc<str>, Option<u64>)>,

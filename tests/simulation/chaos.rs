@@ -1,0 +1,352 @@
+//! What goes wrong, and when it heals.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{
+    chance::Chance,
+    faults::{
+        BACK, COLD, CRASH, DEATH, DELAY, EMPTY, FLUSH, FOREIGN, FORWARD, HUNG, ISLAND, LONG_PAUSE,
+        LOSS, ONE_WAY, PARTITION, PAUSE, PUSHES, RESET, STALE,
+    },
+    history::{Ms, What},
+    server::Condition,
+    world::{Sim, World},
+};
+use crate::node::table::{Header, Table};
+
+/// Lets faults befall the world until `end`. `beyond` is the one fault of this run that voids promises.
+pub(super) async fn run(sim: Sim, mut chance: Chance, end: Ms, beyond: Option<&'static str>) {
+    let fierce = chance.pick(&[1, 1, 2, 4]);
+    // When each node's memory can be relied on again: a majority remembers at any time.
+    let mut sound_from = vec![0; sim.with(|world| world.servers.len())];
+    while sim.now() < end {
+        sleep(chance.millis(900 / fierce)).await;
+        let lasts = chance.between(20, chance.clone().pick(&[200, 1500, 3000]));
+        sim.with(|world| {
+            if beyond.is_some() && chance.is(25) {
+                exceed(world, &mut chance, beyond.unwrap_or_default());
+            } else {
+                befall(world, &mut chance, lasts, &mut sound_from);
+            }
+        });
+    }
+}
+
+fn befall(world: &mut World, chance: &mut Chance, lasts: Ms, sound_from: &mut [Ms]) {
+    let node = chance.below(world.servers.len() as u64) as usize;
+    let client = chance.below(world.ways.len() as u64) as usize;
+    let on = format!("client {client}, node {node}, {lasts} ms");
+    match chance.below(20) {
+        0 => weather(
+            world,
+            DELAY,
+            client,
+            node,
+            lasts,
+            on,
+            |weather, chance| {
+                weather.delay = (0, chance.pick(&[20, 100, 400, 1500]));
+            },
+            chance,
+        ),
+        1 => weather(
+            world,
+            LOSS,
+            client,
+            node,
+            lasts,
+            on,
+            |weather, chance| {
+                weather.loses_requests = chance.pick(&[0, 30, 80]);
+                weather.loses_answers = chance.pick(&[10, 30, 80]);
+            },
+            chance,
+        ),
+        2 => weather(
+            world,
+            PARTITION,
+            client,
+            node,
+            lasts,
+            on,
+            |weather, _| {
+                weather.cut_there = true;
+                weather.cut_back = true;
+            },
+            chance,
+        ),
+        3 => weather(
+            world,
+            ONE_WAY,
+            client,
+            node,
+            lasts,
+            on,
+            |weather, chance| {
+                weather.cut_there = chance.is(50);
+                weather.cut_back = !weather.cut_there;
+            },
+            chance,
+        ),
+        4 | 5 => weather(
+            world,
+            PUSHES,
+            client,
+            node,
+            lasts,
+            on,
+            |weather, chance| {
+                weather.loses_pushes = chance.pick(&[0, 0, 50, 100]);
+                weather.doubles_pushes = chance.pick(&[0, 50]);
+                weather.late_pushes = chance.pick(&[0, 50, 500, 3000]);
+            },
+            chance,
+        ),
+        6 => {
+            world.fault(ISLAND, on.clone());
+            for node in 0..world.servers.len() {
+                weather(
+                    world,
+                    PARTITION,
+                    client,
+                    node,
+                    lasts,
+                    on.clone(),
+                    |weather, _| {
+                        weather.cut_there = true;
+                        weather.cut_back = true;
+                    },
+                    chance,
+                );
+            }
+        }
+        7 | 8 => {
+            world.fault(RESET, on);
+            world.reset(client, node);
+        }
+        9..=11 => hang(world, node, lasts, on),
+        12..=14 if may_forget(world, node, sound_from) => {
+            let stale = chance.is(30);
+            let down = if chance.is(50) { 0 } else { lasts };
+            let sound = world.now() + down + world.history.settings.grace + 1500;
+            sound_from[node] = sound;
+            crash(world, node, down, stale, on);
+        }
+        15..=17 if !world.lives[client].is_paused() => pause(world, client, lasts, on),
+        18 if chance.is(30) && living(world) > 2 => die(world, client, on),
+        _ => {}
+    }
+}
+
+/// Whether a majority remembers, also without that node.
+fn may_forget(world: &World, node: usize, sound_from: &[Ms]) -> bool {
+    let now = world.now();
+    let unsound = |(other, from): &(usize, &Ms)| *other != node && **from > now;
+    let unsound = sound_from.iter().enumerate().filter(unsound).count();
+    unsound + 1 < world.history.settings.quorum
+        && unsound < world.servers.len() / 2
+        && world.servers[node].condition != Condition::Down
+}
+
+fn living(world: &World) -> usize {
+    world.lives.iter().filter(|life| !life.is_dead()).count()
+}
+
+#[allow(clippy::too_many_arguments)]
+fn weather(
+    world: &mut World,
+    fault: &'static str,
+    client: usize,
+    node: usize,
+    lasts: Ms,
+    on: String,
+    change: impl FnOnce(&mut super::way::Weather, &mut Chance),
+    chance: &mut Chance,
+) {
+    world.fault(fault, on);
+    world.set_weather(client, node, |weather| change(weather, chance));
+    world.after(lasts, move |world| {
+        let fair = world.ways[client][node].fair;
+        world.set_weather(client, node, |weather| *weather = fair);
+    });
+}
+
+pub(super) fn hang(world: &mut World, node: usize, lasts: Ms, on: String) {
+    if world.servers[node].condition != Condition::Running {
+        return;
+    }
+    world.fault(HUNG, on);
+    world.servers[node].condition = Condition::Hung;
+    world.review_node(node);
+    world.after(lasts, move |world| wake(world, node));
+}
+
+/// A hung node goes on: what it was asked is carried out now, in order.
+pub(super) fn wake(world: &mut World, node: usize) {
+    if world.servers[node].condition == Condition::Hung {
+        world.servers[node].condition = Condition::Running;
+        for act in std::mem::take(&mut world.servers[node].backlog) {
+            act(world);
+        }
+        world.review_node(node);
+    }
+}
+
+/// Kills a node, and starts it again after `down`: empty, or with what it knew a while ago.
+pub(super) fn crash(world: &mut World, node: usize, down: Ms, stale: bool, on: String) {
+    let server = &mut world.servers[node];
+    let table = if stale {
+        server.snapshots[0].clone()
+    } else {
+        Table::default()
+    };
+    server.condition = Condition::Down;
+    server.table = Table::default();
+    server.backlog.clear();
+    server.listeners.clear();
+    if down > 0 {
+        world.fault(CRASH, on.clone());
+    }
+    world.look_at_all(node);
+    for client in 0..world.ways.len() {
+        // Who is paused or cut off hears of it later.
+        if !world.lives[client].is_paused() && !world.ways[client][node].weather.cut_back {
+            world.reset(client, node);
+        }
+    }
+    world.review_node(node);
+    world.servers[node].left_behind = Some((table, stale));
+    world.after(down, move |world| start(world, node));
+}
+
+/// A node that is down comes back, if nobody has started it yet.
+fn start(world: &mut World, node: usize) {
+    let Some((table, stale)) = world.servers[node].left_behind.take() else {
+        return;
+    };
+    world.fault(if stale { STALE } else { EMPTY }, format!("node {node}"));
+    let now = world.now();
+    world.servers[node].start(table, now);
+    world.look_at_all(node);
+    world.review_node(node);
+}
+
+pub(super) fn pause(world: &mut World, client: usize, lasts: Ms, on: String) {
+    if world.lives[client].is_dead() {
+        return;
+    }
+    world.fault(if lasts > 1000 { LONG_PAUSE } else { PAUSE }, on);
+    world.note(What::Paused(client));
+    world.lives[client].pause(true);
+    world.review_client(client);
+    world.after(lasts, move |world| resume(world, client));
+}
+
+pub(super) fn resume(world: &mut World, client: usize) {
+    if world.lives[client].is_paused() && !world.lives[client].is_dead() {
+        world.note(What::Resumed(client));
+        world.lives[client].pause(false);
+        world.review_client(client);
+    }
+}
+
+/// A client is gone; its connections close when the servers notice.
+pub(super) fn die(world: &mut World, client: usize, on: String) {
+    if world.lives[client].is_dead() {
+        return;
+    }
+    world.fault(DEATH, on);
+    world.note(What::Crashed(client));
+    for node in 0..world.servers.len() {
+        world.reset(client, node);
+    }
+    world.lives[client].end();
+    world.review_client(client);
+}
+
+/// The faults that void promises.
+fn exceed(world: &mut World, chance: &mut Chance, fault: &'static str) {
+    let nodes = world.servers.len() as u64;
+    let node = chance.below(nodes) as usize;
+    let on = format!("node {node}");
+    match fault {
+        FORWARD => {
+            world.fault(fault, on);
+            world.servers[node].ahead += chance.between(100_000, 5_000_000) as i64;
+        }
+        BACK => {
+            // No more than that in all, or S2 goes, too.
+            if world.servers[node].ahead > -400_000 {
+                world.fault(fault, on);
+                world.servers[node].ahead -= chance.between(10_000, 300_000) as i64;
+            }
+        }
+        FLUSH => {
+            let all = chance.is(30);
+            for node in (0..nodes as usize).filter(|other| all || *other == node) {
+                world.fault(fault, format!("node {node}"));
+                world.servers[node].table.clear();
+                world.look_at_all(node);
+            }
+        }
+        COLD => {
+            for node in 0..nodes as usize {
+                world.fault(fault, format!("node {node}"));
+                crash(world, node, 0, false, format!("node {node}"));
+            }
+        }
+        FOREIGN => {
+            let now = world.now();
+            for node in 0..nodes as usize {
+                let server = &mut world.servers[node];
+                let header = Header {
+                    micros: server.micros(now),
+                    seed: 0,
+                    extra: 0,
+                    unheard: 0,
+                    lease: 0,
+                };
+                if server.condition == Condition::Running
+                    && server.table.set_nx(header, "r0", "foreign", 300)
+                {
+                    world.fault(fault, format!("node {node}"));
+                    world.look(node, None, 0, Some(0));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Everything is well again.
+pub(super) fn heal(world: &mut World) {
+    for node in 0..world.servers.len() {
+        wake(world, node);
+        start(world, node);
+        for client in 0..world.ways.len() {
+            let fair = world.ways[client][node].fair;
+            world.set_weather(client, node, |weather| *weather = fair);
+        }
+    }
+    for client in 0..world.ways.len() {
+        resume(world, client);
+    }
+}
+
+/// Keeps what nodes knew a while ago, for a restart that has lost the last second.
+pub(super) async fn remember(sim: Sim) {
+    loop {
+        sleep(Duration::from_millis(700)).await;
+        sim.with(|world| {
+            for server in &mut world.servers {
+                if server.condition == Condition::Running {
+                    let table = server.table.clone();
+                    server.snapshots.rotate_left(1);
+                    server.snapshots[1] = table;
+                }
+            }
+        });
+    }
+}

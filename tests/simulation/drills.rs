@@ -1,0 +1,562 @@
+//! Drills: what is promised of time, and of one event, is measured where nothing else goes on.
+//!
+//! Each run ends with a few of them, on nodes that the faults have left in whatever state, each beside a
+//! minority of nodes that is well, hung or down.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+use super::{
+    chance::Chance,
+    chaos,
+    history::{Call, Kind, Ms, What},
+    run::{Party, Stage},
+    work::Cut,
+};
+use crate::{LockGuard, Ticket};
+
+/// No drill waits for longer than this.
+const NEVER: Duration = Duration::from_secs(60);
+
+struct Drill<'a> {
+    stage: &'a Stage,
+    chance: &'a mut Chance,
+    parties: &'a mut Vec<Party>,
+    resource: usize,
+    /// What the minority costs at most.
+    sick: Ms,
+}
+
+/// Drills some promises.
+pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Party>) {
+    sleep(Duration::from_millis(stage.settings().grace + 2000)).await;
+    for turn in 0..2 {
+        let mut drill = Drill {
+            stage,
+            chance,
+            parties,
+            resource: 10 + turn,
+            sick: 0,
+        };
+        drill.go().await;
+        stage.sim.with(chaos::heal);
+        sleep(Duration::from_millis(stage.settings().grace + 2000)).await;
+    }
+}
+
+impl Drill<'_> {
+    async fn go(&mut self) {
+        match self.chance.below(11) {
+            0 => self.dead_holder().await,
+            1 | 2 => self.dead_waiters().await,
+            3 | 4 => self.split_vote().await,
+            5 => self.sick_minority().await,
+            6 => self.rolling_restart().await,
+            7 => self.quorum_comes_back().await,
+            8 => self.dropped_lock().await,
+            9 => self.dropped_acquire().await,
+            _ => self.unclaimed_grant().await,
+        }
+    }
+
+    /// L2: a dead holder costs what is left of its lease, plus one poll.
+    async fn dead_holder(&mut self) {
+        self.minority_falls_sick();
+        let (ttl, dead, next) = (self.chance.between(200, 4000), self.enter(), self.enter());
+        let (first, guard) = self.lock(dead, ttl).await;
+        let (second, waits) = self.waits(next, ttl);
+        let lives = self.chance.below(2 * ttl);
+        sleep(Duration::from_millis(lives)).await;
+        self.dies(dead);
+        // Whatever that asks for does not get out any more.
+        drop(guard);
+        let died = self.now();
+        let served = self.served(waits).await;
+        let bound = ttl + ttl / 100 + self.poll() + self.round_trips(3) + self.sick;
+        self.tell(
+            "L2",
+            vec![first, second],
+            died,
+            served,
+            bound,
+            "the holder died",
+        );
+    }
+
+    /// F3: all dead waiters together delay the next live one by one waiter lease.
+    async fn dead_waiters(&mut self) {
+        let (holder, live) = (self.enter(), self.enter());
+        let (first, guard) = self.lock(holder, 3000).await;
+        let mut calls = vec![first];
+        let mut dying = Vec::new();
+        for _ in 0..self.chance.between(1, 5) {
+            let dead = self.enter();
+            let (call, ticket) = self.ticket(dead, 3000).await;
+            calls.push(call);
+            dying.push((dead, ticket));
+        }
+        let (last, waits) = self.waits(live, 3000);
+        calls.push(last);
+        let lives = self.chance.millis(self.stage.settings().ephemeral * 2);
+        sleep(lives).await;
+        let at_once = self.chance.is(50);
+        if at_once {
+            self.releases(first, guard).await;
+        } else {
+            for (dead, _) in &dying {
+                self.dies(*dead);
+                let pause = self.chance.millis(100);
+                sleep(pause).await;
+            }
+            self.releases(first, guard).await;
+        }
+        for (dead, ticket) in dying {
+            self.dies(dead);
+            drop(ticket);
+        }
+        let free = self.now();
+        let served = self.served(waits).await;
+        let bound = self.stage.settings().ephemeral + self.poll() + self.round_trips(4);
+        self.tell(
+            "F3",
+            calls,
+            free,
+            served,
+            bound,
+            "all waiters ahead were dead",
+        );
+    }
+
+    /// L3: a split vote resolves in a few round trips.
+    async fn split_vote(&mut self) {
+        self.minority_falls_sick();
+        let mut calls = Vec::new();
+        let mut waiting = Vec::new();
+        let start = self.now();
+        for _ in 0..self.chance.between(2, 5) {
+            let party = self.enter();
+            let (call, waits) = self.waits(party, 4000);
+            calls.push(call);
+            waiting.push(waits);
+        }
+        let mut served = None;
+        let mut one = Box::pin(futures::future::select_all(waiting));
+        if let Ok((first, ..)) = timeout(NEVER, &mut one).await {
+            served = first.ok().map(|_| self.now());
+        }
+        let bound = self.round_trips(8) + self.sick;
+        self.tell("L3", calls, start, served, bound, "several asked at once");
+    }
+
+    /// L4: a hung or dead minority costs no latency.
+    async fn sick_minority(&mut self) {
+        self.minority_falls_sick();
+        let party = self.enter();
+        let start = self.now();
+        let (call, waits) = self.waits(party, 4000);
+        let served = self.served(waits).await;
+        // One to get the votes, and one to write the fencing token where the counters are not equal.
+        let bound = self.round_trips(2);
+        self.tell(
+            "L4",
+            vec![call],
+            start,
+            served,
+            bound,
+            "a minority was sick",
+        );
+    }
+
+    /// L5: a held lease survives a restart of every node, one at a time, also with waiters in line.
+    async fn rolling_restart(&mut self) {
+        let ttl = self.chance.pick(&[1500, 3000, 5000]);
+        let (holder, waiter) = (self.enter(), self.enter());
+        let (call, guard) = self.lock(holder, ttl).await;
+        let (waiting, waits) = self.waits(waiter, ttl);
+        sleep(Duration::from_millis(50)).await;
+        for node in 0..self.stage.settings().nodes {
+            let down = self.chance.below(ttl / 4);
+            let on = format!("node {node}, one after the other");
+            self.stage
+                .sim
+                .with(|world| chaos::crash(world, node, down, false, on));
+            // All within five seconds would be a new deployment, which has no grace.
+            let repaired = down + 3000 + ttl / 3 + self.stage.settings().slack();
+            sleep(Duration::from_millis(repaired)).await;
+        }
+        let start = self.now();
+        let lost = if guard.is_held() { 0 } else { 1 };
+        let calls = vec![call, waiting];
+        self.tell(
+            "L5",
+            calls,
+            start,
+            Some(start + lost),
+            0,
+            "every node restarted",
+        );
+        drop(waits);
+        self.releases(call, guard).await;
+    }
+
+    /// L1: there is progress as soon as a quorum can be reached.
+    async fn quorum_comes_back(&mut self) {
+        let (holder, waiter) = (self.enter(), self.enter());
+        let (first, guard) = self.lock(holder, 500).await;
+        let (second, waits) = self.waits(waiter, 500);
+        sleep(Duration::from_millis(50)).await;
+        let lasts = self.chance.between(200, 3000);
+        self.stage.sim.with(|world| {
+            for node in 0..world.servers.len() {
+                chaos::hang(world, node, lasts, format!("node {node}"));
+            }
+        });
+        let gone = self.chance.millis(lasts);
+        sleep(gone).await;
+        self.let_go(first, guard);
+        sleep(Duration::from_millis(lasts)).await;
+        let back = self.now();
+        let served = self.served(waits).await;
+        let settings = self.stage.settings();
+        // Connections are made again, the lease of the one before has run out or is released.
+        let bound = 1000 + settings.slack() + settings.ephemeral + 1200;
+        self.tell(
+            "L1",
+            vec![first, second],
+            back,
+            served,
+            bound,
+            "a quorum was back",
+        );
+    }
+
+    /// C1, C3: what is dropped leaves nothing on nodes that answer.
+    async fn dropped_lock(&mut self) {
+        let (holder, party) = (self.enter(), self.enter());
+        let held = self.chance.is(50);
+        let before = if held {
+            Some(self.lock(holder, 4000).await)
+        } else {
+            None
+        };
+        let (call, redlock) = (
+            self.call(party, Kind::Lock, 4000),
+            self.parties[party].redlock.clone(),
+        );
+        let name = self.name();
+        let polls = self.chance.between(1, 5);
+        let patience = self.chance.millis(20);
+        self.note(What::Asks(call));
+        let (dropped, gone) = oneshot::channel();
+        let sim = self.stage.sim.clone();
+        self.spawn(party, async move {
+            let lock = redlock.lock(name, Duration::from_millis(4000));
+            let outcome = timeout(patience, Cut::new(lock, polls, call)).await;
+            if let Ok(Some(Ok(guard))) = outcome {
+                let guard = Arc::new(guard);
+                sim.follow(call, &guard);
+                sim.note(What::Releases(call));
+                drop(guard);
+            } else {
+                sim.note(What::Given(call));
+            }
+            let _ = dropped.send(());
+        });
+        let _ = gone.await;
+        let start = self.now();
+        let end = start + self.round_trips(2);
+        let mut left = true;
+        while left && self.now() < end + 5000 {
+            left = self.stage.sim.with(|world| {
+                let now = world.now();
+                world
+                    .servers
+                    .iter_mut()
+                    .any(|server| server.standing(now).contains(&call))
+            });
+            if left {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let done = self.now();
+        self.tell(
+            "C1",
+            vec![call],
+            start,
+            Some(done),
+            end - start,
+            "the future or its guard was dropped",
+        );
+        if let Some((first, guard)) = before {
+            self.releases(first, guard).await;
+        }
+    }
+
+    /// C2, F2: an acquire that is dropped and called again keeps its place, however long it waits.
+    async fn dropped_acquire(&mut self) {
+        let (holder, party, later) = (self.enter(), self.enter(), self.enter());
+        let (first, guard) = self.lock(holder, 4000).await;
+        let (call, mut ticket) = self.ticket(party, 4000).await;
+        let (last, _waits) = self.waits(later, 4000);
+        let (answer, waits) = oneshot::channel();
+        let (pauses, sim) = (self.chance.between(0, 300), self.stage.sim.clone());
+        let mut chance = self.chance.fork();
+        self.spawn(party, async move {
+            loop {
+                sim.note(What::Polled(call));
+                let patience = chance.millis(100);
+                let acquired = Cut::new(ticket.acquire(), chance.between(1, 3), call);
+                match timeout(patience, acquired).await {
+                    Ok(Some(Ok(guard))) => {
+                        let guard = Arc::new(guard);
+                        sim.follow(call, &guard);
+                        let _ = answer.send(guard);
+                        return;
+                    }
+                    Ok(Some(Err(_))) => return,
+                    _ => sim.note(What::Unpolled(call)),
+                }
+                let pause = chance.millis(pauses);
+                sleep(pause).await;
+            }
+        });
+        let holds = self
+            .chance
+            .millis(4 * self.stage.settings().ephemeral.min(900));
+        sleep(holds).await;
+        self.releases(first, guard).await;
+        let free = self.now();
+        let served = timeout(NEVER, waits).await;
+        let served = served
+            .is_ok_and(|served| served.is_ok())
+            .then(|| self.now());
+        let bound = self.poll() + self.round_trips(4) + 100 + pauses;
+        self.tell(
+            "C2",
+            vec![first, call, last],
+            free,
+            served,
+            bound,
+            "it was first in line",
+        );
+    }
+
+    /// C4: a grant that nobody polls is passed on, and its ticket is first again once it is polled.
+    async fn unclaimed_grant(&mut self) {
+        let (holder, party, next, later) = (self.enter(), self.enter(), self.enter(), self.enter());
+        let (first, guard) = self.lock(holder, 4000).await;
+        let (call, mut ticket) = self.ticket(party, 4000).await;
+        self.note(What::Unpolled(call));
+        let (second, waits) = self.waits(next, 4000);
+        sleep(Duration::from_millis(100)).await;
+        self.releases(first, guard).await;
+        let free = self.now();
+        let served = timeout(NEVER, waits).await.ok().and_then(Result::ok);
+        let settings = self.stage.settings();
+        let bound = settings.ephemeral + self.poll() + self.round_trips(6);
+        let at = served.as_ref().map(|_| self.now());
+        self.tell(
+            "C4",
+            vec![call, second],
+            free,
+            at,
+            bound,
+            "nobody polled the grant",
+        );
+        let (third, _waits) = self.waits(later, 4000);
+        sleep(Duration::from_millis(100)).await;
+        let (answer, again) = oneshot::channel();
+        let sim = self.stage.sim.clone();
+        self.spawn(party, async move {
+            sim.note(What::Polled(call));
+            if let Some(Ok(guard)) = Cut::new(ticket.acquire(), u64::MAX, call).await {
+                let guard = Arc::new(guard);
+                sim.follow(call, &guard);
+                let _ = answer.send(guard);
+            }
+        });
+        sleep(Duration::from_millis(100)).await;
+        if let Some(guard) = served {
+            self.let_go(second, guard);
+        }
+        let free = self.now();
+        let served = timeout(NEVER, again).await;
+        let at = served
+            .is_ok_and(|served| served.is_ok())
+            .then(|| self.now());
+        let bound = self.poll() + self.round_trips(6);
+        self.tell(
+            "C4",
+            vec![call, third],
+            free,
+            at,
+            bound,
+            "it was polled again, and first",
+        );
+    }
+
+    /// A minority is hung or down, or nothing is wrong.
+    fn minority_falls_sick(&mut self) {
+        let nodes = self.stage.settings().nodes;
+        let first = self.chance.below(nodes as u64) as usize;
+        let minority = nodes - self.stage.settings().quorum;
+        let kind = self.chance.below(3);
+        self.stage.sim.with(|world| {
+            for node in (0..minority).map(|place| (first + place) % nodes) {
+                let on = format!("node {node}, for a drill");
+                match kind {
+                    0 => chaos::hang(world, node, 20_000, on),
+                    1 => chaos::crash(world, node, 20_000, false, on),
+                    _ => {}
+                }
+            }
+        });
+        if kind == 0 {
+            self.sick = self.stage.settings().node_timeout;
+        }
+    }
+
+    /// Another client comes, to whom nothing has happened yet.
+    fn enter(&mut self) -> usize {
+        self.parties.push(self.stage.enter(64, None));
+        self.parties.len() - 1
+    }
+
+    fn dies(&self, party: usize) {
+        let on = format!("client {party}");
+        self.stage.sim.with(|world| chaos::die(world, party, on));
+    }
+
+    fn call(&self, client: usize, kind: Kind, ttl: Ms) -> u16 {
+        let resource = self.resource;
+        let call = Call {
+            client,
+            resource,
+            kind,
+            ttl,
+        };
+        self.stage.sim.with(|world| world.call(call))
+    }
+
+    fn name(&self) -> String {
+        format!("r{}", self.resource)
+    }
+
+    fn spawn(&self, party: usize, task: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.parties[party].life.gate(Box::pin(task)));
+    }
+
+    /// Asks for the lock, as long as it takes.
+    fn waits(&self, party: usize, ttl: Ms) -> (u16, oneshot::Receiver<Arc<LockGuard>>) {
+        let call = self.call(party, Kind::Lock, ttl);
+        let lock = self.parties[party]
+            .redlock
+            .lock(self.name(), Duration::from_millis(ttl));
+        let lock = lock.wait_forever();
+        let (answer, served) = oneshot::channel();
+        let sim = self.stage.sim.clone();
+        self.spawn(party, async move {
+            sim.note(What::Asks(call));
+            match Cut::new(lock, u64::MAX, call).await {
+                Some(Ok(guard)) => {
+                    let guard = Arc::new(guard);
+                    sim.follow(call, &guard);
+                    let _ = answer.send(guard);
+                }
+                _ => sim.note(What::Failed(call, String::new())),
+            }
+        });
+        (call, served)
+    }
+
+    async fn lock(&self, party: usize, ttl: Ms) -> (u16, Arc<LockGuard>) {
+        let (call, served) = self.waits(party, ttl);
+        (
+            call,
+            timeout(NEVER, served)
+                .await
+                .expect("in time")
+                .expect("a guard"),
+        )
+    }
+
+    async fn ticket(&self, party: usize, ttl: Ms) -> (u16, Ticket) {
+        let call = self.call(party, Kind::Enqueue, ttl);
+        let (redlock, name) = (self.parties[party].redlock.clone(), self.name());
+        let (answer, recorded) = oneshot::channel();
+        let sim = self.stage.sim.clone();
+        self.spawn(party, async move {
+            sim.note(What::Asks(call));
+            let asked = redlock.enqueue(name, Duration::from_millis(ttl));
+            if let Some(Ok(ticket)) = Cut::new(asked, u64::MAX, call).await {
+                sim.note(What::Recorded(call));
+                let _ = answer.send(ticket);
+            }
+        });
+        (call, recorded.await.expect("a ticket"))
+    }
+
+    async fn releases(&self, call: u16, guard: Arc<LockGuard>) {
+        self.stage.sim.look_at_guards();
+        self.note(What::Releases(call));
+        if let Some(guard) = Arc::into_inner(guard)
+            && guard.release().await.is_ok()
+        {
+            self.note(What::Confirmed(call));
+        }
+    }
+
+    fn let_go(&self, call: u16, guard: Arc<LockGuard>) {
+        self.stage.sim.look_at_guards();
+        self.note(What::Releases(call));
+        drop(guard);
+    }
+
+    async fn served(&self, waits: oneshot::Receiver<Arc<LockGuard>>) -> Option<Ms> {
+        let served = timeout(NEVER, waits).await;
+        served
+            .is_ok_and(|served| served.is_ok())
+            .then(|| self.now())
+    }
+
+    fn now(&self) -> Ms {
+        self.stage.sim.now()
+    }
+
+    fn note(&self, what: What) {
+        self.stage.sim.note(what);
+    }
+
+    fn poll(&self) -> Ms {
+        self.stage.settings().poll
+    }
+
+    /// So many round trips, with what the timers are coarser than that.
+    fn round_trips(&self, many: Ms) -> Ms {
+        many * (2 * self.stage.settings().delay + 1) + 2
+    }
+
+    fn tell(
+        &self,
+        promise: &'static str,
+        calls: Vec<u16>,
+        from: Ms,
+        to: Option<Ms>,
+        bound: Ms,
+        what: &str,
+    ) {
+        let took = to.map_or(NEVER.as_millis() as Ms, |to| to - from);
+        let what = what.to_owned();
+        self.note(What::Drill {
+            promise,
+            calls,
+            took,
+            bound,
+            what,
+        });
+    }
+}

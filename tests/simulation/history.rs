@@ -1,0 +1,259 @@
+//! What happened in a run, in order. The validators read this and nothing else.
+
+use std::fmt::Write as _;
+
+/// Milliseconds of virtual time.
+pub(super) type Ms = u64;
+
+/// Everything that happened.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) settings: Settings,
+    pub(super) calls: Vec<Call>,
+    pub(super) notes: Vec<Note>,
+    /// The notes on each call, once the run is over.
+    pub(super) index: Vec<Vec<usize>>,
+}
+
+/// What the promises are measured by.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    pub(super) nodes: usize,
+    pub(super) quorum: usize,
+    pub(super) ephemeral: Ms,
+    pub(super) node_timeout: Ms,
+    pub(super) poll: Ms,
+    pub(super) grace: Ms,
+    /// The longest that a message takes on a healthy way.
+    pub(super) delay: Ms,
+    /// How many waiters may be in line.
+    pub(super) room: u64,
+}
+
+impl Settings {
+    /// How long a node may lag behind what a healthy client knows: a keep-alive, a poll and a request that was
+    /// lost just before.
+    pub(super) fn slack(&self) -> Ms {
+        self.ephemeral / 3 + 2 * self.poll + 2 * self.node_timeout + 4 * self.delay
+    }
+}
+
+/// One call of the workload: from its first poll to the end of the guard that came of it.
+#[derive(Clone, Debug)]
+pub(super) struct Call {
+    pub(super) client: usize,
+    pub(super) resource: usize,
+    pub(super) kind: Kind,
+    pub(super) ttl: Ms,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Lock,
+    TryLock,
+    Enqueue,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Note {
+    pub(super) at: Ms,
+    pub(super) what: What,
+}
+
+/// The first field of what belongs to a call is its number.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    // The workload's side.
+    Asks(u16),
+    /// `enqueue` returned a ticket.
+    Recorded(u16),
+    /// A future that waits for the turn is polled, or was dropped and the ticket kept.
+    Polled(u16),
+    Unpolled(u16),
+    /// A guard is out, with this fencing token.
+    Had(u16, u64),
+    NotHad(u16),
+    Failed(u16, String),
+    /// Dropped or left before there was a guard.
+    Given(u16),
+    /// Granted perhaps, and never polled again.
+    Forgotten(u16),
+    /// The guard's release or drop begins.
+    Releases(u16),
+    /// `release` or `leave` returned success.
+    Confirmed(u16),
+    /// The guard was seen to be valid no more.
+    Over(u16),
+    // The nodes' side.
+    /// `node` gives its vote, being up since then.
+    Votes {
+        call: u16,
+        node: usize,
+        generation: u32,
+        up_since: Ms,
+    },
+    /// It stands in line on `node` with this number.
+    Lines {
+        call: u16,
+        node: usize,
+        number: u64,
+    },
+    /// Neither vote nor ticket is left on `node`.
+    Out {
+        call: u16,
+        node: usize,
+        why: Out,
+    },
+    /// A newcomer got the vote of `node` past a live waiter.
+    Barged {
+        call: u16,
+        node: usize,
+        past: u16,
+    },
+    /// A request of `call` took something from `whom`.
+    Harmed {
+        call: u16,
+        node: usize,
+        whom: u16,
+        how: &'static str,
+    },
+    /// A request did something after its deadline.
+    LateDid {
+        call: u16,
+        node: usize,
+        late: Ms,
+    },
+    /// A guard is valid, but so few nodes have its key or lost it by a restart.
+    Unbacked {
+        call: u16,
+        has: usize,
+        lost: usize,
+    },
+    // The world's side.
+    Fault(&'static str, String),
+    Paused(usize),
+    Resumed(usize),
+    Crashed(usize),
+    /// `shutdown` returned, and these calls had something left on nodes.
+    ShutDown {
+        client: usize,
+        left: Vec<u16>,
+    },
+    /// Calls that still stand somewhere when all has ended, tasks that still run.
+    Residue(Vec<(usize, u16)>, usize),
+    /// A call that had every chance was not served.
+    Starved(u16),
+    /// What a drill measured, and the most that it may be.
+    Drill {
+        promise: &'static str,
+        calls: Vec<u16>,
+        took: Ms,
+        bound: Ms,
+        what: String,
+    },
+}
+
+/// Why something is gone from a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Out {
+    /// By a request of its own.
+    Own,
+    /// It ran out: a vote, or the lease of a waiter; how long the way between client and node had been
+    /// healthy, and the client alive.
+    Expired { vote: bool, healthy: Ms },
+    /// The node forgot it.
+    Forgot,
+}
+
+impl What {
+    /// The calls that it is about.
+    pub(super) fn calls(&self) -> Vec<u16> {
+        match self {
+            Self::Asks(call)
+            | Self::Recorded(call)
+            | Self::Polled(call)
+            | Self::Unpolled(call)
+            | Self::Had(call, _)
+            | Self::NotHad(call)
+            | Self::Failed(call, _)
+            | Self::Given(call)
+            | Self::Forgotten(call)
+            | Self::Releases(call)
+            | Self::Confirmed(call)
+            | Self::Over(call)
+            | Self::Votes { call, .. }
+            | Self::Lines { call, .. }
+            | Self::Out { call, .. }
+            | Self::LateDid { call, .. }
+            | Self::Unbacked { call, .. }
+            | Self::Starved(call) => vec![*call],
+            Self::Barged { call, past, .. } => vec![*call, *past],
+            Self::Harmed { call, whom, .. } => vec![*call, *whom],
+            Self::ShutDown { left, .. } => left.clone(),
+            Self::Drill { calls, .. } => calls.clone(),
+            Self::Residue(left, _) => left.iter().map(|(_, call)| *call).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// A promise that was broken.
+#[derive(Clone, Debug)]
+pub(super) struct Violation {
+    pub(super) promise: &'static str,
+    pub(super) at: Ms,
+    pub(super) what: String,
+    /// The calls that the account is about.
+    pub(super) calls: Vec<u16>,
+}
+
+impl History {
+    pub(super) fn call(&self, call: u16) -> &Call {
+        &self.calls[usize::from(call)]
+    }
+
+    /// The notes on one call.
+    pub(super) fn of(&self, call: u16) -> impl Iterator<Item = &Note> {
+        let places = self.index[usize::from(call)].iter();
+        places.map(|place| &self.notes[*place])
+    }
+
+    /// All calls, by number.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u16, &Call)> {
+        self.calls
+            .iter()
+            .enumerate()
+            .skip(1)
+            .map(|(number, call)| (number as u16, call))
+    }
+
+    /// To be called when the run is over.
+    pub(super) fn close(&mut self) {
+        self.index = vec![Vec::new(); self.calls.len()];
+        for (place, note) in self.notes.iter().enumerate() {
+            for call in note.what.calls() {
+                self.index[usize::from(call)].push(place);
+            }
+        }
+    }
+
+    /// How a violation came about: what befell the calls it is about, and the faults meanwhile.
+    pub(super) fn account(&self, violation: &Violation) -> String {
+        let Violation { calls, at, .. } = violation;
+        let first = |call: &u16| self.of(*call).next().map(|note| note.at);
+        let from = calls.iter().filter_map(first).min().unwrap_or(0);
+        let mut told = String::new();
+        for call in calls {
+            let _ = writeln!(told, "  call {call}: {:?}", self.call(*call));
+        }
+        for Note { at: when, what } in &self.notes {
+            let about = what.calls();
+            let concerns = about.iter().any(|call| calls.contains(call))
+                || about.is_empty() && *when >= from && !matches!(what, What::ShutDown { .. });
+            if concerns && *when <= *at {
+                let _ = writeln!(told, "  {when:>6} ms {what:?}");
+            }
+        }
+        told
+    }
+}

@@ -1,0 +1,138 @@
+//! The life of a client: whatever runs for it stands still while it is paused, and ends when it crashes.
+//!
+//! A paused client is a process under SIGSTOP: none of its tasks is polled, time goes on, and what is sent to
+//! it waits. One that crashed is gone without a word.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use futures::future::BoxFuture;
+
+/// One client's life.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Life(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    paused: bool,
+    dead: bool,
+    gates: u64,
+    wakers: BTreeMap<u64, Waker>,
+}
+
+impl Life {
+    pub(super) fn pause(&self, paused: bool) {
+        let mut state = self.state();
+        state.paused = paused;
+        state.wake();
+    }
+
+    pub(super) fn end(&self) {
+        let mut state = self.state();
+        state.dead = true;
+        state.wake();
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.state().paused
+    }
+
+    /// Wraps a task of this client.
+    pub(super) fn gate(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        let mut state = self.state();
+        state.gates += 1;
+        Box::pin(Gate {
+            life: self.clone(),
+            place: state.gates,
+            task: Some(task),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        for waker in std::mem::take(&mut self.wakers).into_values() {
+            waker.wake();
+        }
+    }
+}
+
+thread_local! {
+    /// Whose task is being polled.
+    static CURRENT: RefCell<Option<Life>> = const { RefCell::new(None) };
+}
+
+/// What is spawned on this thread from now on belongs to whoever spawned it.
+pub(super) fn follow_spawns() {
+    crate::task::WRAP.set(Some(|task| match CURRENT.with_borrow(Option::clone) {
+        Some(life) => life.gate(task),
+        None => task,
+    }));
+}
+
+/// Runs `act` on behalf of `life`.
+pub(super) fn within<T>(life: &Life, act: impl FnOnce() -> T) -> T {
+    let before = CURRENT.replace(Some(life.clone()));
+    let done = act();
+    CURRENT.set(before);
+    done
+}
+
+struct Gate {
+    life: Life,
+    place: u64,
+    task: Option<BoxFuture<'static, ()>>,
+}
+
+impl Future for Gate {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let (dead, paused) = {
+            let mut state = self.life.state();
+            let waker = cx.waker();
+            let known = state.wakers.get(&self.place);
+            if known.is_none_or(|known| !known.will_wake(waker)) {
+                state.wakers.insert(self.place, waker.clone());
+            }
+            (state.dead, state.paused)
+        };
+        let life = self.life.clone();
+        if dead {
+            within(&life, || self.task = None);
+            return Poll::Ready(());
+        }
+        if paused {
+            return Poll::Pending;
+        }
+        let Some(task) = self.task.as_mut() else {
+            return Poll::Ready(());
+        };
+        let done = within(&life, || task.as_mut().poll(cx));
+        if done.is_ready() {
+            self.life.state().wakers.remove(&self.place);
+            self.task = None;
+        }
+        done
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.life.state().wakers.remove(&self.place);
+    }
+}

@@ -1,0 +1,20 @@
+//! S3: a guard reports *lost* before any node may give the lease away.
+//!
+//! While a guard says that it is valid, a quorum of the nodes has its key, but for those that lost it by a
+//! restart: of these the grace takes care (S5).
+
+use super::broken;
+use crate::simulation::history::{History, Note, Violation, What};
+
+pub(super) fn validate(history: &History) -> Vec<Violation> {
+    let unbacked = |Note { at, what }: &Note| match what {
+        What::Unbacked { call, has, lost } => {
+            let what = format!(
+                "the guard of call {call} is valid, but {has} nodes have its key, and {lost} forgot it"
+            );
+            Some(broken("S3", *at, &[*call], what))
+        }
+        _ => None,
+    };
+    history.notes.iter().filter_map(unbacked).collect()
+}

@@ -1,0 +1,297 @@
+//! One run: a seed, the world and the clients that follow from it, and what became of them.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+
+use super::{
+    chance::{self, Chance},
+    chaos,
+    count::{self, Counts, Listener},
+    drills,
+    faults::{self, LONG_TTL, RATE},
+    history::{History, Ms, Settings, What},
+    life::{self, Life},
+    server::Server,
+    way::{Way, Weather},
+    wire::Wire,
+    work::{Attic, Worker},
+    world::Sim,
+};
+use crate::{FifoRedlock, builder::FifoRedlockBuilder, clock::Clock};
+
+/// When the clients start: the nodes are long past their grace.
+const START: Ms = 40_000;
+
+/// What a run came to.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) history: History,
+    pub(super) counts: Counts,
+    /// The one fault of this run that voids promises.
+    pub(super) beyond: Option<&'static str>,
+}
+
+/// Runs `seed` from beginning to end.
+pub(super) fn run(seed: u64) -> Outcome {
+    let mut chance = Chance::new(seed);
+    chance::seed_uuids(seed);
+    life::follow_spawns();
+    count::take();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let voiding: Vec<_> = faults::voiding().map(|fault| fault.name).collect();
+    let beyond = chance.is(25).then(|| chance.pick(&voiding));
+    let mut history =
+        tracing::subscriber::with_default(Listener, || runtime.block_on(play(chance, beyond)));
+    history.close();
+    Outcome {
+        history,
+        counts: count::take(),
+        beyond,
+    }
+}
+
+/// A client as the run sees it.
+pub(super) struct Party {
+    pub(super) redlock: FifoRedlock,
+    pub(super) life: Life,
+}
+
+/// What does not change in a run.
+pub(super) struct Stage {
+    pub(super) sim: Sim,
+    clock: Clock,
+    settings: Settings,
+    fair: Weather,
+}
+
+async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
+    let nodes = chance.pick(&[3, 3, 3, 5]);
+    let ephemeral = chance.pick(&[600, 900, 1500]);
+    let settings = Settings {
+        nodes,
+        quorum: nodes / 2 + 1,
+        ephemeral,
+        node_timeout: chance.pick(&[60, 120, 250]),
+        poll: chance.pick(&[20, 60, 150]),
+        grace: 6000,
+        delay: chance.pick(&[1, 2, 5]),
+        room: chance.pick(&[1, 2, 64, 64, 64]),
+    };
+    let rates = if beyond == Some(RATE) { 80_000 } else { 4_500 };
+    let servers = (0..nodes)
+        .map(|_| {
+            let rate = chance.below(2 * rates + 1) as i64 - rates as i64;
+            Server::new(rate, chance.below(600_001) as i64 - 300_000)
+        })
+        .collect();
+    let clock = Clock::tokio();
+    let stage = Stage {
+        sim: Sim::new(clock, chance.fork(), settings.clone(), servers),
+        clock,
+        fair: Weather::fair((u64::from(chance.is(50)), settings.delay)),
+        settings,
+    };
+    let sim = &stage.sim;
+    let agenda = tokio::spawn(sim.clone().run());
+    let memory = tokio::spawn(chaos::remember(sim.clone()));
+    sleep(Duration::from_millis(START)).await;
+
+    let (room, patience) = (stage.settings.room, Some(chance.pick(&[10, 60])));
+    let parties = (0..chance.between(2, 4)).map(|_| stage.enter(room, patience));
+    let mut parties: Vec<Party> = parties.collect();
+    let attic = Attic::default();
+    let end = sim.now() + chance.between(3000, 9000);
+    let resources = chance.between(1, 2);
+    let ttls: &'static [Ms] = match beyond {
+        Some(LONG_TTL) => &[2000, 12_000, 20_000],
+        _ => &[150, 400, 1000, 2500, 5000],
+    };
+    let mut workers = Vec::new();
+    for (client, party) in parties.iter().enumerate() {
+        for _ in 0..chance.between(1, 3) {
+            let worker = Worker {
+                sim: sim.clone(),
+                client,
+                redlock: party.redlock.clone(),
+                chance: chance.fork(),
+                resources,
+                ttls,
+                attic: attic.clone(),
+                end,
+            };
+            workers.push(tokio::spawn(party.life.gate(Box::pin(worker.run()))));
+        }
+    }
+    let beyond = beyond.inspect(|fault| sim.with(|world| world.fault(fault, "in this run".into())));
+    chaos::run(sim.clone(), chance.fork(), end, beyond).await;
+    sim.with(chaos::heal);
+
+    // Everybody gets what it waits for, or gives up (L1).
+    let settled = async {
+        for worker in &mut workers {
+            worker.await.expect("a worker that does not panic");
+        }
+    };
+    if timeout(Duration::from_secs(180), settled).await.is_err() {
+        stage.tell_starved();
+    }
+    workers.iter().for_each(|worker| worker.abort());
+    if beyond.is_none() {
+        drills::run(&stage, &mut chance, &mut parties).await;
+    }
+
+    stage.shut_down(&parties).await;
+    attic.lock().expect("no panic").clear();
+    for party in parties.iter().filter(|party| !party.life.is_dead()) {
+        party.redlock.shutdown().await;
+    }
+    drop(parties);
+    let longest = ttls.iter().max().copied().unwrap_or(0) + stage.settings.ephemeral + 2000;
+    sleep(Duration::from_millis(longest)).await;
+    memory.abort();
+    stage.tell_residue().await;
+    agenda.abort();
+    let _ = agenda.await;
+    sim.with(|world| {
+        world.ways.clear();
+        std::mem::take(&mut world.history)
+    })
+}
+
+impl Stage {
+    /// Another client comes.
+    pub(super) fn enter(&self, room: u64, patience: Option<u32>) -> Party {
+        let life = Life::default();
+        let client = self.sim.with(|world| {
+            world.lives.push(life.clone());
+            world.ways.push(Vec::new());
+            world.ways.len() - 1
+        });
+        let millis = Duration::from_millis;
+        let settings = &self.settings;
+        let builder = FifoRedlockBuilder::default()
+            .client_name(format!("client {client}"))
+            .fifo_ephemeral_ttl(millis(settings.ephemeral))
+            .node_timeout(millis(settings.node_timeout))
+            .fifo_retry_delay(millis(settings.poll))
+            .retry_delay(millis(50))
+            .fifo_retry_count(patience)
+            .fifo_queue_length(room)
+            .restart_grace(millis(settings.grace));
+        let redlock = builder.on_nodes(self.clock, settings.nodes, |node, context| {
+            self.sim.with(|world| {
+                world.ways[client].push(Way::new(context, self.fair));
+                world.connect(client, node);
+            });
+            Arc::new(Wire {
+                sim: self.sim.clone(),
+                clock: self.clock,
+                client,
+                node,
+                name: format!("node {node}").into(),
+                patience: millis(settings.node_timeout),
+            })
+        });
+        Party { redlock, life }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The calls that still wait although nothing is in their way.
+    fn tell_starved(&self) {
+        self.sim.with(|world| {
+            let mut waiting = std::collections::BTreeSet::new();
+            for note in &world.history.notes {
+                match &note.what {
+                    What::Asks(call) => {
+                        waiting.insert(*call);
+                    }
+                    What::Had(call, _)
+                    | What::NotHad(call)
+                    | What::Failed(call, _)
+                    | What::Given(call)
+                    | What::Forgotten(call) => {
+                        waiting.remove(call);
+                    }
+                    _ => {}
+                }
+            }
+            for call in waiting {
+                let client = world.history.call(call).client;
+                if !world.lives[client].is_dead() {
+                    world.note(What::Starved(call));
+                }
+            }
+        });
+    }
+
+    /// Has all clients shut down, and notes what they have left on the nodes then (C3).
+    async fn shut_down(&self, parties: &[Party]) {
+        for (client, party) in parties.iter().enumerate() {
+            if party.life.is_dead() {
+                continue;
+            }
+            if timeout(Duration::from_secs(60), party.redlock.shutdown())
+                .await
+                .is_err()
+            {
+                let what = What::Drill {
+                    promise: "C3",
+                    calls: Vec::new(),
+                    took: 60_000,
+                    bound: 30_000,
+                    what: format!("shutdown of client {client}"),
+                };
+                self.sim.note(what);
+            }
+            self.sim.look_at_guards();
+            self.sim.with(|world| {
+                let now = world.now();
+                let held: Vec<u16> = world.guards.iter().map(|(call, _)| *call).collect();
+                let mut left = Vec::new();
+                for server in &mut world.servers {
+                    left.extend(server.standing(now));
+                }
+                left.retain(|call| {
+                    world.history.call(*call).client == client && !held.contains(call)
+                });
+                left.sort_unstable();
+                left.dedup();
+                world.note(What::ShutDown { client, left });
+            });
+        }
+    }
+
+    /// Notes what is left when everybody is gone and everything has run out (C1).
+    async fn tell_residue(&self) {
+        tokio::task::yield_now().await;
+        // The agenda's task, and this one is none.
+        let tasks = tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks();
+        self.sim.with(|world| {
+            let now = world.now();
+            let mut left = Vec::new();
+            for (node, server) in world.servers.iter_mut().enumerate() {
+                left.extend(server.standing(now).into_iter().map(|call| (node, call)));
+                let micros = server.micros(now);
+                if !server.table.residue(micros).is_empty() {
+                    left.push((node, 0));
+                }
+            }
+            world.note(What::Residue(left, tasks.saturating_sub(1)));
+        });
+    }
+}
+
+/// Whether a promise is to be checked in this run.
+pub(super) fn is_checked(promise: &str, outcome: &Outcome) -> bool {
+    faults::holds(promise, outcome.beyond)
+}

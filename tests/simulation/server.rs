@@ -1,0 +1,471 @@
+//! A simulated node: the memory nodes' table under a clock of its own, and what can befall it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    chance::call_of,
+    count::count,
+    history::{Ms, Out, What},
+    world::World,
+};
+use crate::{
+    clock::MEMORY_EPOCH_MILLIS,
+    node::{
+        Enqueue, Event, Events, Extend, Extended, Release, Released, Report, Standing, Terms,
+        millis_up,
+        table::{Header, Table, Told},
+    },
+    resource::Resource,
+};
+
+/// What is asked of a node.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Enqueue(Vec<Enqueue>, Terms),
+    Extend(Vec<Extend>, Terms),
+    Release(Vec<Release>, Terms),
+    Inspect(Arc<Resource>),
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Standing(Vec<Standing>),
+    Extended(Vec<Extended>),
+    Released(Vec<Released>),
+    Report(Report),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Condition {
+    Running,
+    Hung,
+    Down,
+}
+
+/// A client that listens, on a connection.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) channel: Arc<str>,
+    pub(super) client: usize,
+    pub(super) epoch: u64,
+    pub(super) events: Events,
+}
+
+pub(super) struct Server {
+    pub(super) table: Table,
+    pub(super) condition: Condition,
+    /// Rises with every start.
+    pub(super) run: u64,
+    pub(super) started: Ms,
+    /// The node's clock at its start, in whole seconds.
+    started_at: u64,
+    /// How much faster than the clients' the node's clock runs, in millionths.
+    rate: i64,
+    /// How far it is ahead, in microseconds.
+    pub(super) ahead: i64,
+    pub(super) backlog: Vec<super::world::Action>,
+    pub(super) listeners: Vec<Listener>,
+    /// What it will know when it comes back, and whether that is out of date.
+    pub(super) left_behind: Option<(Table, bool)>,
+    /// The last two states, a while apart.
+    pub(super) snapshots: [Table; 2],
+    seen: BTreeMap<usize, Seen>,
+    /// The keys that it had and forgot, by resource and call.
+    lost: BTreeSet<(usize, u16)>,
+    /// What was released, by generation and call.
+    released: BTreeSet<(u32, u16)>,
+}
+
+/// What stands on a node for one resource.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    /// Whose the vote is, in which generation, and until when by the node's clock.
+    holder: Option<(u16, u32, u64)>,
+    /// Number and end of the waiter lease.
+    line: BTreeMap<u16, (u64, u64)>,
+}
+
+impl Server {
+    pub(super) fn new(rate: i64, ahead: i64) -> Self {
+        let mut server = Self {
+            table: Table::default(),
+            condition: Condition::Running,
+            run: 1,
+            started: 0,
+            started_at: 0,
+            rate,
+            ahead,
+            backlog: Vec::new(),
+            listeners: Vec::new(),
+            left_behind: None,
+            snapshots: [Table::default(), Table::default()],
+            seen: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            released: BTreeSet::new(),
+        };
+        server.started_at = server.millis(0) / 1000;
+        server
+    }
+
+    /// The node's clock, in microseconds.
+    pub(super) fn micros(&self, now: Ms) -> u64 {
+        let passed = now as i64 * 1000;
+        let drifted = passed / 1_000_000 * self.rate + passed % 1_000_000 * self.rate / 1_000_000;
+        (MEMORY_EPOCH_MILLIS as i64 * 1000 + passed + drifted + self.ahead) as u64
+    }
+
+    pub(super) fn millis(&self, now: Ms) -> u64 {
+        self.micros(now) / 1000
+    }
+
+    /// What `INFO` says: whole seconds of its own clock.
+    pub(super) fn uptime(&self, now: Ms) -> u64 {
+        (self.millis(now) / 1000).saturating_sub(self.started_at)
+    }
+
+    /// Starts it again, with `table` as its memory.
+    pub(super) fn start(&mut self, table: Table, now: Ms) {
+        self.table = table;
+        self.condition = Condition::Running;
+        self.run += 1;
+        self.started = now;
+        self.started_at = self.millis(now) / 1000;
+        self.backlog.clear();
+        self.listeners.clear();
+    }
+
+    /// Whether the lock key is that call's.
+    pub(super) fn has_key(&self, resource: usize, call: u16, now: Ms) -> bool {
+        let holder = self.seen.get(&resource).and_then(|seen| seen.holder);
+        holder.is_some_and(|(holder, _, until)| holder == call && until > self.millis(now))
+    }
+
+    /// Whether it was, and the node forgot it.
+    pub(super) fn lost_key(&self, resource: usize, call: u16) -> bool {
+        self.lost.contains(&(resource, call))
+    }
+
+    /// The calls that stand here in any way.
+    pub(super) fn standing(&mut self, now: Ms) -> Vec<u16> {
+        let millis = self.millis(now);
+        let mut calls = BTreeSet::new();
+        for seen in self.seen.values() {
+            calls.extend(
+                seen.holder
+                    .filter(|(.., until)| *until > millis)
+                    .map(|(call, ..)| call),
+            );
+            let live = seen.line.iter().filter(|(_, (_, end))| *end > millis);
+            calls.extend(live.map(|(call, _)| *call));
+        }
+        calls.into_iter().collect()
+    }
+
+    /// Whether somebody waits here whose lease has not ended, besides `call`.
+    fn live_waiter(&self, resource: usize, call: u16, now: u64) -> Option<u16> {
+        let line = &self.seen.get(&resource)?.line;
+        let live = line
+            .iter()
+            .filter(|(other, (_, end))| **other != call && *end > now);
+        live.map(|(other, _)| *other).next()
+    }
+
+    fn header(&self, terms: &Terms, now: Ms) -> Header {
+        Header {
+            micros: self.micros(now),
+            seed: terms.seed,
+            extra: terms.extra,
+            unheard: millis_up(terms.unheard),
+            lease: millis_up(terms.lease),
+        }
+    }
+}
+
+/// The place of a resource: they are called `r0`, `r1`, …
+pub(super) fn place_of(resource: &Resource) -> usize {
+    resource.name()[1..].parse().unwrap_or(usize::MAX)
+}
+
+impl World {
+    /// Has a node carry out what it was asked; what follows for others is noted and told.
+    pub(super) fn carry_out(&mut self, node: usize, ask: &Ask) -> Reply {
+        let now = self.now();
+        if matches!(ask, Ask::Enqueue(batch, _) if batch.len() > 1) {
+            count("batch of several");
+        }
+        match ask {
+            Ask::Enqueue(batch, terms) => Reply::Standing(
+                batch
+                    .iter()
+                    .map(|one| {
+                        let who = call_of(one.id.text()).map_or(0, |(call, _)| call);
+                        let resource = place_of(&one.resource);
+                        let millis = self.servers[node].millis(now);
+                        let past = self.servers[node].live_waiter(resource, who, millis);
+                        let in_line = self.servers[node].seen.get(&resource).is_some_and(|seen| {
+                            seen.line.contains_key(&who)
+                                || seen.holder.is_some_and(|(holder, ..)| holder == who)
+                        });
+                        let standing = self.apply(
+                            node,
+                            &one.resource,
+                            who,
+                            terms,
+                            |table, header, publish| table.enqueue(header, one, publish),
+                        );
+                        if let (None, false, Some(past), Standing::Granted { .. }) =
+                            (one.number, in_line, past, standing)
+                        {
+                            self.note(What::Barged {
+                                call: who,
+                                node,
+                                past,
+                            });
+                        }
+                        self.count_standing(one, &standing);
+                        standing
+                    })
+                    .collect(),
+            ),
+            Ask::Extend(batch, terms) => Reply::Extended(
+                batch
+                    .iter()
+                    .map(|one| {
+                        let who = call_of(one.id.text()).map_or(0, |(call, _)| call);
+                        let had = self.servers[node].has_key(place_of(&one.resource), who, now);
+                        let extended = self.apply(
+                            node,
+                            &one.resource,
+                            who,
+                            terms,
+                            |table, header, publish| table.extend(header, one, publish),
+                        );
+                        self.count_extended(one, had, extended);
+                        extended
+                    })
+                    .collect(),
+            ),
+            Ask::Release(batch, terms) => Reply::Released(
+                batch
+                    .iter()
+                    .map(|one| {
+                        let who = call_of(one.id.text()).map_or(0, |(call, _)| call);
+                        if !self.servers[node]
+                            .released
+                            .insert((one.id.generation(), who))
+                        {
+                            count("release repeated");
+                        }
+                        self.apply(node, &one.resource, who, terms, |table, header, publish| {
+                            table.release(header, one, publish)
+                        })
+                    })
+                    .collect(),
+            ),
+            Ask::Inspect(resource) => {
+                let server = &mut self.servers[node];
+                let header = Header {
+                    micros: server.micros(now),
+                    seed: 0,
+                    extra: 0,
+                    unheard: 0,
+                    lease: 0,
+                };
+                Reply::Report(server.table.inspect(header, resource.lock_key()))
+            }
+        }
+    }
+
+    fn apply<T>(
+        &mut self,
+        node: usize,
+        resource: &Resource,
+        who: u16,
+        terms: &Terms,
+        act: impl FnOnce(&mut Table, Header, crate::node::table::Publish<'_>) -> T,
+    ) -> T {
+        let now = self.now();
+        let server = &mut self.servers[node];
+        let header = server.header(terms, now);
+        let mut told = Vec::new();
+        let listeners = &server.listeners;
+        let mut publish = |message: &Told| {
+            let hears = |listener: &&Listener| *listener.channel == *message.channel;
+            let hearing: Vec<_> = listeners.iter().filter(hears).collect();
+            for listener in &hearing {
+                let event = Event::Granted {
+                    id: message.id.to_string(),
+                    lease_end: message.lease_end,
+                    seq: message.seq,
+                };
+                told.push((
+                    listener.client,
+                    listener.epoch,
+                    listener.events.clone(),
+                    event,
+                ));
+            }
+            Some(!hearing.is_empty())
+        };
+        let done = act(&mut server.table, header, &mut publish);
+        self.look(
+            node,
+            Some(resource.lock_key()),
+            place_of(resource),
+            Some(who),
+        );
+        for (client, epoch, events, event) in told {
+            self.push(client, node, epoch, &events, event);
+        }
+        done
+    }
+
+    /// Notes what has changed on a node for a resource, and whose doing it was; nobody's if it forgot.
+    pub(super) fn look(
+        &mut self,
+        node: usize,
+        key: Option<&str>,
+        resource: usize,
+        by: Option<u16>,
+    ) {
+        let now = self.now();
+        let server = &mut self.servers[node];
+        let millis = server.millis(now);
+        let header = Header {
+            micros: server.micros(now),
+            seed: 0,
+            extra: 0,
+            unheard: 0,
+            lease: 0,
+        };
+        let key = key.map_or_else(|| format!("r{resource}"), str::to_owned);
+        let report = server.table.inspect(header, &key);
+        let mut new = Seen::default();
+        if let Some((id, left)) = &report.holder
+            && let Some((call, generation)) = call_of(id)
+        {
+            let until = left.map_or(u64::MAX, |left| millis + left.as_millis() as u64);
+            new.holder = Some((call, generation, until));
+        }
+        for waiting in &report.line {
+            if let Some((call, _)) = call_of(&waiting.id) {
+                new.line.insert(call, (waiting.number, waiting.lease_end));
+            }
+        }
+        let old = server
+            .seen
+            .insert(resource, new.clone())
+            .unwrap_or_default();
+        let up_since = server.started;
+        let mut notes = Vec::new();
+        let stands = |call: u16| {
+            new.holder.is_some_and(|(holder, ..)| holder == call) || new.line.contains_key(&call)
+        };
+        let mut gone = |server: &mut Server, call: u16, until: u64, vote: bool| {
+            let why = match by {
+                None => {
+                    if vote {
+                        server.lost.insert((resource, call));
+                    }
+                    Some(Out::Forgot)
+                }
+                Some(by) if by == call => Some(Out::Own),
+                _ if until <= millis => Some(Out::Expired { vote, healthy: 0 }),
+                Some(by) => {
+                    let how = if vote {
+                        "took its vote"
+                    } else {
+                        "threw it out of the line"
+                    };
+                    notes.push(What::Harmed {
+                        call: by,
+                        node,
+                        whom: call,
+                        how,
+                    });
+                    None
+                }
+            };
+            notes.extend(why.map(|why| What::Out { call, node, why }));
+        };
+        if let Some((call, _, until)) = old.holder
+            && new.holder.is_none_or(|(holder, ..)| holder != call)
+        {
+            if !stands(call) {
+                gone(server, call, until, true);
+            } else if by.is_none() {
+                server.lost.insert((resource, call));
+            }
+        }
+        for (call, (_, end)) in &old.line {
+            if !stands(*call) && old.holder.is_none_or(|(holder, ..)| holder != *call) {
+                gone(server, *call, *end, false);
+            }
+        }
+        if let Some((call, generation, until)) = new.holder {
+            let same = old.holder.filter(|(holder, ..)| *holder == call);
+            if same.is_none_or(|(_, before, _)| before != generation) {
+                server.lost.remove(&(resource, call));
+                notes.push(What::Votes {
+                    call,
+                    node,
+                    generation,
+                    up_since,
+                });
+            }
+            if same.is_some_and(|(_, before, ended)| before == generation && until < ended) {
+                match by {
+                    None => {
+                        server.lost.insert((resource, call));
+                    }
+                    Some(by) if by != call => {
+                        let how = "shortened its lease";
+                        notes.push(What::Harmed {
+                            call: by,
+                            node,
+                            whom: call,
+                            how,
+                        });
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        for (call, (number, _)) in &new.line {
+            if old
+                .line
+                .get(call)
+                .is_none_or(|(before, _)| before != number)
+            {
+                notes.push(What::Lines {
+                    call: *call,
+                    node,
+                    number: *number,
+                });
+            }
+        }
+        for mut note in notes {
+            if let What::Out {
+                call,
+                why: Out::Expired { healthy, .. },
+                ..
+            } = &mut note
+            {
+                *healthy = self.healthy_for(self.history.call(*call).client, node);
+            }
+            self.note(note);
+        }
+    }
+
+    /// Notes what a node knows after it started again or was flushed.
+    pub(super) fn look_at_all(&mut self, node: usize) {
+        let resources: Vec<usize> = self.servers[node].seen.keys().copied().collect();
+        for resource in resources {
+            self.look(node, None, resource, None);
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! The way between one client and one node: a connection, and what the network does to it.
+//!
+//! What is sent over one connection arrives in order, or not at all. When a connection ends, what was under
+//! way on it is lost, or is carried out still, or much later: that is how requests are reordered between
+//! connections. A push takes a way of its own, as it does in the driver.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{
+    count::count,
+    history::{Ms, What},
+    server::{Ask, Condition, Listener, Reply},
+    world::World,
+};
+use crate::{
+    clock::Time,
+    node::{Context, Era, Event, Events, NodeClock},
+};
+
+/// After so many timeouts in a row a connection is replaced, as the real ones are.
+const MAX_TIMEOUTS: u32 = 3;
+
+/// The node's clock in milliseconds and its answer; none if the request was late.
+pub(super) type Outcome = (u64, Option<Reply>);
+
+/// What the network does to messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weather {
+    pub(super) delay: (Ms, Ms),
+    /// Of a hundred.
+    pub(super) loses_requests: u64,
+    pub(super) loses_answers: u64,
+    pub(super) loses_pushes: u64,
+    pub(super) doubles_pushes: u64,
+    /// The longest that a push takes.
+    pub(super) late_pushes: Ms,
+    /// Nothing gets from the client to the node.
+    pub(super) cut_there: bool,
+    /// Nothing gets from the node to the client.
+    pub(super) cut_back: bool,
+}
+
+pub(super) struct Way {
+    pub(super) context: Context,
+    pub(super) weather: Weather,
+    /// What it is when nothing is wrong.
+    pub(super) fair: Weather,
+    link: Option<Link>,
+    epochs: u64,
+    /// Connects for the second and every later time.
+    timeouts: u32,
+    /// When what was sent last arrives, there and back.
+    last: (Ms, Ms),
+    /// Since when everything that is sent arrives in time.
+    healthy: Option<Ms>,
+}
+
+struct Link {
+    epoch: u64,
+    run: u64,
+    up_since: Time,
+    clock: Arc<NodeClock>,
+    waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+}
+
+/// A request under way.
+struct Message {
+    client: usize,
+    node: usize,
+    epoch: u64,
+    run: u64,
+    number: u64,
+    ask: Ask,
+    /// In the node's clock.
+    deadline: Option<u64>,
+    /// The same, as it was meant.
+    meant: Option<Ms>,
+    stray: bool,
+}
+
+impl Weather {
+    pub(super) fn fair(delay: (Ms, Ms)) -> Self {
+        Self {
+            delay,
+            loses_requests: 0,
+            loses_answers: 0,
+            loses_pushes: 0,
+            doubles_pushes: 0,
+            late_pushes: delay.1,
+            cut_there: false,
+            cut_back: false,
+        }
+    }
+}
+
+impl Way {
+    pub(super) fn new(context: Context, fair: Weather) -> Self {
+        Self {
+            context,
+            weather: fair,
+            fair,
+            link: None,
+            epochs: 0,
+            timeouts: 0,
+            last: (0, 0),
+            healthy: None,
+        }
+    }
+
+    pub(super) fn era(&self) -> Option<Era> {
+        let link = self.link.as_ref()?;
+        Some(Era {
+            epoch: link.epoch,
+            up_since: link.up_since,
+            clock_offset: link.clock.offset(),
+            pushes: true,
+        })
+    }
+
+    pub(super) fn clock(&self) -> Option<Arc<NodeClock>> {
+        self.link.as_ref().map(|link| link.clock.clone())
+    }
+}
+
+impl World {
+    /// For how long everything between the two has arrived in time, and both were alive.
+    pub(super) fn healthy_for(&self, client: usize, node: usize) -> Ms {
+        let now = self.now();
+        let way = &self.ways[client][node];
+        way.healthy.map_or(0, |since| now.saturating_sub(since))
+    }
+
+    /// To be called after whatever may have changed that.
+    pub(super) fn review(&mut self, client: usize, node: usize) {
+        let now = self.now();
+        let awake = !self.lives[client].is_dead() && !self.lives[client].is_paused();
+        let runs = self.servers[node].condition == Condition::Running;
+        let way = &mut self.ways[client][node];
+        let Weather {
+            delay,
+            loses_requests,
+            loses_answers,
+            cut_there,
+            cut_back,
+            ..
+        } = way.weather;
+        let fair = delay.1 <= way.fair.delay.1
+            && loses_requests + loses_answers == 0
+            && !cut_there
+            && !cut_back;
+        let (there, back) = way.last;
+        way.healthy = if awake && runs && fair && way.link.is_some() {
+            // What was delayed before still delays what follows it.
+            way.healthy.or(Some(now.max(there).max(back)))
+        } else {
+            None
+        };
+    }
+
+    pub(super) fn review_node(&mut self, node: usize) {
+        for client in 0..self.ways.len() {
+            self.review(client, node);
+        }
+    }
+
+    pub(super) fn review_client(&mut self, client: usize) {
+        for node in 0..self.servers.len() {
+            self.review(client, node);
+        }
+    }
+
+    pub(super) fn set_weather(
+        &mut self,
+        client: usize,
+        node: usize,
+        change: impl FnOnce(&mut Weather),
+    ) {
+        change(&mut self.ways[client][node].weather);
+        self.review(client, node);
+    }
+
+    /// Sends a request over the connection of the moment.
+    pub(super) fn send(
+        &mut self,
+        client: usize,
+        node: usize,
+        ask: Ask,
+        deadline: Option<Time>,
+    ) -> Option<(u64, oneshot::Receiver<Outcome>)> {
+        let (now, at) = (self.now(), self.clock.now());
+        if self.lives[client].is_dead() {
+            return None;
+        }
+        self.requests += 1;
+        let number = self.requests;
+        let (sender, receiver) = oneshot::channel();
+        let way = &mut self.ways[client][node];
+        let link = way.link.as_mut()?;
+        link.waiting.insert(number, sender);
+        let message = Message {
+            client,
+            node,
+            epoch: link.epoch,
+            run: link.run,
+            number,
+            ask,
+            deadline: deadline.map(|deadline| link.clock.deadline(deadline, at)),
+            meant: deadline.map(|deadline| deadline.since(Time::default()).as_millis() as Ms),
+            stray: false,
+        };
+        let weather = way.weather;
+        let epoch = link.epoch;
+        if self.chance.is(weather.loses_requests) {
+            count("request lost");
+            return Some((epoch, receiver));
+        }
+        let arrives = now + self.chance.between(weather.delay.0, weather.delay.1);
+        let last = &mut self.ways[client][node].last.0;
+        *last = arrives.max(*last);
+        let arrives = *last;
+        self.at(arrives, move |world| world.arrive(message));
+        Some((epoch, receiver))
+    }
+
+    /// A request reaches its node, or what is in the way there.
+    fn arrive(&mut self, mut message: Message) {
+        let Message {
+            client,
+            node,
+            epoch,
+            run,
+            ..
+        } = message;
+        let way = &self.ways[client][node];
+        let current = way.link.as_ref().is_some_and(|link| link.epoch == epoch);
+        if way.weather.cut_there {
+            if self.chance.is(50) {
+                count("request held up by a partition");
+                let wait = self.chance.between(20, 400);
+                self.after(wait, move |world| world.arrive(message));
+            }
+            return;
+        }
+        if !current && !message.stray {
+            message.stray = true;
+            match self.chance.below(3) {
+                0 => return count("reset, request never executed"),
+                1 => {
+                    count("reset, request executed later");
+                    let wait = self.chance.between(1, 4000);
+                    return self.after(wait, move |world| world.arrive(message));
+                }
+                _ => count("reset, request executed"),
+            }
+        }
+        match self.servers[node].condition {
+            Condition::Down => {
+                if current {
+                    self.reset(client, node);
+                }
+            }
+            _ if self.servers[node].run != run => {
+                if current {
+                    self.reset(client, node);
+                }
+            }
+            Condition::Hung => {
+                let act = Box::new(move |world: &mut Self| world.execute(message));
+                self.servers[node].backlog.push(act);
+            }
+            Condition::Running => self.execute(message),
+        }
+    }
+
+    fn execute(&mut self, message: Message) {
+        let Message {
+            client,
+            node,
+            epoch,
+            number,
+            ask,
+            deadline,
+            meant,
+            ..
+        } = message;
+        let now = self.now();
+        let millis = self.servers[node].millis(now);
+        let reply = if deadline.is_some_and(|deadline| millis > deadline) {
+            count("late request refused");
+            None
+        } else {
+            let before = self.history.notes.len();
+            let reply = self.carry_out(node, &ask);
+            let bound = meant.map(|meant| meant + self.history.settings.node_timeout);
+            if bound.is_some_and(|bound| now > bound) {
+                self.note_late(node, before, now - meant.unwrap_or(now));
+            }
+            Some(reply)
+        };
+        let way = &self.ways[client][node];
+        let weather = way.weather;
+        if self.chance.is(weather.loses_answers) {
+            return count("answer lost");
+        }
+        if weather.cut_back && self.chance.is(50) {
+            return;
+        }
+        let arrives = now + self.chance.between(weather.delay.0, weather.delay.1);
+        let last = &mut self.ways[client][node].last.1;
+        *last = arrives.max(*last);
+        let arrives = *last;
+        self.at(arrives, move |world| {
+            world.answer(client, node, epoch, number, (millis, reply))
+        });
+    }
+
+    fn note_late(&mut self, node: usize, before: usize, late: Ms) {
+        let made = |what: &What| match what {
+            What::Votes { call, .. } | What::Lines { call, .. } => Some(*call),
+            _ => None,
+        };
+        let did = self.history.notes[before..]
+            .iter()
+            .find_map(|note| made(&note.what));
+        if let Some(call) = did {
+            self.note(What::LateDid { call, node, late });
+        }
+    }
+
+    fn answer(&mut self, client: usize, node: usize, epoch: u64, number: u64, outcome: Outcome) {
+        let way = &mut self.ways[client][node];
+        let Some(link) = way.link.as_mut().filter(|link| link.epoch == epoch) else {
+            return;
+        };
+        if way.weather.cut_back {
+            let wait = self.chance.between(20, 400);
+            return self.after(wait, move |world| {
+                world.answer(client, node, epoch, number, outcome)
+            });
+        }
+        way.timeouts = 0;
+        if let Some(sender) = link.waiting.remove(&number) {
+            // Whoever asked may be gone.
+            let _ = sender.send(outcome);
+        }
+    }
+
+    /// Tells a client of a vote.
+    pub(super) fn push(
+        &mut self,
+        client: usize,
+        node: usize,
+        epoch: u64,
+        events: &Events,
+        event: Event,
+    ) {
+        let weather = self.ways[client][node].weather;
+        if self.chance.is(weather.loses_pushes) {
+            return count("push lost");
+        }
+        let times = if self.chance.is(weather.doubles_pushes) {
+            2
+        } else {
+            1
+        };
+        for time in 0..times {
+            if time > 0 {
+                count("push doubled");
+            }
+            let wait = self
+                .chance
+                .between(weather.delay.0, weather.late_pushes.max(weather.delay.1));
+            if wait > weather.delay.1 {
+                count("push late");
+            }
+            let (events, event) = (events.clone(), event.clone());
+            self.after(wait, move |world| {
+                let way = &world.ways[client][node];
+                let current = way.link.as_ref().is_some_and(|link| link.epoch == epoch);
+                if current && !way.weather.cut_back {
+                    events.tell(event);
+                }
+            });
+        }
+    }
+
+    /// A call was not answered in time.
+    pub(super) fn unanswered(
+        &mut self,
+        client: usize,
+        node: usize,
+        epoch: u64,
+        number: Option<u64>,
+    ) {
+        let way = &mut self.ways[client][node];
+        let Some(link) = way.link.as_mut().filter(|link| link.epoch == epoch) else {
+            return;
+        };
+        if let Some(number) = number {
+            link.waiting.remove(&number);
+        }
+        way.timeouts += 1;
+        if way.timeouts >= MAX_TIMEOUTS {
+            count("connection replaced after timeouts");
+            self.reset(client, node);
+        }
+    }
+
+    /// Ends the connection. Its requests fail at once; what becomes of those under way is chance.
+    pub(super) fn reset(&mut self, client: usize, node: usize) {
+        let way = &mut self.ways[client][node];
+        let Some(link) = way.link.take() else {
+            return;
+        };
+        way.timeouts = 0;
+        drop(link.waiting);
+        // The server may notice much later, and tells a connection meanwhile that nobody reads.
+        let wait = if self.chance.is(50) {
+            0
+        } else {
+            self.chance.below(1500)
+        };
+        self.after(wait, move |world| {
+            world.servers[node]
+                .listeners
+                .retain(|listener| listener.client != client || listener.epoch != link.epoch);
+        });
+        self.review(client, node);
+        let wait = self.chance.between(5, 150);
+        self.after(wait, move |world| world.dial(client, node));
+    }
+
+    /// Tries to connect, again and again.
+    pub(super) fn dial(&mut self, client: usize, node: usize) {
+        if self.lives[client].is_dead() || self.ways[client][node].link.is_some() {
+            return;
+        }
+        let weather = self.ways[client][node].weather;
+        let there = self.chance.between(weather.delay.0, weather.delay.1);
+        let sent = self.clock.now();
+        self.after(there, move |world| {
+            let weather = world.ways[client][node].weather;
+            let runs = world.servers[node].condition == Condition::Running;
+            let lost = world
+                .chance
+                .is(weather.loses_requests.max(weather.loses_answers));
+            if world.lives[client].is_paused()
+                || weather.cut_there
+                || weather.cut_back
+                || lost
+                || !runs
+            {
+                let wait = world.chance.between(20, 300);
+                return world.after(wait, move |world| world.dial(client, node));
+            }
+            let back = world.chance.between(weather.delay.0, weather.delay.1);
+            let found = world.greet(client, node);
+            world.after(back, move |world| {
+                world.connected(client, node, sent, found)
+            });
+        });
+    }
+
+    /// The node's part of a handshake.
+    fn greet(&mut self, client: usize, node: usize) -> (u64, u64, u64, u64) {
+        let now = self.now();
+        let way = &mut self.ways[client][node];
+        way.epochs += 1;
+        let epoch = way.epochs;
+        let server = &mut self.servers[node];
+        server.listeners.push(Listener {
+            channel: way.context.channel.clone(),
+            client,
+            epoch,
+            events: way.context.events.clone(),
+        });
+        (epoch, server.run, server.millis(now), server.uptime(now))
+    }
+
+    fn connected(&mut self, client: usize, node: usize, sent: Time, found: (u64, u64, u64, u64)) {
+        let (epoch, run, millis, uptime) = found;
+        let received = self.clock.now();
+        let way = &mut self.ways[client][node];
+        if way.link.is_some() || self.lives[client].is_dead() {
+            return;
+        }
+        way.link = Some(Link {
+            epoch,
+            run,
+            up_since: received.minus(Duration::from_secs(uptime.saturating_sub(1))),
+            clock: Arc::new(NodeClock::read(millis, sent, received)),
+            waiting: BTreeMap::new(),
+        });
+        if epoch > 1 {
+            count("connected again");
+            way.context.events.tell(Event::Up);
+        }
+        self.review(client, node);
+    }
+
+    /// Connects at once, without a message.
+    pub(super) fn connect(&mut self, client: usize, node: usize) {
+        let now = self.clock.now();
+        let found = self.greet(client, node);
+        self.connected(client, node, now, found);
+    }
+}
