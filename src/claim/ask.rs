@@ -237,13 +237,11 @@ impl Claim {
                     nodes.keep_alive()
                 };
                 let due = waits(span.min(nodes.keep_alive()));
-                // When the holder's lease ends nobody may be there to pass the vote on (L2).
+                // When the holder's lease ends nobody may be there to pass the vote on (L2), and whoever is
+                // ahead may be as dead as the holder (F3).
                 let heard = seat.failure.is_none();
-                let expiry = seat
-                    .place
-                    .as_ref()
-                    .filter(|place| heard && place.ahead == 0);
-                let expiry = expiry.and_then(|place| place.holder_until);
+                let place = seat.place.as_ref().filter(|_| heard);
+                let expiry = place.and_then(|place| place.holder_until);
                 expiry.map_or(due, |until| {
                     let at_once = now.plus(nodes.poll().min(SHORTEST_EXPIRY));
                     due.min(until.plus(Duration::from_millis(1)).max(at_once))

@@ -198,7 +198,39 @@ async fn f3_dead_waiters_are_skipped_together() {
     let cluster = MemoryCluster::new(3);
     let redlock = client(&cluster).await;
     let guard = redlock.lock("r", TTL).await.unwrap();
-    // A client whose runtime is gone: nobody keeps or takes back what it left.
+    leave_dead_waiters(&cluster);
+    let mut ticket = redlock.enqueue("r", TTL).await.unwrap();
+    assert_eq!(ticket.position(), 5);
+    let released = Instant::now();
+    drop(guard);
+    let guard = ticket.acquire().await.unwrap();
+    assert!(
+        released.elapsed() <= EPHEMERAL + Duration::from_secs(1),
+        "{:?}",
+        released.elapsed()
+    );
+    guard.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn f3_who_waits_behind_the_dead_asks_when_their_lease_ends() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let guard = redlock.lock("r", TTL).await.unwrap();
+    leave_dead_waiters(&cluster);
+    let released = Instant::now();
+    drop(guard);
+    // The last keep-alive comes shortly before the end of that lease, and the next one long after it.
+    sleep(Duration::from_millis(1600)).await;
+    let mut ticket = redlock.enqueue("r", TTL).await.unwrap();
+    let guard = ticket.acquire().await.unwrap();
+    let took = released.elapsed();
+    assert!(took <= EPHEMERAL + Duration::from_millis(10), "{took:?}");
+    guard.release().await.unwrap();
+}
+
+/// Five waiters of a client whose runtime is gone: nobody keeps or takes back what it left.
+fn leave_dead_waiters(cluster: &MemoryCluster) {
     let other = cluster.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -215,17 +247,6 @@ async fn f3_dead_waiters_are_skipped_together() {
     })
     .join()
     .unwrap();
-    let mut ticket = redlock.enqueue("r", TTL).await.unwrap();
-    assert_eq!(ticket.position(), 5);
-    let released = Instant::now();
-    drop(guard);
-    let guard = ticket.acquire().await.unwrap();
-    assert!(
-        released.elapsed() <= EPHEMERAL + Duration::from_secs(1),
-        "{:?}",
-        released.elapsed()
-    );
-    guard.release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
