@@ -58,9 +58,12 @@ impl Claim {
             Phase::Granted { since } => Some(since.plus(self.nodes.config.fifo_ephemeral_ttl)),
             Phase::Fencing { since, done } => {
                 let end = since.plus(self.nodes.config.fifo_ephemeral_ttl);
-                let asks = if done { None } else { seats.min() };
+                if done {
+                    // Only whoever takes it, or gives it up, can do something about votes that have ended.
+                    return Some(end);
+                }
                 let votes = self.majority(now).map_or(now, Majority::until);
-                asks.into_iter().chain([end, votes]).min()
+                seats.chain([end, votes]).min()
             }
             Phase::Held => {
                 let end = self.valid_until(now);

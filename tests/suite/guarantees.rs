@@ -461,6 +461,37 @@ async fn c4_a_grant_that_nobody_polls_is_passed_on() {
     assert_no_residue(&cluster, &[&one, &two]).await;
 }
 
+#[test]
+fn c4_a_grant_whose_votes_run_out_unpolled_keeps_nobody_busy() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let cluster = MemoryCluster::new(3);
+            let holder = client(&cluster).await;
+            let redlock = builder(&cluster).auto_extend(false).connect().await;
+            let redlock = redlock.unwrap();
+            let guard = holder.lock("r", TTL).await.unwrap();
+            let mut ticket = redlock.enqueue("r", TTL / 10).await.unwrap();
+            drop(guard);
+            settle().await;
+            // Polled just once: its votes are fenced, and nobody takes them then. They end before the grant
+            // is passed on, as they grew from a lease that is older than it.
+            assert!(ticket.acquire().now_or_never().is_none());
+            sleep(2 * EPHEMERAL).await;
+            ticket.acquire().await.unwrap().release().await.unwrap();
+        });
+        done.send(()).unwrap();
+    });
+    // A task that never yields stops the clock as well, so it is a clock outside that tells.
+    let finished = finished.recv_timeout(Duration::from_secs(20));
+    assert_eq!(finished, Ok(()), "the ticker spins");
+}
+
 #[tokio::test(start_paused = true)]
 async fn f1_a_ticket_is_out_only_when_a_quorum_has_its_number() {
     let cluster = MemoryCluster::new(3);
