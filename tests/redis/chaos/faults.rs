@@ -18,7 +18,8 @@ pub(crate) enum Kind {
     /// A node is killed and started again, empty.
     Kill,
     /// The same of a node that every process needs for its quorum: half of them are cut off from two of the
-    /// others, half from the other two, until the node comes back.
+    /// others, half from the other two, until after the node
+    /// has come back.
     Eclipse,
     /// A node forgets all keys and goes on.
     Forget,
@@ -112,6 +113,8 @@ pub(crate) fn forgetting(rig: &Rig, mut chance: Chance, kinds: &[Kind], until: D
             Kind::Eclipse => {
                 eclipsed = eclipse(rig, node, &mut chance);
                 server.restart();
+                // With it the others could make a quorum, while a lease stands on its votes that were lost.
+                pass(LONGEST_TTL / 2);
             }
             _ => {
                 server.kill();
