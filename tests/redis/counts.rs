@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What the scripts call; the servers count that too, and it is no round trip.
-const WITHIN_SCRIPTS: [&str; 14] = [
+const WITHIN_SCRIPTS: [&str; 15] = [
     "get",
     "set",
     "del",
@@ -26,6 +26,7 @@ const WITHIN_SCRIPTS: [&str; 14] = [
     "zscore",
     "time",
     "publish",
+    "incr",
 ];
 
 /// Forgets what was sent so far.
