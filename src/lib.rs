@@ -56,6 +56,7 @@ mod cleanup;
 mod client;
 mod clock;
 mod config;
+mod connect;
 mod error;
 mod grace;
 mod guard;

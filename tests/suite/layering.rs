@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
     // A client names its builder, and the builder makes a client.
     &["builder", "redlock"],
     &["acquire"],
+    &["connect"],
     &["ticket"],
     &["guard"],
     &["client"],

@@ -1,0 +1,268 @@
+//! Making a client of nodes and settings: opens the nodes, and refuses those that cannot be a quorum.
+
+use std::sync::Arc;
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::mpsc;
+
+use crate::{
+    client::Client,
+    clock::Clock,
+    config::Config,
+    error::{BuildError, NoQuorum, NodeError, NodeFailure},
+    holder::Signature,
+    node::{
+        Context, Events, Node, address::Address, memory::MemoryCluster, redis::RedisNode,
+        roster::Roster,
+    },
+    nodes::Nodes,
+    quorum::Quorum,
+    rng::Rng,
+};
+
+/// How many events of the nodes may wait to be looked at; beyond that they are dropped, and polled for.
+const EVENTS: usize = 16 * 1024;
+
+/// Where a node is.
+pub(crate) enum Source {
+    Url(String),
+    Connection(Open),
+    Memory(MemoryCluster),
+}
+
+/// Makes a node of a connection whose type only the builder's caller knows.
+pub(crate) type Open = Box<dyn FnOnce(&str, Context, Arc<Roster>) -> Arc<RedisNode> + Send>;
+
+/// Connects to `sources`, and returns once a quorum has shaken hands.
+pub(crate) async fn connect(sources: Vec<Source>, config: Config) -> Result<Client, BuildError> {
+    config.validate()?;
+    let (memory, real): (Vec<_>, Vec<_>) = sources
+        .into_iter()
+        .partition(|source| matches!(source, Source::Memory(_)));
+    match (memory.is_empty(), real.is_empty()) {
+        (true, true) => Err(BuildError::NoNodes),
+        (false, false) => Err(BuildError::MixedNodes),
+        (false, true) => on_memory(memory, config),
+        (true, false) => on_servers(real, config).await,
+    }
+}
+
+/// A client on nodes of any kind: those of the simulation.
+#[cfg(test)]
+pub(crate) fn to_nodes(
+    config: Config,
+    clock: Clock,
+    nodes: usize,
+    open: impl Fn(usize, Context) -> Arc<dyn Node>,
+) -> Client {
+    config.validate().expect("valid settings");
+    let shared = Shared::new(config, clock, true);
+    let list = (0..nodes).map(|place| open(place, shared.context(place)));
+    let list = list.collect();
+    shared.finish(list)
+}
+
+fn on_memory(sources: Vec<Source>, config: Config) -> Result<Client, BuildError> {
+    let clusters: Vec<MemoryCluster> = sources
+        .into_iter()
+        .filter_map(|source| match source {
+            Source::Memory(cluster) => Some(cluster),
+            Source::Url(_) | Source::Connection(_) => None,
+        })
+        .collect();
+    if clusters.iter().all(MemoryCluster::is_empty) {
+        return Err(BuildError::NoNodes);
+    }
+    for (second, cluster) in clusters.iter().enumerate() {
+        let twin = clusters[..second]
+            .iter()
+            .position(|other| other.is_same(cluster));
+        if let Some(first) = twin {
+            let places = |end: usize| clusters[..end].iter().map(MemoryCluster::len).sum();
+            return Err(BuildError::SameAddress {
+                first: places(first),
+                second: places(second),
+                address: cluster.node(0).name().to_owned(),
+            });
+        }
+    }
+    Ok(to_memory(&clusters, config))
+}
+
+pub(crate) fn to_memory(clusters: &[MemoryCluster], config: Config) -> Client {
+    let clock = clusters
+        .first()
+        .map_or_else(Clock::tokio, MemoryCluster::clock);
+    let shared = Shared::new(config, clock, true);
+    let mut list: Vec<Arc<dyn Node>> = Vec::new();
+    for cluster in clusters {
+        for place in 0..cluster.len() {
+            list.extend(cluster.link(place, shared.context(list.len())));
+        }
+    }
+    shared.finish(list)
+}
+
+async fn on_servers(sources: Vec<Source>, config: Config) -> Result<Client, BuildError> {
+    let mut targets = Vec::new();
+    for (place, source) in sources.into_iter().enumerate() {
+        match source {
+            Source::Url(url) => targets.push(Target::Address(Address::parse(place, &url)?)),
+            Source::Connection(connection) => targets.push(Target::Connection(connection)),
+            Source::Memory(_) => return Err(BuildError::MixedNodes),
+        }
+    }
+    refuse_twins(&targets)?;
+    let listens = targets.iter().any(Target::listens);
+    let shared = Shared::new(config, Clock::Boot, listens);
+    let roster = Arc::new(Roster::default());
+    let open = |(place, target): (usize, Target)| {
+        let context = shared.context(place);
+        match target {
+            Target::Address(address) => RedisNode::open(address, context, roster.clone()),
+            Target::Connection(connection) => {
+                connection(&format!("connection {place}"), context, roster.clone())
+            }
+        }
+    };
+    let nodes: Vec<Arc<RedisNode>> = targets.into_iter().enumerate().map(open).collect();
+    greet(&nodes, &shared).await?;
+    let list = nodes
+        .into_iter()
+        .map(|node| node as Arc<dyn Node>)
+        .collect();
+    Ok(shared.finish(list))
+}
+
+enum Target {
+    Address(Address),
+    Connection(Open),
+}
+
+impl Target {
+    fn listens(&self) -> bool {
+        matches!(self, Self::Address(address) if address.pushes())
+    }
+}
+
+/// Two URLs of one address would be one server with two votes.
+fn refuse_twins(targets: &[Target]) -> Result<(), BuildError> {
+    for (second, target) in targets.iter().enumerate() {
+        let Target::Address(address) = target else {
+            continue;
+        };
+        let twin = targets[..second].iter().position(
+            |other| matches!(other, Target::Address(other) if other.server() == address.server()),
+        );
+        if let Some(first) = twin {
+            return Err(BuildError::SameAddress {
+                first,
+                second,
+                address: address.server().to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Waits until a quorum has shaken hands, and a little longer for the others.
+async fn greet(nodes: &[Arc<RedisNode>], shared: &Shared) -> Result<(), BuildError> {
+    let quorum = Quorum::of(nodes.len()).size();
+    let clock = shared.clock;
+    let greeting = |(place, node): (usize, &Arc<RedisNode>)| {
+        let node = node.clone();
+        async move { (place, node.greeted().await) }
+    };
+    let mut greetings: FuturesUnordered<_> = nodes.iter().enumerate().map(greeting).collect();
+    let mut failures: Vec<NodeFailure> = Vec::new();
+    let mut greeted = 0;
+    let mut patience = None;
+    loop {
+        let outcome = tokio::select! {
+            biased;
+            outcome = greetings.next() => outcome,
+            () = async {
+                match patience {
+                    Some(deadline) => clock.sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            } => return Ok(()),
+        };
+        match outcome {
+            None => break,
+            Some((_, Ok(()))) => greeted += 1,
+            Some((place, Err(error))) => {
+                let node = nodes.get(place).map_or("?", |node| node.name());
+                if let NodeError::WrongServer(problem) = error {
+                    return Err(BuildError::WrongServer {
+                        node: node.to_owned(),
+                        problem,
+                    });
+                }
+                failures.push(NodeFailure::new(node, error));
+            }
+        }
+        if greeted >= quorum && patience.is_none() {
+            patience = Some(clock.now().plus(shared.config.node_timeout));
+        }
+    }
+    if greeted >= quorum {
+        return Ok(());
+    }
+    Err(BuildError::NoQuorum(NoQuorum::new(
+        quorum, greeted, failures,
+    )))
+}
+
+/// What the nodes of a client have in common before it is there.
+struct Shared {
+    config: Arc<Config>,
+    clock: Clock,
+    signature: Signature,
+    channel: Arc<str>,
+    sender: mpsc::Sender<(usize, crate::node::Event)>,
+    receiver: mpsc::Receiver<(usize, crate::node::Event)>,
+}
+
+impl Shared {
+    fn new(config: Config, clock: Clock, listens: bool) -> Self {
+        let (sender, receiver) = mpsc::channel(EVENTS);
+        let name = config.client_name.clone().unwrap_or_else(default_name);
+        let signature = Signature::new(Rng, &name, listens);
+        Self {
+            config: Arc::new(config),
+            clock,
+            channel: signature.channel().into(),
+            signature,
+            sender,
+            receiver,
+        }
+    }
+
+    fn context(&self, place: usize) -> Context {
+        Context {
+            clock: self.clock,
+            config: self.config.clone(),
+            channel: self.channel.clone(),
+            events: Events::new(place, self.sender.clone()),
+        }
+    }
+
+    fn finish(self, list: Vec<Arc<dyn Node>>) -> Client {
+        let nodes = Nodes::new(list, self.config, self.clock, Rng, self.signature);
+        Client::new(Arc::new(nodes), self.receiver)
+    }
+}
+
+/// Host name and process id.
+fn default_name() -> String {
+    #[cfg(unix)]
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    #[cfg(not(unix))]
+    let host = std::env::var("COMPUTERNAME").unwrap_or_default();
+    let host: String = host.chars().filter(|c| !c.is_control()).take(100).collect();
+    format!("{host}:{}", std::process::id())
+}
