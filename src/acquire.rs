@@ -16,7 +16,7 @@ use crate::{
     client::Client,
     error::LockError,
     guard::LockGuard,
-    ticket::{Hold, Patience, Place},
+    place::{Hold, Patience, Place},
 };
 
 /// A request for a lock; await it to get the guard. Returned by

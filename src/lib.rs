@@ -42,7 +42,7 @@
 //! # Layout
 //!
 //! To read the code: this page, [`docs::protocol`], then `node/mod.rs`, `scripts/`, `claim/`, `lease.rs`,
-//! `keepalive.rs`, `ticket.rs`, `guard.rs`. Everything a request believes and decides is in `claim`, which
+//! `keepalive.rs`, `place.rs`, `guard.rs`. Everything a request believes and decides is in `claim`, which
 //! sends nothing; everything that is sent goes through the trait `Node`, which two kinds of node implement.
 //!
 //! # Features
@@ -66,6 +66,7 @@ mod keepalive;
 mod lease;
 mod node;
 mod nodes;
+mod place;
 mod quorum;
 mod redlock;
 mod resource;

@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["acquire"],
     &["connect"],
     &["ticket"],
+    &["place"],
     &["guard"],
     &["client"],
     &["cleanup"],

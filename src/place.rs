@@ -1,0 +1,285 @@
+//! A request and its place in line.
+//!
+//! Owns the request from its first question until a guard takes it over. Whoever is dropped while it owns
+//! one ends the claim, and the janitor takes back whatever was sent (C1). The ticker keeps the place; the
+//! future that waits only looks whether the turn has come, so it can be dropped and made again (C2).
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::{
+    claim::{Claim, End, Phase, Taken},
+    client::Client,
+    clock::Time,
+    error::{LockError, NodeError, ReleaseError},
+    guard::{LockGuard, TakingBack},
+    lease::Request,
+    roll::Enrolment,
+};
+
+/// How long to wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// As long as the request moves forward at least this often; `None`: for ever.
+    WhileMoving(Option<Duration>),
+    Until(Time),
+}
+
+impl Patience {
+    pub(crate) fn of_settings(client: &Client) -> Self {
+        Self::WhileMoving(client.nodes.config.patience())
+    }
+}
+
+/// How the lease is to be held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    pub(crate) auto_extend: bool,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+impl Hold {
+    pub(crate) fn of_settings(client: &Client) -> Self {
+        Self {
+            auto_extend: client.nodes.config.auto_extend,
+            max_hold: client.nodes.config.max_hold,
+        }
+    }
+}
+
+/// A request and its place on the roll. Its drop takes back whatever was sent.
+pub(crate) struct Place {
+    client: Arc<Client>,
+    request: Arc<Request>,
+    enrolment: Option<Enrolment>,
+}
+
+impl Place {
+    /// Asks the nodes for the vote or a ticket, `retry_count` times as long as too few of them answer,
+    /// and not beyond the end of `patience`.
+    pub(crate) async fn ask(
+        client: &Arc<Client>,
+        resource: &str,
+        ttl: Duration,
+        room: Option<u64>,
+        patience: Patience,
+    ) -> Result<Self, LockError> {
+        let mut place = Self {
+            request: client.request(resource, ttl, room)?,
+            client: client.clone(),
+            enrolment: None,
+        };
+        // Before anything is sent: a push may overtake the answers.
+        place.enrol();
+        let crowded = client.roll.is_crowded(resource);
+        if crowded {
+            place.request.update(|claim, _| claim.stand_outside());
+        } else if let Patience::Until(deadline) = patience {
+            tokio::select! {
+                biased;
+                () = place.ask_repeatedly() => {}
+                () = client.nodes.clock.sleep_until(deadline) => return Err(place.give_up()),
+            }
+        } else {
+            place.ask_repeatedly().await;
+        }
+        client.roll.kick(&place.request);
+        match place.phase() {
+            _ if client.nodes.is_closed() => Err(LockError::ShutDown),
+            Phase::Asking => Err(place.no_quorum()),
+            _ => Ok(place),
+        }
+    }
+
+    async fn ask_repeatedly(&self) {
+        let nodes = &self.client.nodes;
+        for round in 1..=nodes.config.retry_count {
+            let roll = self.client.roll.clone();
+            self.request.ask(move |request| roll.kick(request)).await;
+            if self.phase() != Phase::Asking || round == nodes.config.retry_count {
+                return;
+            }
+            let pause = nodes.config.retry_delay;
+            nodes.clock.sleep_until(nodes.clock.now().plus(pause)).await;
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Follows the waiters ahead.
+    pub(crate) fn positions(&self) -> watch::Receiver<u64> {
+        self.request.positions()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.request.look(|claim, _| claim.phase())
+    }
+
+    /// Has the ticker keep the place.
+    pub(crate) fn enrol(&mut self) {
+        if self.enrolment.is_none() {
+            self.enrolment = Some(self.client.roll.enrol(&self.request));
+        }
+    }
+
+    /// How many waiters the nodes told of that had no room.
+    pub(crate) fn queue_full(&self) -> LockError {
+        let waiting = self.request.look(|claim, _| claim.crowd());
+        LockError::QueueFull { waiting }
+    }
+
+    /// Waits until a quorum has the ticket under its agreed number.
+    pub(crate) async fn recorded(&self) -> Result<(), LockError> {
+        loop {
+            let mut rung = pin!(self.request.wake.notified());
+            rung.as_mut().enable();
+            if self.request.look(|claim, _| claim.is_settled()) {
+                break;
+            }
+            rung.await;
+        }
+        match self.phase() {
+            Phase::Ended(_) => Err(LockError::ShutDown),
+            Phase::Waiting if !self.request.look(|claim, _| claim.is_recorded()) => {
+                Err(self.no_quorum())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the turn; on success the guard owns the request.
+    pub(crate) async fn wait(
+        &mut self,
+        patience: Patience,
+        hold: Hold,
+    ) -> Result<LockGuard, LockError> {
+        let nodes = self.client.nodes.clone();
+        loop {
+            let request = self.request.clone();
+            let mut rung = pin!(request.wake.notified());
+            rung.as_mut().enable();
+            if let Some(outcome) = self.take(hold) {
+                return outcome;
+            }
+            self.enrol();
+            self.client.roll.kick(&self.request);
+            let Some(deadline) = self.deadline(patience) else {
+                rung.await;
+                continue;
+            };
+            if deadline <= nodes.clock.now() {
+                return Err(self.give_up());
+            }
+            tokio::select! {
+                biased;
+                () = rung => {}
+                () = nodes.clock.sleep_until(deadline) => {}
+            }
+        }
+    }
+
+    /// Takes the lease without waiting for anything but the nodes; `None` if it is not to be had.
+    pub(crate) async fn take_at_once(
+        &mut self,
+        hold: Hold,
+    ) -> Result<Option<LockGuard>, LockError> {
+        let nodes = self.client.nodes.clone();
+        loop {
+            let request = self.request.clone();
+            let mut rung = pin!(request.wake.notified());
+            rung.as_mut().enable();
+            match self.phase() {
+                Phase::Granted { .. } | Phase::Fencing { .. } => {}
+                Phase::Waiting if self.request.look(|claim, now| claim.waits_for_grace(now)) => {
+                    return Err(self.no_quorum());
+                }
+                _ => return Ok(None),
+            }
+            if let Some(outcome) = self.take(hold) {
+                return outcome.map(Some);
+            }
+            self.enrol();
+            self.client.roll.kick(&self.request);
+            let votes_end = self.request.look(|claim, now| claim.valid_until(now));
+            tokio::select! {
+                biased;
+                () = rung => {}
+                () = nodes.clock.sleep_until(votes_end) => return Ok(None),
+            }
+        }
+    }
+
+    pub(crate) async fn leave(self) -> Result<(), ReleaseError> {
+        let Some(leftover) = self.request.take_back() else {
+            return Ok(());
+        };
+        let tally = TakingBack::new(leftover).tally().await;
+        tally.confirmed(&self.client.nodes)
+    }
+
+    fn take(&mut self, hold: Hold) -> Option<Result<LockGuard, LockError>> {
+        let taken = self.request.update(|claim, now| {
+            let renewal = hold.auto_extend.then(|| claim.ttl() / 3);
+            claim.take(now, renewal, hold.max_hold)
+        });
+        match taken {
+            Taken::NotYet => None,
+            Taken::Ended(End::ShutDown) => Some(Err(LockError::ShutDown)),
+            Taken::Ended(_) => Some(Err(LockError::TicketSpent)),
+            Taken::Lease(majority) => Some(Ok(LockGuard::new(
+                self.client.clone(),
+                self.request.clone(),
+                self.enrolment.take(),
+                majority,
+            ))),
+        }
+    }
+
+    fn deadline(&self, patience: Patience) -> Option<Time> {
+        match patience {
+            Patience::Until(deadline) => Some(deadline),
+            Patience::WhileMoving(None) => None,
+            Patience::WhileMoving(Some(span)) => {
+                Some(self.request.look(|claim, _| claim.progress()).plus(span))
+            }
+        }
+    }
+
+    fn give_up(&self) -> LockError {
+        let cut_off = |claim: &Claim, now| claim.is_cut_off() || claim.waits_for_grace(now);
+        match self.phase() {
+            Phase::Asking => return self.no_quorum(),
+            _ if self.request.look(cut_off) => return self.no_quorum(),
+            Phase::Outside => return self.queue_full(),
+            _ => {}
+        }
+        self.request.look(|claim, now| LockError::TimedOut {
+            position: claim.position(),
+            holder_ttl: claim.holder_left(now),
+        })
+    }
+
+    fn no_quorum(&self) -> LockError {
+        let nodes = &self.client.nodes;
+        let mut failures: Vec<_> = self.request.look(|claim, _| claim.failures().collect());
+        for (place, left) in nodes.in_grace(nodes.clock.now()) {
+            if failures.iter().all(|(failed, _)| *failed != place) {
+                failures.push((place, NodeError::RestartGrace { left }));
+            }
+        }
+        LockError::NoQuorum(nodes.no_quorum(failures.into_iter()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A guard that took over still needs the claim.
+        if matches!(self.phase(), Phase::Held) {
+            return;
+        }
+        self.request.end();
+    }
+}
