@@ -68,17 +68,11 @@ impl LockGuard {
         enrolment: Option<Enrolment>,
         majority: Majority,
     ) -> Self {
-        let enrolment = match enrolment {
-            Some(enrolment) => {
-                client.roll.kick(&request);
-                enrolment
-            }
-            None => client.roll.enrol(&request),
-        };
+        client.roll.kick(&request);
         Self {
             client,
             request,
-            enrolment: Some(enrolment),
+            enrolment,
             token: majority.token(),
         }
     }

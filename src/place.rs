@@ -52,6 +52,7 @@ impl Hold {
 pub(crate) struct Place {
     client: Arc<Client>,
     request: Arc<Request>,
+    /// Until the guard takes it over.
     enrolment: Option<Enrolment>,
 }
 
@@ -65,13 +66,13 @@ impl Place {
         room: Option<u64>,
         patience: Patience,
     ) -> Result<Self, LockError> {
-        let mut place = Self {
-            request: client.request(resource, ttl, room)?,
+        let request = client.request(resource, ttl, room)?;
+        let place = Self {
+            // Before anything is sent: a push may overtake the answers.
+            enrolment: Some(client.roll.enrol(&request)),
             client: client.clone(),
-            enrolment: None,
+            request,
         };
-        // Before anything is sent: a push may overtake the answers.
-        place.enrol();
         let crowded = client.roll.is_crowded(resource);
         if crowded {
             place.request.update(|claim, _| claim.stand_outside());
@@ -118,13 +119,6 @@ impl Place {
         self.request.look(|claim, _| claim.phase())
     }
 
-    /// Has the ticker keep the place.
-    pub(crate) fn enrol(&mut self) {
-        if self.enrolment.is_none() {
-            self.enrolment = Some(self.client.roll.enrol(&self.request));
-        }
-    }
-
     /// How many waiters the nodes told of that had no room.
     pub(crate) fn queue_full(&self) -> LockError {
         let waiting = self.request.look(|claim, _| claim.crowd());
@@ -164,7 +158,6 @@ impl Place {
             if let Some(outcome) = self.take(hold) {
                 return outcome;
             }
-            self.enrol();
             self.client.roll.kick(&self.request);
             let Some(deadline) = self.deadline(patience) else {
                 rung.await;
@@ -201,7 +194,6 @@ impl Place {
             if let Some(outcome) = self.take(hold) {
                 return outcome.map(Some);
             }
-            self.enrol();
             self.client.roll.kick(&self.request);
             let votes_end = self.request.look(|claim, now| claim.valid_until(now));
             tokio::select! {

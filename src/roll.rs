@@ -1,8 +1,8 @@
 //! The roll: who the ticker keeps, and when each is due.
 //!
-//! Requests enrol when their first round is over, and are struck out when their handle is dropped. A lock
-//! that is had at once costs an entry here and no message: the ticker is rung only if something is due
-//! earlier than it would wake by itself.
+//! Requests enrol before their first round, and are struck out when their handle is dropped. A lock that
+//! is had at once costs an entry here and no message: the ticker is rung only if something is due earlier
+//! than it would wake by itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    claim::{End, Phase},
+    claim::{Claim, End, Phase},
     clock::Time,
     lease::Request,
     resource::Resource,
@@ -46,8 +46,31 @@ struct Entries {
 struct Entry {
     request: Arc<Request>,
     resource: Arc<Resource>,
+    /// Of the claim, when it was last looked at.
+    revision: u64,
     due: Option<Time>,
     outside: bool,
+}
+
+/// What matters here of a claim at some moment.
+struct Seen {
+    uuid: Uuid,
+    revision: u64,
+    due: Option<Time>,
+    outside: bool,
+    settled: bool,
+}
+
+impl Seen {
+    fn of(claim: &Claim, now: Time) -> Self {
+        Self {
+            uuid: claim.id().uuid(),
+            revision: claim.revision(),
+            due: claim.due(now),
+            outside: claim.waits_for_room(),
+            settled: claim.is_settled(),
+        }
+    }
 }
 
 /// A request's place on the roll; it is struck out when this is dropped.
@@ -71,6 +94,7 @@ impl Roll {
             Entry {
                 request: request.clone(),
                 resource,
+                revision: 0,
                 due: None,
                 outside: false,
             },
@@ -177,21 +201,28 @@ impl Roll {
 
     /// Notes when a request is due. If it waited for room and has a place now, whoever is next may ask.
     fn schedule(&self, request: &Request) -> Option<Arc<Request>> {
-        let (uuid, due, outside, settled) = request.look(|claim, now| {
-            let due = claim.due(now);
-            let outside = claim.waits_for_room();
-            (claim.id().uuid(), due, outside, claim.is_settled())
-        });
+        self.note(&request.look(Seen::of))
+    }
+
+    fn note(&self, seen: &Seen) -> Option<Arc<Request>> {
         let mut entries = self.entries();
-        let key = *entries.keys.get(&uuid)?;
+        let key = *entries.keys.get(&seen.uuid)?;
+        let entry = entries.requests.get_mut(&key)?;
+        // What one thread has seen must not overwrite what another one saw later, or the ticker sleeps
+        // through the end of a lease (S3). Looking at the claim under this lock would do, too, but then all
+        // wait for whoever is slow with one claim.
+        if seen.revision < entry.revision {
+            return None;
+        }
+        entry.revision = seen.revision;
         let mut next = None;
-        if outside {
+        if seen.outside {
             entries.stand_outside(key);
-        } else if settled {
+        } else if seen.settled {
             next = entries.come_in(key);
         }
-        let turn = !outside || entries.is_first_outside(key);
-        self.reschedule(entries, key, due.filter(|_| turn));
+        let turn = !seen.outside || entries.is_first_outside(key);
+        self.reschedule(entries, key, seen.due.filter(|_| turn));
         next
     }
 
@@ -276,5 +307,51 @@ impl Drop for Enrolment {
         if let Some(next) = next {
             self.roll.call_in(next);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        config::Config,
+        holder::Signature,
+        lease::Outbox,
+        node::{Context, Events, memory::MemoryCluster},
+        nodes::Nodes,
+        rng::Rng,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn s3_what_was_seen_late_is_not_overwritten_by_what_was_seen_before() {
+        let signature = Signature::new(Rng, "test", true);
+        let context = Context {
+            clock: Clock::tokio(),
+            config: Config::default().into(),
+            channel: signature.channel().into(),
+            events: Events::new(0, mpsc::channel(1).0),
+        };
+        let (config, clock) = (context.config.clone(), context.clock);
+        let list = MemoryCluster::new(1).link(0, context).into_iter().collect();
+        let nodes = Nodes::new(list, config, clock, Rng, signature);
+        let ttl = Duration::from_secs(10);
+        let request = Request::new(&nodes.into(), &Outbox::new().0, "r", ttl, None);
+        let request = request.expect("valid");
+        let roll = Arc::new(Roll::default());
+        let _enrolment = roll.enrol(&request);
+        // A thread looks, and is overtaken by another that changes the claim and notes it.
+        let before = request.look(Seen::of);
+        request.update(|claim, _| claim.stand_outside());
+        roll.kick(&request);
+        let never = request.nodes.clock.now().plus(ttl);
+        let due = roll.sleep_until(never);
+        roll.note(&before);
+        assert_eq!(roll.sleep_until(never), due);
+        assert_ne!(due, Some(never));
     }
 }

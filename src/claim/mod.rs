@@ -63,6 +63,7 @@ pub(crate) struct Claim {
     held_until: Option<Time>,
     /// Numbers the requests, so that an answer finds the question.
     stamps: u64,
+    revision: u64,
     news: News,
 }
 
@@ -168,6 +169,7 @@ impl Claim {
             renewal: None,
             held_until: None,
             stamps: 0,
+            revision: 0,
             news: News::default(),
         }
     }
@@ -198,7 +200,14 @@ impl Claim {
         self.progress
     }
 
+    /// How often it was changed.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// To be called after each change.
     pub(crate) fn take_news(&mut self) -> News {
+        self.revision += 1;
         std::mem::take(&mut self.news)
     }
 
