@@ -57,13 +57,12 @@ impl Claim {
             Phase::Outside | Phase::Waiting => seats.min(),
             Phase::Granted { since } => Some(since.plus(self.nodes.config.fifo_ephemeral_ttl)),
             Phase::Fencing { since, done } => {
-                let end = since.plus(self.nodes.config.fifo_ephemeral_ttl);
                 if done {
                     // Only whoever takes it, or gives it up, can do something about votes that have ended.
-                    return Some(end);
+                    return Some(since.plus(self.nodes.config.fifo_ephemeral_ttl));
                 }
                 let votes = self.majority(now).map_or(now, Majority::until);
-                seats.chain([end, votes]).min()
+                seats.chain([votes]).min()
             }
             Phase::Held => {
                 let end = self.valid_until(now);

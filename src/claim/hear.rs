@@ -86,8 +86,10 @@ impl Claim {
         self.tell_janitor();
         self.schedule(place, now);
         match self.phase {
-            Phase::Fencing { since, done: false } if self.fenced_majority(now).is_some() => {
-                self.phase = Phase::Fencing { since, done: true };
+            Phase::Fencing { done: false, .. } if self.fenced_majority(now).is_some() => {
+                // However long that took, whoever waits for it has not been able to take it before now.
+                let (since, done) = (now, true);
+                self.phase = Phase::Fencing { since, done };
                 self.news.wake = true;
             }
             Phase::Held => self.check_lease(now),

@@ -463,6 +463,57 @@ async fn c4_a_grant_that_nobody_polls_is_passed_on() {
 
 #[test]
 fn c4_a_grant_whose_votes_run_out_unpolled_keeps_nobody_busy() {
+    ends(async || {
+        let cluster = MemoryCluster::new(3);
+        let holder = client(&cluster).await;
+        let redlock = builder(&cluster).auto_extend(false).connect().await;
+        let redlock = redlock.unwrap();
+        let guard = holder.lock("r", TTL).await.unwrap();
+        let mut ticket = redlock.enqueue("r", TTL / 10).await.unwrap();
+        drop(guard);
+        settle().await;
+        // Polled just once: its votes are fenced, and nobody takes them then. They end before the grant
+        // is passed on, as they grew from a lease that is older than it.
+        assert!(ticket.acquire().now_or_never().is_none());
+        sleep(2 * EPHEMERAL).await;
+        ticket.acquire().await.unwrap().release().await.unwrap();
+    });
+}
+
+#[test]
+fn f1_a_fence_that_takes_long_costs_no_place() {
+    ends(async || {
+        let cluster = MemoryCluster::new(3);
+        sleep(Duration::from_secs(60)).await;
+        let (first, second) = (client(&cluster).await, client(&cluster).await);
+        first.lock("r", TTL).await.unwrap().release().await.unwrap();
+        settle().await;
+        // The counters differ, and of three nodes one is in its grace: both others must be fenced.
+        cluster.node(2).flush();
+        cluster.node(1).restart();
+        for (place, latency) in [10, 40, 10].into_iter().enumerate() {
+            let latency = Duration::from_millis(latency);
+            cluster.node(place).set_latency(latency);
+        }
+        let lock = first.lock("r", 3 * TTL);
+        let waits = tokio::spawn(lock.wait_forever().into_future());
+        sleep(Duration::from_millis(12)).await;
+        cluster.node(2).pause();
+        let mut ticket = second.enqueue("r", TTL).await.unwrap();
+        sleep(EPHEMERAL + Duration::from_secs(1)).await;
+        cluster.node(2).resume();
+        let served = tokio::spawn(async move { ticket.acquire().await });
+        let guard = timeout(Duration::from_secs(2), waits).await;
+        let guard = guard.expect("who is polled is served").unwrap().unwrap();
+        assert!(!served.is_finished());
+        guard.release().await.unwrap();
+        served.await.unwrap().unwrap().release().await.unwrap();
+    });
+}
+
+/// Runs a behaviour that must not keep a task busy. One that never yields stops the paused clock as well, so
+/// it is a clock outside that tells.
+fn ends(behaviour: impl AsyncFnOnce() + Send + 'static) {
     let (done, finished) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -470,26 +521,11 @@ fn c4_a_grant_whose_votes_run_out_unpolled_keeps_nobody_busy() {
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(async {
-            let cluster = MemoryCluster::new(3);
-            let holder = client(&cluster).await;
-            let redlock = builder(&cluster).auto_extend(false).connect().await;
-            let redlock = redlock.unwrap();
-            let guard = holder.lock("r", TTL).await.unwrap();
-            let mut ticket = redlock.enqueue("r", TTL / 10).await.unwrap();
-            drop(guard);
-            settle().await;
-            // Polled just once: its votes are fenced, and nobody takes them then. They end before the grant
-            // is passed on, as they grew from a lease that is older than it.
-            assert!(ticket.acquire().now_or_never().is_none());
-            sleep(2 * EPHEMERAL).await;
-            ticket.acquire().await.unwrap().release().await.unwrap();
-        });
+        runtime.block_on(behaviour());
         done.send(()).unwrap();
     });
-    // A task that never yields stops the clock as well, so it is a clock outside that tells.
     let finished = finished.recv_timeout(Duration::from_secs(20));
-    assert_eq!(finished, Ok(()), "the ticker spins");
+    assert_eq!(finished, Ok(()), "a task spins, or the behaviour failed");
 }
 
 #[tokio::test(start_paused = true)]
