@@ -25,23 +25,28 @@ pub(super) fn c2(history: &History) -> Vec<Violation> {
     let mut found = drills(history, "C2");
     for (call, _) in history.numbered() {
         let mut recorded = false;
+        let mut agreed = None;
         let mut numbers: BTreeMap<usize, u64> = BTreeMap::new();
         for note in history.of(call) {
             match note.what {
                 What::Recorded(_) => recorded = true,
                 What::Had(..) | What::Given(_) | What::Failed(..) => break,
                 What::Lines { node, number, .. } => {
-                    let agreed = numbers.values().max().copied();
                     let before = numbers.insert(node, number);
-                    if recorded && before.is_some() && agreed.is_some_and(|agreed| number > agreed)
-                    {
-                        let what = format!(
-                            "the ticket of call {call} went from {agreed:?} back to {number}"
-                        );
+                    // The first question may reach a node after the ticket was agreed without it.
+                    if before.is_some() && agreed.is_some_and(|agreed| number > agreed) {
+                        let what =
+                            format!("the ticket of call {call} went from {agreed:?} to {number}");
                         found.push(broken("C2", note.at, &[call], what));
                     }
                 }
                 _ => {}
+            }
+            // One that was granted at once has no agreed number yet.
+            if recorded && agreed.is_none() {
+                let number = numbers.values().max().copied();
+                let has = numbers.values().filter(|has| Some(**has) == number);
+                agreed = number.filter(|_| has.count() >= history.settings.quorum);
             }
         }
     }

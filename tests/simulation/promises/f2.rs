@@ -3,38 +3,44 @@
 //! A ticket of a request that goes on may run out on a node only if its client could not reach that node, or
 //! did not run, for some part of a waiter lease.
 
+use std::collections::BTreeSet;
+
 use super::broken;
 use crate::simulation::history::{History, Note, Out, Violation, What};
 
 pub(super) fn validate(history: &History) -> Vec<Violation> {
     let settings = &history.settings;
+    let bound = settings.ephemeral + settings.node_timeout + 4 * settings.delay;
     let mut found = Vec::new();
     for (call, _) in history.numbered() {
         // A first round that nobody polls any more is not kept alive: it is no ticket yet.
-        let recorded = history
-            .of(call)
-            .any(|note| matches!(note.what, What::Recorded(_)));
-        let ended = |note: &Note| match note.what {
-            What::Given(_) | What::Failed(..) | What::NotHad(_) | What::Had(..) => true,
-            What::Forgotten(_) => !recorded,
-            _ => false,
-        };
-        for note in history.of(call).take_while(|note| !ended(note)) {
-            if let What::Out {
-                node,
-                why:
-                    Out::Expired {
+        let recorded = |note: &Note| matches!(note.what, What::Recorded(_));
+        let recorded = history.of(call).any(recorded);
+        let mut votes = BTreeSet::new();
+        for Note { at, what } in history.of(call) {
+            match what {
+                What::Given(_) | What::Failed(..) | What::NotHad(_) | What::Had(..) => break,
+                What::Forgotten(_) if !recorded => break,
+                // Granted once, it waits no more until it is polled (C4).
+                What::Votes { node, .. } => {
+                    votes.insert(*node);
+                }
+                What::Polled(_) => votes.clear(),
+                What::Out { node, why, .. } if votes.len() < settings.quorum => {
+                    votes.remove(node);
+                    if let Out::Expired {
                         vote: false,
                         healthy,
-                    },
-                ..
-            } = note.what
-                && healthy > settings.ephemeral + settings.node_timeout + 4 * settings.delay
-            {
-                let what = format!(
-                    "the ticket of call {call} ran out on node {node}, which its client could reach for {healthy} ms"
-                );
-                found.push(broken("F2", note.at, &[call], what));
+                    } = why
+                        && *healthy > bound
+                    {
+                        let what = format!(
+                            "the ticket of call {call} ran out on node {node}, which its client could reach for {healthy} ms"
+                        );
+                        found.push(broken("F2", *at, &[call], what));
+                    }
+                }
+                _ => {}
             }
         }
     }
