@@ -21,6 +21,7 @@ mod counts;
 mod deaths;
 mod end_to_end;
 mod fake;
+mod examples;
 mod handoff;
 mod hostile;
 mod lost_updates;

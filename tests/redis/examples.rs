@@ -1,0 +1,130 @@
+//! The examples that are tools, run as programs on real servers.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use crate::{
+    process::{client, now, residue, servers, until},
+    server::Server,
+};
+
+const NAME: &str = "nightly";
+
+/// The program of an example, built first if this run of the tests has not done so.
+fn example(name: &str) -> PathBuf {
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--all-features", "--example", name])
+        .status();
+    assert!(built.expect("cargo").success(), "{name} does not build");
+    let test = env::current_exe().expect("this program");
+    let profile = test.ancestors().nth(2).expect("target/debug");
+    profile.join("examples").join(name)
+}
+
+fn flock(servers: &[Server], args: &[&str]) -> Child {
+    let urls: Vec<String> = servers.iter().map(Server::url).collect();
+    Command::new(example("flock"))
+        .args(args)
+        .env("REDIS_URLS", urls.join(","))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs")
+}
+
+/// What it printed, what it told of itself, and its exit code.
+fn outcome(child: Child) -> (String, String, Option<i32>) {
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes| String::from_utf8(bytes).expect("a text");
+    (
+        text(output.stdout),
+        text(output.stderr),
+        output.status.code(),
+    )
+}
+
+fn first_line(from: &mut Option<impl Read>) -> String {
+    let mut line = String::new();
+    let mut reader = BufReader::new(from.as_mut().expect("piped"));
+    reader.read_line(&mut line).expect("a line");
+    line
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flock_passes_the_exit_code_and_the_token_on() {
+    let servers = servers(3);
+    let script = "test \"$FENCING_TOKEN\" -gt 0 && echo ran; exit 7";
+    let (output, told, code) = outcome(flock(&servers, &[NAME, "--", "sh", "-c", script]));
+    assert_eq!(
+        (output.as_str(), told.as_str(), code),
+        ("ran\n", "", Some(7))
+    );
+    let killed = flock(&servers, &[NAME, "--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(outcome(killed).2, Some(128 + 9));
+    assert_eq!(residue(&servers, NAME), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flock_waits_in_line_unless_told_not_to() {
+    let servers = servers(3);
+    let redlock = client(&servers).await;
+    let lock = redlock.lock(NAME, Duration::from_secs(10));
+    let guard = lock.await.expect("free");
+
+    let (output, told, code) = outcome(flock(&servers, &["--no-wait", NAME, "--", "echo", "ran"]));
+    assert_eq!((output.as_str(), code), ("", Some(1)));
+    assert_eq!(told, "flock: nightly is locked\n");
+    let (output, _, code) = outcome(flock(
+        &servers,
+        &[NAME, "--timeout", "0.3", "--", "echo", "ran"],
+    ));
+    assert_eq!((output.as_str(), code), ("", Some(1)));
+
+    let mut waiting = flock(&servers, &[NAME, "--", "echo", "ran"]);
+    let told = first_line(&mut waiting.stderr);
+    assert_eq!(told, "flock: waiting for nightly, 0 ahead\n");
+    guard.release().await.expect("released");
+    let (output, _, code) = outcome(waiting);
+    assert_eq!((output.as_str(), code), ("ran\n", Some(0)));
+    redlock.shutdown().await;
+    assert_eq!(residue(&servers, NAME), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flock_passes_signals_on() {
+    let servers = servers(3);
+    let script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
+    assert_eq!(first_line(&mut child.stdout), "ready\n");
+    let sent = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(sent.expect("kill").success());
+    let (output, _, code) = outcome(child);
+    assert_eq!((output.as_str(), code), ("told\n", Some(3)));
+    assert_eq!(residue(&servers, NAME), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s3_flock_kills_its_command_when_the_lease_is_lost() {
+    let servers = servers(3);
+    let script = "echo $$; while :; do sleep 0.05; done";
+    let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
+    let pid = first_line(&mut child.stdout);
+    let lost = now();
+    for server in &servers[..2] {
+        server.command(&["DEL", NAME]);
+    }
+    // At the next renewal, a third of the ttl later at most.
+    let gone = || !PathBuf::from(format!("/proc/{}", pid.trim())).exists();
+    until("the command is killed", gone).await;
+    assert!(
+        now() - lost < Duration::from_secs(10),
+        "not before the ttl was over"
+    );
+    let (_, told, code) = outcome(child);
+    assert_eq!(code, Some(70), "{told}");
+}
