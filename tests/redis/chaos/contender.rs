@@ -116,7 +116,11 @@ impl Contender {
                 let lock = self.redlock.lock(resource, ttl).auto_extend(extend);
                 lock.wait_forever().await.map(Some)
             }
-            _ => self.by_ticket(id, resource, ttl).await,
+            _ => match self.by_ticket(id, resource, ttl).await {
+                // It has told that it left, and before it did.
+                Ok(None) => return,
+                outcome => outcome,
+            },
         };
         match outcome {
             Ok(Some(guard)) => {

@@ -86,7 +86,10 @@ impl History {
             }
             ["lost", id, at] => self.of(life, id).lost = Some(time(at)),
             ["released", id, at] => self.of(life, id).released = Some(time(at)),
-            ["left", id, at] => self.of(life, id).gone = Some(time(at)),
+            ["left", id, at] => {
+                let told_before = self.of(life, id).gone.replace(time(at));
+                assert_eq!(told_before, None, "it leaves once");
+            }
             ["failed", id, at, error] => {
                 let request = self.of(life, id);
                 (request.gone, request.failed) = (Some(time(at)), true);
