@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    process::{Acquisition, Worker, residue, servers},
+    process::{Acquisition, Worker, residue, servers, urls},
     server::Server,
 };
 
@@ -37,7 +37,10 @@ fn s1_s2_f1_hold_while_a_node_loses_its_memory() {
 
 /// All acquisitions, in order of acquisition. `meanwhile` is told how many there have been so far.
 fn run(servers: &[Server], mut meanwhile: impl FnMut(usize)) -> Vec<Acquisition> {
-    let mut workers: Vec<Worker> = (0..PROCESSES).map(|_| Worker::start(servers)).collect();
+    // Eight processes and five servers on a busy machine may take longer than a node may by default.
+    let mut workers: Vec<Worker> = (0..PROCESSES)
+        .map(|_| Worker::start_at(&urls(servers), "timeout=3000"))
+        .collect();
     for worker in &mut workers {
         worker.order(&format!("load r {TASKS} {TIMES}"));
     }

@@ -98,8 +98,8 @@ async fn l4_one_hostile_node_of_three_costs_nothing() {
         .unwrap();
     let (usual, _) = cycles(&healthy, 50, "healthy").await;
     healthy.shutdown().await;
-    // Far below the 500 ms that a node is waited for, and more than what a busy machine adds.
-    let most = 5 * usual + Duration::from_millis(10);
+    // Half of what a node is waited for, and far more than what a busy machine adds.
+    let most = Duration::from_millis(250);
 
     let mut ends = Vec::new();
     let mut slowest = (Duration::ZERO, String::new());
@@ -119,7 +119,7 @@ async fn l4_one_hostile_node_of_three_costs_nothing() {
         let next = timeout(PATIENCE, ticket.acquire()).await;
         let next = next.unwrap_or_else(|_| panic!("{name:?}: the next one waits"));
         let waited = now() - asked;
-        assert!(waited < Duration::from_millis(200), "{name:?}: {waited:?}");
+        assert!(waited < most, "{name:?}: {waited:?}");
         drop(next.unwrap());
         assert!(hostile[0].requests() > 0, "{name:?}: it was never asked");
         ends.push(async move {

@@ -63,7 +63,7 @@ pub(crate) async fn client(servers: &[Server]) -> FifoRedlock {
     builder(servers).connect().await.expect("connected")
 }
 
-fn urls(servers: &[Server]) -> Vec<String> {
+pub(crate) fn urls(servers: &[Server]) -> Vec<String> {
     servers.iter().map(Server::url).collect()
 }
 
