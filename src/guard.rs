@@ -86,8 +86,10 @@ impl LockGuard {
     /// A number that rises with every lease of the resource, below 2^53.
     ///
     /// Send it along with every write, and let the store refuse a write whose number is below one that it
-    /// has seen: then a holder that was paused past its lease can do no harm. The numbers of a resource
-    /// rise, across crashed and wiped nodes too, but do not count by one.
+    /// has seen: then a holder that was paused past its lease can do no harm. Where a write depends on what
+    /// was read under the lock, send it with the read, too, and have the store remember it: else a late
+    /// write gets in between the next holder's read and write. The numbers of a resource rise, across
+    /// crashed and wiped nodes too, but do not count by one.
     pub fn fencing_token(&self) -> u64 {
         self.token
     }
