@@ -125,6 +125,11 @@ fn befall(world: &mut World, chance: &mut Chance, lasts: Ms, sound_from: &mut [M
         7 | 8 => {
             world.fault(RESET, on);
             world.reset(client, node);
+            // Again and again, while requests are under way.
+            for _ in 0..chance.pick(&[0, 0, 20]) {
+                let wait = chance.below(lasts);
+                world.after(wait, move |world| world.reset(client, node));
+            }
         }
         9..=11 => hang(world, node, lasts, on),
         12..=14 if may_forget(world, node, sound_from) => {
@@ -230,6 +235,7 @@ fn start(world: &mut World, node: usize) {
     let now = world.now();
     world.servers[node].start(table, now);
     world.look_at_all(node);
+    world.servers[node].restored = world.servers[node].standing(now).into_iter().collect();
     world.review_node(node);
 }
 
@@ -292,6 +298,14 @@ fn exceed(world: &mut World, chance: &mut Chance, fault: &'static str) {
             }
         }
         COLD => {
+            // A second time within the grace, clocks that are apart by more than half of what passed in
+            // between would show in the tokens.
+            let young = |server: &super::server::Server| {
+                world.now() - server.started < world.history.settings.grace
+            };
+            if world.servers.iter().any(young) {
+                return;
+            }
             for node in 0..nodes as usize {
                 world.fault(fault, format!("node {node}"));
                 crash(world, node, 0, false, format!("node {node}"));

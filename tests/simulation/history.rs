@@ -39,6 +39,7 @@ impl Settings {
 }
 
 /// One call of the workload: from its first poll to the end of the guard that came of it.
+#[allow(dead_code)] // Some of it only people read, in an account.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
     pub(super) client: usize,
@@ -61,6 +62,7 @@ pub(super) struct Note {
 }
 
 /// The first field of what belongs to a call is its number.
+#[allow(dead_code)] // Some of it only people read, in an account.
 #[derive(Clone, Debug)]
 pub(super) enum What {
     // The workload's side.

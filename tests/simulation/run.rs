@@ -257,7 +257,9 @@ impl Stage {
                 let held: Vec<u16> = world.guards.iter().map(|(call, _)| *call).collect();
                 let mut left = Vec::new();
                 for server in &mut world.servers {
-                    left.extend(server.standing(now));
+                    // What was released in the second that a node has forgotten stands there again.
+                    let standing = server.standing(now).into_iter();
+                    left.extend(standing.filter(|call| !server.restored.contains(call)));
                 }
                 left.retain(|call| {
                     world.history.call(*call).client == client && !held.contains(call)

@@ -76,6 +76,8 @@ pub(super) struct Server {
     seen: BTreeMap<usize, Seen>,
     /// The keys that it had and forgot, by resource and call.
     lost: BTreeSet<(usize, u16)>,
+    /// What stood in the memory that it last started with.
+    pub(super) restored: BTreeSet<u16>,
     /// What was released, by generation and call.
     released: BTreeSet<(u32, u16)>,
 }
@@ -105,6 +107,7 @@ impl Server {
             snapshots: [Table::default(), Table::default()],
             seen: BTreeMap::new(),
             lost: BTreeSet::new(),
+            restored: BTreeSet::new(),
             released: BTreeSet::new(),
         };
         server.started_at = server.millis(0) / 1000;

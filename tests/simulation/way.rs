@@ -249,7 +249,8 @@ impl World {
                 0 => return count("reset, request never executed"),
                 1 => {
                     count("reset, request executed later");
-                    let wait = self.chance.between(1, 4000);
+                    let most = self.chance.pick(&[10, 100, 4000]);
+                    let wait = self.chance.between(1, most);
                     return self.after(wait, move |world| world.arrive(message));
                 }
                 _ => count("reset, request executed"),
@@ -428,7 +429,8 @@ impl World {
                 .retain(|listener| listener.client != client || listener.epoch != link.epoch);
         });
         self.review(client, node);
-        let wait = self.chance.between(5, 150);
+        let most = self.chance.pick(&[2, 10, 150]);
+        let wait = self.chance.between(1, most);
         self.after(wait, move |world| world.dial(client, node));
     }
 

@@ -5,7 +5,7 @@
 //! have been given back. Standing aside (C4) takes a ticket off the nodes, too. Why a ticket is missing on
 //! a node is not asked here, but by F2 and S4.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::broken;
 use crate::simulation::history::{History, Ms, Note, Violation, What};
@@ -31,7 +31,10 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
                 && asked.get(later).is_some_and(|asked| asked > recorded)
                 && *served < end
                 && had.get(first).is_none_or(|own| served < own);
-            if passed && stood(history, *first, *recorded, *served) {
+            if passed
+                && !stood_aside(history, *first, *served)
+                && stood(history, *first, *recorded, *served)
+            {
                 let what = format!(
                     "call {later} asked after the ticket of call {first} was recorded, and was served before it"
                 );
@@ -65,6 +68,29 @@ fn end_of(history: &History, call: u16) -> Ms {
         .iter()
         .find(ends)
         .map_or(Ms::MAX, |note| note.at)
+}
+
+/// Whether a request had the votes of a quorum while nobody polled it, before `to` (C4).
+fn stood_aside(history: &History, call: u16, to: Ms) -> bool {
+    let mut votes = BTreeSet::new();
+    let mut polled = false;
+    for note in history.of(call).filter(|note| note.at <= to) {
+        match note.what {
+            What::Polled(_) => polled = true,
+            What::Unpolled(_) | What::Forgotten(_) => polled = false,
+            What::Votes { node, .. } => {
+                votes.insert(node);
+            }
+            What::Out { node, .. } => {
+                votes.remove(&node);
+            }
+            _ => {}
+        }
+        if !polled && votes.len() >= history.settings.quorum {
+            return true;
+        }
+    }
+    false
 }
 
 /// Whether a ticket stood on a quorum from `from` to `to`, on each node of it long enough.

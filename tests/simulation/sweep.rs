@@ -1,0 +1,197 @@
+//! Many runs, on all cores, and what they came to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    panic::catch_unwind,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use super::{
+    count::{Counts, LOGGED, NETWORK, SEEN},
+    faults::FAULTS,
+    history::{Note, Violation, What},
+    promises::VALIDATORS,
+    run::{self, Outcome, is_checked},
+};
+
+/// So many seeds are enough for every fault and every branch to occur.
+const ENOUGH: u64 = 2000;
+
+/// A run takes a fraction of a second. One that takes this long has a task that spins.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// How many violations are told in full.
+const TOLD: usize = 3;
+
+/// What is expected of the runs.
+pub(super) enum Outlook {
+    /// Every promise is kept, and everything that can happen has happened.
+    Keeps,
+    /// This promise is found broken.
+    Breaks(String),
+}
+
+/// Runs all `seeds`, and panics if they did not come out as expected.
+pub(super) fn sweep(seeds: Range<u64>, outlook: Outlook) {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (sender, outcomes) = mpsc::sync_channel(threads);
+    let (next, stop) = (
+        Arc::new(AtomicU64::new(seeds.start)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let under_way: Arc<Mutex<BTreeSet<u64>>> = Arc::default();
+    for _ in 0..threads {
+        let (sender, next, stop) = (sender.clone(), next.clone(), stop.clone());
+        let (under_way, end) = (under_way.clone(), seeds.end);
+        // Not scoped: one that spins must not keep the test from failing.
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= end {
+                    return;
+                }
+                under_way
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(seed);
+                let outcome = catch_unwind(|| run::run(seed)).ok();
+                under_way
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&seed);
+                if sender.send((seed, outcome)).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    let mut tally = Tally::default();
+    loop {
+        match outcomes.recv_timeout(STUCK) {
+            Ok((seed, outcome)) => tally.add(seed, outcome),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let seeds = under_way.lock().unwrap_or_else(PoisonError::into_inner);
+                tally.tell_violations();
+                panic!("no end to seed {seeds:?}: a task spins, or waits for ever");
+            }
+        }
+        if matches!(&outlook, Outlook::Breaks(promise) if tally.broken.contains_key(&**promise)) {
+            stop.store(true, Ordering::Relaxed);
+            break;
+        }
+    }
+    match outlook {
+        Outlook::Keeps => tally.expect_kept(&seeds),
+        Outlook::Breaks(promise) => tally.expect_broken(&promise),
+    }
+}
+
+/// What many runs came to.
+#[derive(Default)]
+struct Tally {
+    runs: u64,
+    counts: Counts,
+    acquisitions: u64,
+    calls: u64,
+    /// What is wrong, by seed.
+    bad: BTreeMap<u64, Vec<String>>,
+    /// In how many runs each promise was broken.
+    broken: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    fn add(&mut self, seed: u64, outcome: Option<Outcome>) {
+        self.runs += 1;
+        let Some(outcome) = outcome else {
+            let told = format!("seed {seed} panicked\n");
+            self.bad.entry(seed).or_default().push(told);
+            return;
+        };
+        for (what, times) in &outcome.counts {
+            *self.counts.entry(what).or_default() += times;
+        }
+        let had = |note: &&Note| matches!(note.what, What::Had(..));
+        self.acquisitions += outcome.history.notes.iter().filter(had).count() as u64;
+        self.calls += outcome.history.calls.len() as u64 - 1;
+        for (promise, validate) in VALIDATORS {
+            if !is_checked(promise, &outcome) {
+                continue;
+            }
+            let found = validate(&outcome.history);
+            if let Some(first) = found.iter().min_by_key(|violation| violation.at) {
+                *self.broken.entry(promise).or_default() += 1;
+                let told = tell(seed, &outcome, first, found.len());
+                self.bad.entry(seed).or_default().push(told);
+            }
+        }
+    }
+
+    fn expect_kept(&self, seeds: &Range<u64>) {
+        println!(
+            "{} calls, {} acquisitions over seeds {seeds:?}",
+            self.calls, self.acquisitions
+        );
+        for (what, times) in &self.counts {
+            println!("{times:>9}  {what}");
+        }
+        self.tell_violations();
+        assert!(
+            self.bad.is_empty(),
+            "broken in {} seeds: {:?}",
+            self.bad.len(),
+            self.broken
+        );
+        if self.runs >= ENOUGH {
+            let faults = FAULTS.iter().map(|fault| fault.name);
+            let expected = faults.chain(NETWORK.iter().chain(SEEN).chain(LOGGED).copied());
+            let never: Vec<_> = expected
+                .filter(|what| !self.counts.contains_key(what))
+                .collect();
+            assert!(
+                never.is_empty(),
+                "never occurred, so nothing of it was tested: {never:#?}"
+            );
+        }
+    }
+
+    fn expect_broken(&self, promise: &str) {
+        assert!(
+            self.broken.contains_key(promise),
+            "{promise} was not found broken in {} runs, but {:?}",
+            self.runs,
+            self.broken
+        );
+        println!(
+            "CAUGHT by {promise} after {} runs; in all {:?}",
+            self.runs, self.broken
+        );
+    }
+
+    fn tell_violations(&self) {
+        for (_, told) in self.bad.iter().take(TOLD) {
+            println!("{}", told.concat());
+        }
+    }
+}
+
+fn tell(seed: u64, outcome: &Outcome, violation: &Violation, times: usize) -> String {
+    let Violation {
+        promise, at, what, ..
+    } = violation;
+    let beside = outcome
+        .beyond
+        .map(|fault| format!(", beside: {fault}"))
+        .unwrap_or_default();
+    let account = outcome.history.account(violation);
+    format!(
+        "\n{promise} broken in seed {seed} at {at} ms ({times} times{beside}): {what}\n{account}"
+    )
+}
