@@ -30,6 +30,7 @@ mod node_loss;
 mod peers;
 mod process;
 mod worker;
+mod soak;
 
 /// The nodes that the behaviours run on here.
 type Kind = nodes::Servers;
