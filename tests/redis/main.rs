@@ -29,8 +29,8 @@ mod manners;
 mod node_loss;
 mod peers;
 mod process;
-mod worker;
 mod soak;
+mod worker;
 
 /// The nodes that the behaviours run on here.
 type Kind = nodes::Servers;
