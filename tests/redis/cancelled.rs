@@ -16,7 +16,7 @@ const TTL: Duration = Duration::from_secs(30);
 const QUICKLY: Duration = Duration::from_secs(2);
 
 /// Polls `future` that many times, then drops it. Its output, if it has come by then.
-async fn polled<F: Future>(future: F, times: usize) -> Option<F::Output> {
+pub(crate) async fn polled<F: Future>(future: F, times: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut polls = 0;
     poll_fn(|context| {

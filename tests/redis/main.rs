@@ -25,6 +25,7 @@ mod fake;
 mod handoff;
 mod hostile;
 mod lost_updates;
+mod left_over;
 mod manners;
 mod node_loss;
 mod peers;
