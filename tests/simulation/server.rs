@@ -412,7 +412,10 @@ impl World {
         if let Some((call, generation, until)) = new.holder {
             let same = old.holder.filter(|(holder, ..)| *holder == call);
             if same.is_none_or(|(_, before, _)| before != generation) {
-                server.lost.remove(&(resource, call));
+                // What a node remembers of an earlier second may run out too early.
+                if by.is_some() {
+                    server.lost.remove(&(resource, call));
+                }
                 notes.push(What::Votes {
                     call,
                     node,
