@@ -7,6 +7,7 @@ use crate::{
     clock::Time,
     error::LeaseLost,
     quorum::{Majority, Vote},
+    validity::drift,
 };
 
 impl Claim {
@@ -93,6 +94,7 @@ impl Claim {
     pub(crate) fn renew(&mut self, every: Option<Duration>, ttl: Duration, now: Time) {
         self.renewal = every;
         self.ttl = ttl;
+        self.longest = self.longest.max(ttl);
         if every.is_some() {
             self.ask_all(now);
         }
@@ -152,7 +154,10 @@ impl Claim {
     }
 
     pub(super) fn undo(&self, now: Time) -> Undo {
-        let longest = self.ttl.max(self.nodes.config.fifo_ephemeral_ttl);
+        let config = &self.nodes.config;
+        let longest = self.longest.max(config.fifo_ephemeral_ttl);
+        // On a node whose clock is slow it lasts longer than that.
+        let longest = longest.saturating_add(drift(longest, config.clock_drift_factor));
         let touched = |(_, seat): &(usize, &Seat)| seat.touched();
         Undo {
             id: self.id.clone(),
@@ -163,7 +168,7 @@ impl Claim {
                 .filter(touched)
                 .map(|(place, seat)| (place, seat.quiet()))
                 .collect(),
-            expires: now.plus(longest).plus(self.nodes.config.node_timeout),
+            expires: now.plus(longest).plus(config.node_timeout),
         }
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Claim {
     resource: Arc<Resource>,
     id: HolderId,
     ttl: Duration,
+    /// The longest that was ever asked for: nothing shortens what a node has.
+    longest: Duration,
     room: Option<u64>,
     number: Option<u64>,
     seats: Box<[Seat]>,
@@ -159,6 +161,7 @@ impl Claim {
             nodes,
             resource,
             ttl,
+            longest: ttl,
             room,
             number: None,
             phase: Phase::Asking,

@@ -438,6 +438,20 @@ async fn c3_a_dropped_guard_is_released() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c3_a_lease_that_was_once_longer_is_taken_back_for_as_long() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let guard = redlock.lock("r", TTL).await.unwrap();
+    // From now on it is renewed for a second, but nothing shortens what the nodes have.
+    guard.extend(Duration::from_secs(1)).await.unwrap();
+    cluster.node(2).set_latency(Duration::from_secs(10));
+    drop(guard);
+    sleep(Duration::from_secs(7)).await;
+    cluster.node(2).set_latency(Duration::ZERO);
+    assert_no_residue(&cluster, &[&redlock]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn c4_a_grant_that_nobody_polls_is_passed_on() {
     let cluster = MemoryCluster::new(3);
     let (one, two) = (client(&cluster).await, client(&cluster).await);
