@@ -179,7 +179,10 @@ impl Drill<'_> {
         let (waiting, waits) = self.waits(waiter, ttl);
         // The first restart may come no sooner than the next one: a node that the waiter reached first must
         // have been repaired, too.
-        sleep(Duration::from_millis(ttl / 3 + self.stage.settings().slack())).await;
+        sleep(Duration::from_millis(
+            ttl / 3 + self.stage.settings().slack(),
+        ))
+        .await;
         for node in 0..self.stage.settings().nodes {
             let down = self.chance.below(ttl / 4);
             let on = format!("node {node}, one after the other");
