@@ -25,6 +25,10 @@ const SHORTEST_POLL: Duration = Duration::from_millis(1);
 /// The shortest life of a vote of which its waiter was not told.
 const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
 
+/// Microseconds after 1970, as counters are: the middle of the year 2041, and a hundred years.
+const SURELY_PLAUSIBLE: u64 = 1 << 51;
+const CENTURY: u64 = 100 * 366 * 86_400 * 1_000_000;
+
 /// The nodes, the settings, and where time and chance come from.
 #[derive(Debug)]
 pub(crate) struct Nodes {
@@ -92,6 +96,21 @@ impl Nodes {
             seed: clocks.max().unwrap_or(0),
             extra: extras.max().unwrap_or(0),
         }
+    }
+
+    /// Whether a counter can be what an honest node tells: no more than a century ahead of the nodes' clocks,
+    /// most of which are right. One that tells of the last numbers there are would use up all counters,
+    /// since the highest is written to every node.
+    pub(crate) fn is_plausible(&self, counter: u64) -> bool {
+        if counter < SURELY_PLAUSIBLE {
+            return true;
+        }
+        let now = self.clock.now();
+        let eras = self.list.iter().filter_map(|node| node.era().ok());
+        let mut clocks: Vec<u64> = eras.map(|era| era.node_micros(now)).collect();
+        clocks.sort_unstable();
+        let median = clocks.get(clocks.len() / 2).copied().unwrap_or(0);
+        counter <= median.saturating_add(CENTURY)
     }
 
     /// How often the head of the line asks.

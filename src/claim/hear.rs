@@ -31,7 +31,12 @@ impl Claim {
             return;
         }
         match outcome {
-            Ok(answer) if answer.value.contradicts(asked) => seat.fail(NodeError::Garbled),
+            Ok(answer)
+                if answer.value.contradicts(asked)
+                    || !self.nodes.is_plausible(answer.value.counter()) =>
+            {
+                seat.fail(NodeError::Garbled);
+            }
             Ok(answer) => {
                 let first_vote = seat.vote.is_none();
                 if matches!(answer.value, Standing::Granted { .. }) {
@@ -121,7 +126,7 @@ impl Claim {
             seat.due = now;
             return;
         }
-        if !seat.hear_push(lease_end, seq, lease, factor) {
+        if !self.nodes.is_plausible(seq) || !seat.hear_push(lease_end, seq, lease, factor) {
             // Grown from a waiter lease that this client did not hear of, or no longer: only the node
             // knows whether the vote still stands.
             tracing::trace!("a push matches no known lease");

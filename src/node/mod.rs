@@ -170,6 +170,15 @@ pub(crate) enum Standing {
 }
 
 impl Standing {
+    /// The number or counter that it tells; 0 if none.
+    pub(crate) fn counter(self) -> u64 {
+        match self {
+            Self::Granted { seq, .. } => seq,
+            Self::Waiting { number, .. } => number,
+            Self::Full { .. } | Self::Superseded => 0,
+        }
+    }
+
     /// Whether no node of ours can have said so to a request with the number `asked`: it has that number
     /// in line from then on. One with another would be told again as fast as it answers.
     pub(crate) fn contradicts(&self, asked: Option<u64>) -> bool {

@@ -286,3 +286,32 @@ async fn a_node_that_lies_without_end_is_not_asked_without_end() {
     }
     assert_eq!(left(&honest), [""; 0]);
 }
+
+/// A number just below 2^53 that is taken for a ticket would be written to the counters of all nodes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ticket_near_the_end_of_the_numbers_does_not_use_up_the_counters() {
+    let honest = servers(2);
+    let manner = manners::lines(|call| {
+        let number = manners::asked_number(call).max((1 << 53) - 1);
+        let ends = crate::fake::now_millis() + 5000;
+        let place = format!("*5\r\n:2\r\n:{number}\r\n:0\r\n:{ends}\r\n:9000\r\n");
+        vec![Act::Send(call.envelope(&place))]
+    });
+    let hostile: [Fake; 1] = fakes(&manner).await;
+    let redlock = beside(&honest, &hostile).connect().await.unwrap();
+    let other = builder(&honest).connect().await.unwrap();
+    let guard = other.lock("r", TTL).auto_extend(false).await.unwrap();
+    // A slow one, so that the hostile one is among the first two that answer.
+    honest[1].pause();
+    let refused = redlock.enqueue("r", TTL).await;
+    honest[1].resume();
+    assert!(
+        matches!(refused, Err(LockError::NoQuorum(_))),
+        "{refused:?}"
+    );
+    drop(guard);
+    redlock.shutdown().await;
+    let next = other.lock("r", TTL).wait_timeout(3 * TTL).await;
+    let token = next.expect("its turn").fencing_token();
+    assert!(token < 1 << 52, "{token}");
+}

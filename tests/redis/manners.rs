@@ -283,12 +283,12 @@ pub(crate) fn restless() -> Vec<(&'static str, Manner)> {
 }
 
 /// Spoils what is asked of the line, and does the rest as it should.
-fn lines(answer: impl Fn(&Call) -> Vec<Act> + Send + Sync + 'static) -> Manner {
+pub(crate) fn lines(answer: impl Fn(&Call) -> Vec<Act> + Send + Sync + 'static) -> Manner {
     Arc::new(move |call| (call.script == Some(Script::Enqueue)).then(|| answer(call)))
 }
 
 /// The number of the first ticket that it names, or some other.
-fn asked_number(call: &Call) -> u64 {
+pub(crate) fn asked_number(call: &Call) -> u64 {
     let number = call
         .words
         .iter()
