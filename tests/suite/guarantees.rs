@@ -444,6 +444,7 @@ async fn c3_a_lease_that_was_once_longer_is_taken_back_for_as_long() {
     let guard = redlock.lock("r", TTL).await.unwrap();
     // From now on it is renewed for a second, but nothing shortens what the nodes have.
     guard.extend(Duration::from_secs(1)).await.unwrap();
+    settle().await;
     cluster.node(2).set_latency(Duration::from_secs(10));
     drop(guard);
     sleep(Duration::from_secs(7)).await;
