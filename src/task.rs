@@ -19,7 +19,10 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 type Task = futures::future::BoxFuture<'static, ()>;
 
 #[cfg(test)]
+type Wrap = fn(Task) -> Task;
+
+#[cfg(test)]
 thread_local! {
     /// What each task of this thread is wrapped in, if anything is set.
-    pub(crate) static WRAP: std::cell::Cell<Option<fn(Task) -> Task>> = const { std::cell::Cell::new(None) };
+    pub(crate) static WRAP: std::cell::Cell<Option<Wrap>> = const { std::cell::Cell::new(None) };
 }

@@ -282,13 +282,12 @@ fn exceed(world: &mut World, chance: &mut Chance, fault: &'static str) {
             world.fault(fault, on);
             world.servers[node].ahead += chance.between(100_000, 5_000_000) as i64;
         }
-        BACK => {
+        BACK
             // No more than that in all, or S2 goes, too.
-            if world.servers[node].ahead > -400_000 {
+            if world.servers[node].ahead > -400_000 => {
                 world.fault(fault, on);
                 world.servers[node].ahead -= chance.between(10_000, 300_000) as i64;
             }
-        }
         FLUSH => {
             let all = chance.is(30);
             for node in (0..nodes as usize).filter(|other| all || *other == node) {

@@ -104,12 +104,10 @@ fn stood(history: &History, call: u16, from: Ms, to: Ms) -> bool {
     };
     let mut started = false;
     for note in history.of(call).filter(|note| note.at <= to) {
-        if note.at > from {
-            if !started {
-                started = true;
-                if !firm(&since, from) {
-                    return false;
-                }
+        if note.at > from && !started {
+            started = true;
+            if !firm(&since, from) {
+                return false;
             }
         }
         match note.what {
