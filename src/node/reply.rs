@@ -26,10 +26,13 @@ pub(super) fn standings(_clock: u64, answers: &[Value]) -> Option<Vec<Standing>>
 
 /// The answers of `extend.lua`.
 pub(super) fn extended(_clock: u64, answers: &[Value]) -> Option<Vec<Extended>> {
-    let one = |answer| match array(answer)? {
-        [Value::Int(1), seq] => Some(Extended::Stands { seq: number(seq)? }),
-        [Value::Int(2)] => Some(Extended::InLine),
-        [Value::Int(0)] => Some(Extended::Gone),
+    let one = |answer: &Value| match answer {
+        Value::Int(2) => Some(Extended::InLine),
+        Value::Int(0) => Some(Extended::Gone),
+        Value::Array(vote) => match vote.as_slice() {
+            [Value::Int(1), seq] => Some(Extended::Stands { seq: number(seq)? }),
+            _ => None,
+        },
         _ => None,
     };
     answers.iter().map(one).collect()
@@ -97,6 +100,9 @@ pub(super) fn text(value: &Value) -> Option<&str> {
 }
 
 fn standing(answer: &Value) -> Option<Standing> {
+    if *answer == Value::Int(3) {
+        return Some(Standing::Superseded);
+    }
     match array(answer)? {
         [Value::Int(1), seq, left, Value::Int(outranked @ (0 | 1))] => Some(Standing::Granted {
             seq: number(seq)?,
@@ -109,11 +115,10 @@ fn standing(answer: &Value) -> Option<Standing> {
             lease_end: number(lease_end)?,
             holder_left: ttl(holder_left)?,
         }),
-        [Value::Int(3), waiting, holder_left] => Some(Standing::Full {
+        [waiting, holder_left] => Some(Standing::Full {
             waiting: number(waiting)?,
             holder_left: ttl(holder_left)?,
         }),
-        [Value::Int(4)] => Some(Standing::Superseded),
         _ => None,
     }
 }
@@ -190,13 +195,13 @@ mod tests {
             (ints(&[2, 5, 1, 9, 3]), waiting(Some(millis(3)))),
             (ints(&[2, 5, 1, 9, -1]), waiting(None)),
             (ints(&[2, 5, 1, 9, -2]), waiting(Some(Duration::ZERO))),
-            (ints(&[3, 64, 3]), full),
-            (ints(&[4]), Standing::Superseded),
+            (ints(&[64, 3]), full),
+            (Value::Int(3), Standing::Superseded),
         ];
         for (answer, expected) in cases {
             assert_eq!(standings(0, &[answer]), Some(vec![expected]));
         }
-        let answers = [ints(&[1, 5]), ints(&[2]), ints(&[0])];
+        let answers = [ints(&[1, 5]), Value::Int(2), Value::Int(0)];
         let expected = vec![
             Extended::Stands { seq: 5 },
             Extended::InLine,
@@ -227,21 +232,22 @@ mod tests {
             ints(&[2, 5, -1, 9, 3]),
             ints(&[2, 5, 1, 9, -3]),
             ints(&[2, 5, 1, TOO_MUCH, 3]),
-            ints(&[3, 64]),
-            ints(&[4, 4]),
-            ints(&[5]),
-            ints(&[-1]),
+            ints(&[3, 64, 3]),
+            ints(&[-1, 64]),
+            ints(&[64, -3]),
+            ints(&[3]),
+            Value::Int(4),
             Value::Array(vec![
                 Value::Int(1),
                 bulk("5"),
                 Value::Int(70),
                 Value::Int(0),
             ]),
-            Value::Array(vec![Value::Double(4.0)]),
-            Value::Set(vec![Value::Int(4)]),
+            Value::Double(3.0),
+            Value::Set(vec![Value::Int(64), Value::Int(3)]),
             Value::Push {
                 kind: PushKind::Subscribe,
-                data: vec![Value::Int(4)],
+                data: vec![Value::Int(64), Value::Int(3)],
             },
         ];
         for answer in hostile {
@@ -255,7 +261,9 @@ mod tests {
             ints(&[1]),
             ints(&[1, -1]),
             ints(&[2, 2]),
-            ints(&[3]),
+            ints(&[2]),
+            ints(&[0]),
+            Value::Int(1),
             Value::Nil,
         ] {
             assert_eq!(

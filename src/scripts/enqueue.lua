@@ -8,8 +8,9 @@
 -- group:  id, number ('' if new), ttl ms, room (most waiters; '' unlimited)
 -- answer: {1, seq, ms left of the vote, 1 if a waiter here comes before}     granted
 --         {2, number, waiters ahead, ms clock when the waiter lease ends, ms left of the holder}  waiting
---         {3, waiters, ms left of the holder}                                full
---         {4}                                                                superseded
+--         {waiters, ms left of the holder}                                   full
+--         3                                                                  superseded
+-- The forms differ by more than one value, so that no answer without a vote is one fault away from a vote.
 -- Upholds F1, F2, F3, F4, S4.
 
 local lease = tonumber(ARGV[5])
@@ -46,7 +47,7 @@ local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
     mine = tonumber(redis.call('ZSCORE', queue, id))
   end
   if holder ~= id and not mine then
-    if newer_is_here(queue, id, number, holder) then return { 4 } end
+    if newer_is_here(queue, id, number, holder) then return 3 end
     if holder and c.request(holder) == c.request(id) then
       redis.call('DEL', lock)
       holder = false
@@ -78,7 +79,7 @@ local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
       redis.call('SET', lock, id, 'PX', ttl)
       return { 1, count(seq), ttl, 0 }
     end
-    if room and waiting >= room then return { 3, waiting, redis.call('PTTL', lock) } end
+    if room and waiting >= room then return { waiting, redis.call('PTTL', lock) } end
     number = count(seq)
   end
   c.record(queue, waiters, id, number, lease)

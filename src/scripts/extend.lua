@@ -5,7 +5,7 @@
 -- back comes to it first (L5). A ttl of 0 prolongs nothing and asks whether the vote stands.
 --
 -- group:  id, ttl ms, fencing token, 1 for a repair
--- answer: {1, seq} extended; {2} in line for a repair; {0} the vote is not here
+-- answer: {1, seq} extended; 2 in line for a repair; 0 the vote is not here
 -- Upholds S2, S4, L5.
 
 local c
@@ -20,11 +20,11 @@ local function extend(lock, queue, waiters, seq, id, ttl, token, repair)
   c.drop_dead(queue, waiters)
   if not repair then
     c.settle(lock, queue, waiters, seq)
-    return { 0 }
+    return 0
   end
   if holder and c.request(holder) ~= c.request(id) then
     c.record(queue, waiters, id, 0, ttl)
-    return { 2 }
+    return 2
   end
   redis.call('ZREM', queue, id)
   redis.call('ZREM', waiters, id)
