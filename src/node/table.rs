@@ -23,6 +23,9 @@ const KEEP_SEQ: u64 = 60_000;
 /// How many older generations a newer one takes the place of.
 const OLDER: u32 = 8;
 
+/// How many waiters are told to look, at most, when nobody hears of a vote.
+const LOOKERS: usize = 16;
+
 /// Everything on one node, by lock key.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
@@ -48,10 +51,10 @@ impl Header {
     }
 }
 
-/// A vote to tell its waiter of. Answers whether anybody heard; `None` if that is unknown.
+/// A message to a waiter. Answers whether anybody heard; `None` if that is unknown.
 pub(crate) type Publish<'a> = &'a mut dyn FnMut(&Told) -> Option<bool>;
 
-/// The message of a handoff.
+/// The message of a handoff; with zeros it tells a waiter to look.
 #[derive(Debug)]
 pub(crate) struct Told {
     pub(crate) channel: String,
@@ -337,17 +340,11 @@ impl Slot {
                 return;
             }
             let mut ends = lease_end;
-            let channel = Parts::of(&head).and_then(|parts| parts.channel());
-            if let Some(channel) = channel {
-                let told = Told {
-                    channel,
-                    id: head.clone(),
-                    lease_end,
-                    seq,
-                };
-                if publish(&told) == Some(false) {
-                    ends = ends.min(header.now() + header.unheard);
-                }
+            if tell(&head, lease_end, seq, publish) == Some(false) {
+                ends = ends.min(header.now() + header.unheard);
+                // The first who hears will ask when it ends.
+                let mut next = self.queue.iter().take(LOOKERS);
+                next.find(|(_, id)| tell(id, 0, 0, publish) != Some(false));
             }
             self.lock = Some((head, Some(ends)));
         }
@@ -467,6 +464,18 @@ fn millis(millis: u64) -> std::time::Duration {
 }
 
 /// Whether a stored value belongs to the request of `id`, in whatever generation.
+/// Tells a waiter of its vote, or with zeros that it should look. Answers whether it heard; `None` if that is
+/// unknown, or if it polls.
+fn tell(id: &Arc<str>, lease_end: u64, seq: u64, publish: Publish<'_>) -> Option<bool> {
+    let channel = Parts::of(id)?.channel()?;
+    publish(&Told {
+        channel,
+        id: id.clone(),
+        lease_end,
+        seq,
+    })
+}
+
 fn same_request(stored: &str, id: &HolderId) -> bool {
     Parts::of(stored).is_some_and(|stored| stored.uuid == id.uuid())
 }

@@ -76,8 +76,16 @@ local function crowd()
     end
   end
 
+  -- Tells a waiter of its vote, or with zeros that it should look. Returns how many heard; false if it polls.
+  local function tell(id, ends, number)
+    if string.sub(id, 15, 15) ~= '8' then return false end
+    local told = string.format('%.0f %.0f %s', ends, number, id)
+    return redis.pcall('PUBLISH', 'redlock-fifo:' .. string.sub(id, 25, 36), told)
+  end
+
   -- A free vote goes to the head of the queue, for what is left of its waiter lease, and it is told. To
   -- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote, or false.
+  -- If nobody heard, the vote is short, and the first who does hear will ask when it ends.
   function c.settle(lock, queue, waiters, seq, caller, own)
     local holder = redis.call('GET', lock)
     if holder then return holder end
@@ -89,11 +97,12 @@ local function crowd()
     if not ends or ends <= now then return c.settle(lock, queue, waiters, seq, caller, own) end
     local number = count(seq)
     redis.call('SET', lock, head, 'PX', head == caller and own or ends - now)
-    if head ~= caller and string.sub(head, 15, 15) == '8' then
-      local told = string.format('%.0f %.0f %s', ends, number, head)
-      local heard = redis.pcall('PUBLISH', 'redlock-fifo:' .. string.sub(head, 25, 36), told)
+    if head ~= caller and tell(head, ends, number) == 0 then
       local unheard = tonumber(ARGV[4])
-      if heard == 0 and ends - now > unheard then redis.call('PEXPIRE', lock, unheard) end
+      if ends - now > unheard then redis.call('PEXPIRE', lock, unheard) end
+      for _, next in ipairs(redis.call('ZRANGE', queue, 0, 15)) do
+        if tell(next, 0, 0) ~= 0 then break end
+      end
     end
     return head
   end

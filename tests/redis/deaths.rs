@@ -90,6 +90,40 @@ async fn f3_dead_waiters_cost_one_ephemeral_ttl_together() {
     assert!(waited <= lease + POLL + SLACK, "{waited:?}");
 }
 
+/// How many clients the servers can tell of their turn; the most of any server.
+fn listeners(servers: &[Server]) -> i64 {
+    let channels = "return #redis.call('PUBSUB', 'CHANNELS', 'redlock-fifo:*')";
+    let listeners = |server: &Server| server.number(&["EVAL", channels, "0"]);
+    servers.iter().map(listeners).max().expect("servers")
+}
+
+/// However long the waiter lease is: who is not heard of is passed over, and the next one looks in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f3_waiters_that_died_before_their_turn_cost_two_polls_each() {
+    let lease = Duration::from_secs(30);
+    let servers = servers(5);
+    let mut holder = Worker::start_with_lease(&servers, lease);
+    holder.order("lock r 10000");
+    locked_at(&holder);
+    let mut dead: Vec<Worker> = (0..3)
+        .map(|_| Worker::start_with_lease(&servers, lease))
+        .collect();
+    for (place, worker) in (1..).zip(&mut dead) {
+        stand_in_line(worker, &servers, place).await;
+    }
+    let mut next = Worker::start_with_lease(&servers, lease);
+    stand_in_line(&mut next, &servers, 4).await;
+
+    dead.iter_mut().for_each(Worker::kill);
+    until("the servers notice", || listeners(&servers) == 2).await;
+    let released = now();
+    holder.order("release r");
+    holder.expect("released");
+    let waited = locked_at(&next) - released;
+    println!("served {waited:?} after the release, behind three that were killed");
+    assert!(waited <= 3 * 2 * POLL + POLL + SLACK, "{waited:?}");
+}
+
 /// The same of waiters whose processes are stopped: their connections stand, so they seem to listen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c4_stopped_waiters_cost_one_ephemeral_ttl_together_and_keep_their_order() {
