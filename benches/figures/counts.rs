@@ -1,12 +1,16 @@
-//! Counts, which do not wobble: script calls per node, and what a killed process costs.
+//! Counts, which do not wobble: script calls per node, allocations and processor time per cycle.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::{
-    TTL, builder, client, level, runtime,
+    TTL, client,
+    floor::Floor,
+    level, runtime,
     server::Server,
     servers,
-    stats::{millis, table},
+    stats::table,
+    uncontended::{by_crate, by_hand},
+    usage::Usage,
 };
 
 const CYCLES: u32 = 200;
@@ -67,31 +71,52 @@ pub(crate) fn run() {
         "per handoff in a line of 200",
     ];
     table("Script calls per node", &head, &rows);
-    deaths();
+    usage();
 }
 
-/// A holder whose process is gone: its connections are open, nothing renews. `mem::forget` of a guard that
-/// does not extend itself leaves the nodes the same way.
-fn deaths() {
+/// What a cycle takes of this process; that of the driver is in all of them.
+fn usage() {
+    const CYCLES: usize = 2_000;
     let mut rows = Vec::new();
-    for ttl in [1_000, 3_000] {
-        let servers = servers(5);
-        let ttl = Duration::from_millis(ttl);
-        let late = runtime().block_on(async {
-            let dies = builder(&servers).connect().await.expect("nodes");
-            let lives = client(&servers).await;
-            let start = Instant::now();
-            let guard = dies.lock("r", ttl).auto_extend(false).await.expect("free");
-            std::mem::forget(guard);
-            let next = lives.lock("r", TTL).await.expect("its turn");
-            drop(next);
-            start.elapsed().saturating_sub(ttl)
+    for nodes in [1, 3, 5] {
+        let servers = servers(nodes);
+        let spent = runtime().block_on(async {
+            let redlock = client(&servers).await;
+            let floor = Floor::connect(&servers, 1).await;
+            let (scripts, bare) = (floor.scripts("floor"), floor.bare("bare"));
+            let mut spent = Vec::new();
+            for warm in [false, true] {
+                let cycles = if warm { CYCLES } else { CYCLES / 10 };
+                spent.clear();
+                let start = Usage::now();
+                by_crate(&redlock, "r", cycles).await;
+                spent.push(start.per(cycles));
+                let start = Usage::now();
+                by_hand(&floor, &scripts, cycles).await;
+                spent.push(start.per(cycles));
+                let start = Usage::now();
+                by_hand(&floor, &bare, cycles).await;
+                spent.push(start.per(cycles));
+            }
+            spent
         });
-        rows.push(vec![format!("{} ms", ttl.as_millis()), millis(late)]);
+        for (name, usage) in ["the lock", "same scripts by hand", "bare"]
+            .iter()
+            .zip(spent)
+        {
+            rows.push(vec![
+                nodes.to_string(),
+                (*name).to_owned(),
+                format!("{:.1}", usage.allocations),
+                format!("{:.0}", usage.bytes),
+                format!("{:.0}", usage.cpu_micros),
+            ]);
+        }
     }
+    let head = ["nodes", "what", "allocations", "bytes allocated", "CPU µs"];
     table(
-        "A dead holder",
-        &["ttl", "next guard after the end of the ttl, ms"],
+        "What an uncontended cycle takes of the client",
+        &head,
         &rows,
     );
 }

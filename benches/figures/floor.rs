@@ -4,7 +4,7 @@
 //! Both go to all nodes at once, and the verdict falls at the majority. No validity, no queue of the
 //! client's, no clean-up: nobody could use it as a lock.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::sync::Arc;
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use redis::{
@@ -160,18 +160,4 @@ impl Floor {
             told.recv().await.expect("connected");
         }
     }
-}
-
-/// Lets every other task that is ready run once.
-#[allow(dead_code)]
-pub(crate) async fn breathe() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

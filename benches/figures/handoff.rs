@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use redlock_fifo::{FifoRedlock, LockGuard, Ticket};
+use tokio::time::sleep;
 
 use crate::{
     TTL, client,
@@ -14,6 +15,9 @@ use crate::{
 const ROUNDS: usize = 20;
 const HANDOFFS: usize = 50;
 
+/// After that the waiter stands in line on all nodes, and everything has gone to sleep.
+const REST: Duration = Duration::from_millis(2);
+
 /// Two clients by hand pass the lock to each other.
 async fn by_hand(pair: &[Floor; 2], nodes: usize, handoffs: usize) -> Sample {
     let mut sample = Sample::default();
@@ -22,6 +26,7 @@ async fn by_hand(pair: &[Floor; 2], nodes: usize, handoffs: usize) -> Sample {
     for turn in 0..handoffs {
         let (holds, waits) = (turn % 2, (turn + 1) % 2);
         pair[waits].full_round(&commands[waits].lock).await;
+        sleep(REST).await;
         let start = Instant::now();
         tokio::join!(
             pair[holds].round(&commands[holds].unlock),
@@ -48,8 +53,7 @@ async fn by_crate(pair: &[FifoRedlock; 2], handoffs: usize) -> Sample {
     for turn in 0..handoffs {
         let ticket = pair[(turn + 1) % 2].enqueue("r", TTL).await.expect("room");
         let waiter = tokio::spawn(wait(ticket));
-        // It stands in line on all nodes.
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        sleep(REST).await;
         let start = Instant::now();
         let (released, next) = tokio::join!(guard.release(), waiter);
         released.expect("held");

@@ -8,8 +8,12 @@
 
 mod contention;
 mod counts;
+mod deaths;
 mod floor;
 mod handoff;
+#[path = "../../tests/redis/chaos/proxy.rs"]
+#[allow(dead_code)]
+mod proxy;
 #[path = "../../tests/common/server.rs"]
 #[allow(dead_code)]
 mod server;
@@ -17,6 +21,7 @@ mod sick;
 mod stats;
 mod throughput;
 mod uncontended;
+mod usage;
 mod waiters;
 
 use std::time::Duration;
@@ -59,11 +64,14 @@ fn main() {
     if contention::is_worker() {
         return contention::work();
     }
+    if deaths::is_victim() {
+        return deaths::wait_for_death();
+    }
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|arg| !arg.starts_with('-'))
         .collect();
-    let figures: [(&str, fn()); 7] = [
+    let figures: [(&str, fn()); 8] = [
         ("uncontended", uncontended::run),
         ("sick", sick::run),
         ("handoff", handoff::run),
@@ -71,6 +79,7 @@ fn main() {
         ("contention", contention::run),
         ("waiters", waiters::run),
         ("counts", counts::run),
+        ("deaths", deaths::run),
     ];
     for (name, run) in figures {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {

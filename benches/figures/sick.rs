@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use redlock_fifo::FifoRedlockBuilder;
+
 use crate::{
-    client, runtime, servers,
+    builder,
+    proxy::{Link, Way},
+    runtime,
+    server::Server,
+    servers,
     stats::{Sample, micros, ratio, table},
     uncontended::by_crate,
 };
@@ -13,18 +19,31 @@ const CYCLES: usize = 100;
 
 pub(crate) fn run() {
     let mut rows = Vec::new();
-    for sickness in ["hung", "dead"] {
+    for sickness in ["hung", "dead", "20 ms slow"] {
         let servers = servers(5);
+        // Only what is to be slow is behind a proxy.
+        let (direct, slow) = servers.split_at(if sickness == "20 ms slow" { 4 } else { 5 });
+        let beyond = runtime();
+        let socket = |server: &Server| server.socket_url().replacen("redis+unix://", "", 1);
+        let links = slow
+            .iter()
+            .map(|server| Link::start(&beyond, socket(server).into()));
+        let links: Vec<Link> = links.collect();
         let (mut healthy, mut sick) = (Sample::default(), Sample::default());
         runtime().block_on(async {
-            let redlock = client(&servers).await;
+            let builder = links
+                .iter()
+                .map(Link::url)
+                .fold(builder(direct), FifoRedlockBuilder::node);
+            let redlock = builder.connect().await.expect("nodes");
             by_crate(&redlock, "r", CYCLES).await;
             for _ in 0..ROUNDS {
                 healthy.extend(by_crate(&redlock, "r", CYCLES).await);
             }
             match sickness {
                 "hung" => servers[4].pause(),
-                _ => servers[4].kill(),
+                "dead" => servers[4].kill(),
+                _ => links[0].set(Way::Slow(Duration::from_millis(10))),
             }
             for _ in 0..ROUNDS {
                 sick.extend(by_crate(&redlock, "r", CYCLES).await);

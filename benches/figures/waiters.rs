@@ -9,36 +9,10 @@ use crate::{
     server::Server,
     servers,
     stats::{Sample, micros, ratio, table},
+    usage::{Usage, cpu},
 };
 
 const HANDOFFS: usize = 300;
-
-/// Bytes of memory that this process has in use.
-fn resident() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm
-        .split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
-    pages.unwrap_or(0) * 4096
-}
-
-/// Processor time that this process has used.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or("")
-        .split_whitespace()
-        .collect();
-    let ticks = |place: usize| {
-        fields
-            .get(place)
-            .and_then(|ticks| ticks.parse::<u64>().ok())
-    };
-    Duration::from_millis(10 * (ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0)))
-}
 
 fn used_memory(server: &Server) -> i64 {
     let info = server.text(&["INFO", "memory"]);
@@ -81,12 +55,12 @@ fn lines() {
         let (sample, client_bytes, server_bytes) = runtime().block_on(async {
             let redlock: FifoRedlock = builder(&servers).connect().await.expect("nodes");
             let guard = redlock.lock("r", TTL).await.expect("free");
-            let (before, served) = (resident(), used_memory(&servers[0]));
+            let (before, served) = (Usage::now(), used_memory(&servers[0]));
             let mut line = Vec::new();
             for _ in 0..waiters {
                 line.push(redlock.enqueue("r", TTL).await.expect("room"));
             }
-            let bytes = resident().saturating_sub(before) / waiters as u64;
+            let bytes = before.kept() / waiters;
             let node = (used_memory(&servers[0]) - served) / waiters;
             let (mut sample, mut guard) = handoffs(&mut line, guard).await;
             while line.is_empty() && sample.len() < HANDOFFS {
@@ -138,7 +112,7 @@ fn idle() {
         let servers = servers(5);
         let row = runtime().block_on(async {
             let redlock: FifoRedlock = builder(&servers).connect().await.expect("nodes");
-            let before = resident();
+            let before = Usage::now();
             let (mut line, mut guards) = (Vec::new(), Vec::new());
             if waits {
                 guards.push(redlock.lock("r", TTL).await.expect("free"));
@@ -151,7 +125,7 @@ fn idle() {
                     guards.push(redlock.lock(name, TTL).await.expect("free"));
                 }
             }
-            let bytes = resident().saturating_sub(before) / count as u64;
+            let bytes = before.kept() / count;
             tokio::time::sleep(TTL).await;
             let (calls, busy) = (scripts(&servers[0]), cpu());
             tokio::time::sleep(SPAN).await;
