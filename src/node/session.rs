@@ -160,7 +160,7 @@ impl Session {
         }
         // Refused, though its time is not over: the clock was not what we thought. Now it is known.
         let request = request.postponed(place, self.deadline(deadline));
-        let (sent, reply) = self.send(&request).await?;
+        let (sent, reply) = Box::pin(self.send(&request)).await?;
         self.read(sent, &request, &reply)
     }
 
@@ -170,7 +170,8 @@ impl Session {
         if !matches!(&reply, Err(error) if error.code() == Some("NOSCRIPT")) {
             return Ok((sent, self.heard(reply)?));
         }
-        self.reload(request.script, &request.cmd).await
+        // Boxed, as what hardly ever happens must not make every call's future larger.
+        Box::pin(self.reload(request.script, &request.cmd)).await
     }
 
     /// Runs a command whose script the server has forgotten, in the same round trip as it learns it.
