@@ -74,6 +74,22 @@ pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Relea
     Some((place, outcome.map(|answer| answer.value)))
 }
 
+/// Whether every node has confirmed for good.
+pub(crate) fn is_done(leftover: &Leftover) -> bool {
+    let Leftover {
+        request,
+        undo,
+        confirmed,
+        ..
+    } = leftover;
+    undo.places.iter().all(|&(place, _)| {
+        let confirmed = confirmed.iter().find(|(node, _)| *node == place);
+        let quiet = request.look(|claim, _| claim.quiet(place, undo));
+        confirmed
+            .is_some_and(|(_, confirmed)| quiet.is_none_or(|quiet| is_final(*confirmed, quiet)))
+    })
+}
+
 async fn take_back(mut leftover: Leftover) {
     if leftover.confirmed.is_empty() && leftover.calls.is_empty() {
         send(&mut leftover);

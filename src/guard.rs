@@ -369,7 +369,8 @@ impl Tally {
 
 impl Drop for TakingBack {
     fn drop(&mut self) {
-        if let Some(leftover) = self.leftover.take() {
+        let open = |leftover: &Leftover| !cleanup::is_done(leftover);
+        if let Some(leftover) = self.leftover.take().filter(open) {
             let request = leftover.request.clone();
             request.leave(leftover);
         }
