@@ -110,6 +110,8 @@ pub mod docs {
     pub mod compare {}
     #[doc = include_str!("docs/tuning.md")]
     pub mod tuning {}
+    #[doc = include_str!("docs/operating.md")]
+    pub mod operating {}
 }
 
 /// The README's examples are compiled with the others.

@@ -28,6 +28,7 @@ mod left_over;
 mod lost_updates;
 mod manners;
 mod node_loss;
+mod operating;
 mod peers;
 mod process;
 mod soak;
