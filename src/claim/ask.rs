@@ -164,7 +164,7 @@ impl Claim {
 
     /// Whether the vote may be taken again on a node that forgot it: only as long as the lease stands on
     /// a quorum without it, since a lease whose quorum is gone must not come back.
-    fn repairable(&self, place: usize, now: Time) -> bool {
+    pub(super) fn repairable(&self, place: usize, now: Time) -> bool {
         let stands = |(_, seat): &(usize, &Seat)| seat.stands(now);
         let (here, others): (Vec<_>, Vec<_>) = self
             .seats

@@ -80,6 +80,7 @@ impl Claim {
         if !seat.answers(question.stamp) {
             return;
         }
+        let was_gone = seat.gone;
         match outcome {
             // A repair is never refused. A node that does would be asked again as fast as it answers.
             Ok(answer) if repair && answer.value == Extended::Gone => {
@@ -88,8 +89,14 @@ impl Claim {
             Ok(answer) => seat.hear_extended(&answer, ttl, token, factor),
             Err(error) => seat.fail(error),
         }
+        let found_gone = seat.gone && !was_gone;
         self.tell_janitor();
         self.schedule(place, now);
+        if self.phase == Phase::Held && found_gone {
+            self.spread_doubt(place, now);
+        } else if self.phase == Phase::Held {
+            self.go_on_repairing(now);
+        }
         match self.phase {
             Phase::Fencing { done: false, .. } if self.fenced_majority(now).is_some() => {
                 // However long that took, whoever waits for it has not been able to take it before now.
@@ -99,6 +106,27 @@ impl Claim {
             }
             Phase::Held => self.check_lease(now),
             _ => {}
+        }
+    }
+
+    /// Where one vote of a lease is gone, the others may be, by the same cause. They are asked again before
+    /// they are taken for proof that the lease stands, or one after the other would be put back on the
+    /// word of those not asked yet, and a lease come back whose quorum was gone.
+    fn spread_doubt(&mut self, place: usize, now: Time) {
+        let others = self.seats.iter_mut().enumerate();
+        for (_, seat) in others.filter(|(other, _)| *other != place) {
+            seat.doubt(now);
+        }
+    }
+
+    /// What was just answered may be what the repair of another node waited for.
+    fn go_on_repairing(&mut self, now: Time) {
+        for place in 0..self.seats.len() {
+            let waits =
+                |seat: &Seat| seat.gone && !seat.in_line && !seat.asked() && seat.failure.is_none();
+            if self.seats.get(place).is_some_and(waits) && self.repairable(place, now) {
+                self.schedule(place, now);
+            }
         }
     }
 

@@ -22,7 +22,7 @@ pub(crate) struct Seat {
     pub(crate) outranked: bool,
     /// The fencing token that the node's counter was raised to.
     pub(crate) fenced: Option<u64>,
-    /// The connection is new since the vote was last confirmed.
+    /// The connection is new since the vote was last confirmed, or another node's vote was found gone.
     doubtful: bool,
     /// The node said that the vote is not there.
     pub(crate) gone: bool,
@@ -273,7 +273,7 @@ impl Seat {
     pub(crate) fn forget(&mut self, held: bool, now: Time) {
         if held {
             tracing::trace!("a new connection puts a held vote in doubt");
-            self.doubtful = true;
+            self.doubt(now);
         } else {
             self.drop_question();
             self.vote = None;
@@ -284,6 +284,12 @@ impl Seat {
         }
         self.place = None;
         self.early = None;
+        self.due = now;
+    }
+
+    /// Whether a held vote still stands is to be asked at once. It keeps its validity.
+    pub(crate) fn doubt(&mut self, now: Time) {
+        self.doubtful = true;
         self.due = now;
     }
 

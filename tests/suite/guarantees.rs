@@ -63,6 +63,45 @@ async fn s1_of_many_at_once_one_holds() {
     assert_no_residue(&cluster, &clients.iter().collect::<Vec<_>>()).await;
 }
 
+/// Keys that are deleted by hand void S1 until the holder is told: then it must be told.
+#[tokio::test(start_paused = true)]
+async fn s1_a_lease_whose_quorum_is_gone_does_not_come_back() {
+    // Each node's answer comes by itself, and the first ones while the others are still believed in.
+    for lags in [[0, 0, 0], [0, 20, 40], [40, 0, 20], [20, 40, 0]] {
+        let cluster = MemoryCluster::new(3);
+        let (first, second) = (client(&cluster).await, client(&cluster).await);
+        let guard = first.lock("r", TTL).await.unwrap();
+        for (node, lag) in cluster.nodes().zip(lags) {
+            node.set_latency(Duration::from_millis(lag));
+            node.delete("r");
+        }
+        let other = second.lock("r", TTL).await.unwrap();
+        other.release().await.unwrap();
+        let lost = timeout(TTL / 3 + Duration::from_millis(100), guard.lost());
+        assert_eq!(lost.await, Ok(LeaseLost::QuorumLost), "{lags:?}");
+        assert_no_residue(&cluster, &[&first, &second]).await;
+    }
+}
+
+/// What one node forgot is put back all the same, two round trips after it was found out.
+#[tokio::test(start_paused = true)]
+async fn l5_what_a_minority_forgot_is_put_back_at_once() {
+    for lags in [[0, 0, 0], [0, 20, 40], [40, 0, 20], [20, 40, 0]] {
+        let cluster = MemoryCluster::new(3);
+        let redlock = client(&cluster).await;
+        let guard = redlock.lock("r", TTL).await.unwrap();
+        settle().await;
+        for (node, lag) in cluster.nodes().zip(lags) {
+            node.set_latency(Duration::from_millis(lag));
+        }
+        cluster.node(0).delete("r");
+        sleep(TTL / 3 + Duration::from_millis(3 * 40)).await;
+        assert!(cluster.node(0).get("r").is_some(), "{lags:?}");
+        guard.release().await.unwrap();
+        assert_no_residue(&cluster, &[&redlock]).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn s2_tokens_rise_across_wiped_nodes_and_idle_times() {
     let cluster = MemoryCluster::new(3);
