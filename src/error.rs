@@ -109,6 +109,10 @@ pub enum NodeError {
     /// The answer was none that our scripts give.
     #[error("the answer was not understood")]
     Garbled,
+    /// The server sent an answer of more than 1 MiB, which is more than any of our scripts gives. It was
+    /// not read to its end, and the connection is closed; the request may have been carried out.
+    #[error("an answer was too long")]
+    TooLong,
     /// The request reached the node after its deadline and was not carried out.
     #[error("the request came too late")]
     Late,

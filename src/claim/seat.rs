@@ -261,7 +261,7 @@ impl Seat {
         // Without a proper answer it may still be carried out, until its deadline.
         if matches!(
             error,
-            NodeError::TimedOut | NodeError::Broken | NodeError::Garbled
+            NodeError::TimedOut | NodeError::Broken | NodeError::Garbled | NodeError::TooLong
         ) {
             self.loose = self.loose.max(self.asked_until);
         }

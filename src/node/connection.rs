@@ -5,15 +5,24 @@ use redis::{
     Cmd, Pipeline, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
+
+use tokio::task::AbortHandle;
 
 /// A connection that many calls share.
 #[derive(Clone)]
 pub(super) enum Connection {
     /// Made and watched by this crate.
-    Own(MultiplexedConnection),
+    Own(Own),
     /// The user's; it may reconnect by itself, and lead to a cluster.
     Handed(Arc<dyn Handed>),
+}
+
+/// A connection whose task ends with its last handle: without that it would wait for all answers first.
+#[derive(Clone)]
+pub(super) struct Own {
+    connection: MultiplexedConnection,
+    _task: Arc<Task>,
 }
 
 /// Any connection of the driver, behind one type.
@@ -28,6 +37,33 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Handed for C {
     }
 }
 
+impl Own {
+    /// Starts the task `driver`, which serves `connection`.
+    pub(super) fn start(
+        connection: MultiplexedConnection,
+        driver: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let task = Task(tokio::spawn(driver).abort_handle());
+        Self {
+            connection,
+            _task: Arc::new(task),
+        }
+    }
+
+    /// Subscribes to `channel` and awaits the confirmation.
+    pub(super) async fn subscribe(&self, channel: &str) -> RedisResult<()> {
+        self.connection.clone().subscribe(channel).await
+    }
+}
+
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Connection {
     /// Whether it is the user's.
     pub(super) fn is_handed(&self) -> bool {
@@ -37,7 +73,7 @@ impl Connection {
     /// Sends one command.
     pub(super) async fn request(&self, cmd: &Cmd) -> RedisResult<Value> {
         let reply = match self {
-            Self::Own(connection) => connection.clone().send_packed_command(cmd).await,
+            Self::Own(own) => own.connection.clone().send_packed_command(cmd).await,
             Self::Handed(connection) => connection.request(cmd).await,
         };
         reply.and_then(refused)
@@ -48,13 +84,13 @@ impl Connection {
     pub(super) async fn requests(&self, cmds: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         let mut replies = Vec::with_capacity(cmds.len());
         match self {
-            Self::Own(connection) => {
+            Self::Own(own) => {
                 let count = cmds.len();
                 let mut pipeline = Pipeline::with_capacity(count);
                 for cmd in cmds {
                     pipeline.add_command(cmd);
                 }
-                let mut connection = connection.clone();
+                let mut connection = own.connection.clone();
                 let values = connection.send_packed_commands(&pipeline, 0, count).await?;
                 replies.extend(values.into_iter().map(refused));
             }

@@ -1,28 +1,30 @@
 //! Opening a connection.
+//!
+//! The socket is our own, so that it can be bounded what a server makes us keep ([`bounded`]).
 
+mod bounded;
+mod frames;
 mod push;
+mod socket;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, ProtocolVersion, RedisError, RedisResult,
-    aio::MultiplexedConnection, io::tcp::TcpSettings,
+    AsyncConnectionConfig, ErrorKind, ProtocolVersion, RedisError, RedisResult,
+    aio::MultiplexedConnection,
 };
 
 use super::{
     Context,
     address::Address,
-    connection::{Connection, Handed},
+    connection::{Connection, Handed, Own},
     fault,
     session::Health,
 };
 use crate::error::NodeError;
 
+use bounded::Bounded;
 use push::listener;
-
-/// Until when a peer must have acknowledged what was sent, or its machine is taken for gone.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// More than the driver's 50 slots: concurrent calls that wait for a slot lose their order.
 const SLOTS: usize = 8192;
@@ -81,27 +83,14 @@ async fn open(
     protocol: ProtocolVersion,
     context: &Context,
     health: &Arc<Health>,
-) -> RedisResult<MultiplexedConnection> {
-    // Without nodelay a slow server costs 40 ms more. Without linger zero what is left in the socket
-    // of an abandoned connection is still sent, and runs late.
-    let tcp = TcpSettings::default()
-        .set_nodelay(true)
-        .set_linger_time(Duration::ZERO);
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let tcp = tcp.set_user_timeout(USER_TIMEOUT);
+) -> RedisResult<Own> {
     let settings = address.info().redis_settings().clone();
     let settings = settings
         .set_protocol(protocol)
         .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-    let info = address
-        .info()
-        .clone()
-        .set_tcp_settings(tcp)
-        .set_redis_settings(settings);
 
     // Every call has a deadline of its own, and so has the handshake as a whole.
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
         .set_response_timeout(None)
         .set_pipeline_buffer_size(SLOTS);
     let config = if protocol.supports_resp3() {
@@ -109,9 +98,11 @@ async fn open(
     } else {
         config
     };
-    Client::open(info)?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+    let stream = socket::open(address.info().addr()).await?;
+    let stream = Bounded::new(stream, health.clone());
+    let (connection, driver) =
+        MultiplexedConnection::new_with_config(&settings, stream, config).await?;
+    Ok(Own::start(connection, driver))
 }
 
 fn lacks_resp3(error: &RedisError) -> bool {

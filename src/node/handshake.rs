@@ -118,13 +118,13 @@ async fn subscribe(
     context: &Context,
     listen: bool,
 ) -> Result<(), NodeError> {
-    let Connection::Own(connection) = connection else {
+    let Connection::Own(own) = connection else {
         return Ok(());
     };
     if !listen {
         return Ok(());
     }
-    let subscribed = connection.clone().subscribe(&*context.channel).await;
+    let subscribed = own.subscribe(&context.channel).await;
     subscribed.map_err(|error| match error.code() {
         Some("NOPERM") if !fault::is_forbidden(&error) => fault::lacking(CHANNEL),
         _ => fault::missing(&error, "subscribe", false),

@@ -125,17 +125,17 @@ impl Supervisor {
     async fn run(mut self) {
         loop {
             let limit = self.context.config.node_timeout.max(CONNECT);
-            let outcome = timeout(limit, self.connect()).await;
+            let health = Arc::default();
+            let outcome = timeout(limit, self.connect(&health)).await;
             match outcome.unwrap_or(Err(NodeError::TimedOut)) {
                 Ok(session) => self.serve(session).await,
-                Err(error) => self.fail(error).await,
+                Err(error) => self.fail(health.explain(error)).await,
             }
         }
     }
 
-    async fn connect(&self) -> Result<Session, NodeError> {
-        let health = Arc::new(Health::default());
-        let dialled = self.source.dial(&self.context, &health).await?;
+    async fn connect(&self, health: &Arc<Health>) -> Result<Session, NodeError> {
+        let dialled = self.source.dial(&self.context, health).await?;
         let found = shake(&dialled.connection, &self.context, dialled.listens).await;
         let found = found.map_err(|error| match error {
             NodeError::Refused(_) if dialled.dated => too_old("unknown"),
@@ -149,7 +149,13 @@ impl Supervisor {
         }
         health.heard(self.context.clock.now());
         let epoch = self.epoch + 1;
-        Ok(Session::new(dialled, found, epoch, health, &self.context))
+        Ok(Session::new(
+            dialled,
+            found,
+            epoch,
+            health.clone(),
+            &self.context,
+        ))
     }
 
     /// Publishes the session and returns when it has ended.

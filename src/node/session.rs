@@ -33,7 +33,7 @@ use crate::{
     error::NodeError,
 };
 
-pub(super) use health::Health;
+pub(super) use health::{Health, TOO_LONG};
 pub(crate) use node_clock::NodeClock;
 
 /// How many calls may be under way at once: bounds the memory that a hung server costs.
@@ -239,6 +239,7 @@ impl Session {
             self.health.heard(self.clock.now());
         }
         let failure = fault::failure(error, self.connection.is_handed());
+        let failure = self.health.explain(failure);
         match &failure {
             NodeError::Broken => self.health.lose("the connection broke"),
             NodeError::Garbled => self.health.lose("an answer was not understood"),

@@ -7,7 +7,9 @@
 
 local clock = redis.call('TIME')
 local now = math.floor((clock[1] * 1000000 + clock[2]) / 1000)
-local answer = { now, redis.call('GET', KEYS[1]) or '', redis.call('PTTL', KEYS[1]),
+-- Another client's value may be of any length; ours never have so much.
+local holder = string.sub(redis.call('GET', KEYS[1]) or '', 1, 1024)
+local answer = { now, holder, redis.call('PTTL', KEYS[1]),
   tonumber(redis.call('GET', KEYS[4])) or 0, redis.call('ZCARD', KEYS[2]) }
 local line = redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1, 'WITHSCORES')
 for i = 1, #line, 2 do

@@ -37,6 +37,18 @@ async fn an_extension_prolongs_and_never_shortens() {
     assert_eq!(server.text(&["GET", "r"]), **holder.text());
 }
 
+/// Such an answer would end the connection, and with it what others ask.
+#[tokio::test]
+async fn a_foreign_value_of_any_length_is_no_reason_to_disconnect() {
+    let server = Server::start();
+    let rig = Rig::open(&server.url()).up().await;
+    server.command(&["SET", "r", &"x".repeat(2 << 20)]);
+    let report = rig.node.inspect(&resource("r")).await;
+    let (holder, _) = report.expect("answered").value.holder.expect("held");
+    assert_eq!(holder, "x".repeat(1024));
+    assert_eq!(rig.node.era().expect("up").epoch, 1);
+}
+
 #[tokio::test]
 async fn a_batch_is_one_command_and_answers_in_order() {
     let server = Server::start();

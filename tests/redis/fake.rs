@@ -28,6 +28,8 @@ pub(crate) enum Act {
     Send(Vec<u8>),
     /// One byte a second.
     Drip(Vec<u8>),
+    /// The same bytes again and again, as fast as they are taken.
+    Flood(Vec<u8>),
     Close,
     /// Answers nothing more on this connection.
     Hang,
@@ -194,6 +196,9 @@ impl Connection {
                 }
                 Some(())
             }
+            Act::Flood(bytes) => loop {
+                self.stream.write_all(&bytes).await.ok()?;
+            },
             Act::Close => None,
             Act::Hang => {
                 while self.read().await.is_some() {}

@@ -20,6 +20,7 @@ mod chaos;
 mod counts;
 mod deaths;
 mod end_to_end;
+mod endless;
 mod examples;
 mod fake;
 mod handoff;

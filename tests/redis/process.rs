@@ -5,7 +5,7 @@
 //! that ends.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
@@ -149,6 +149,15 @@ impl Worker {
     /// All reports from now on, until the end of its life; nothing is left to be read here.
     pub(crate) fn take_reports(&mut self) -> mpsc::Receiver<Vec<String>> {
         std::mem::replace(&mut self.reports, mpsc::channel().1)
+    }
+
+    /// The most memory that it ever had, in bytes.
+    pub(crate) fn peak(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("it lives");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|line| line.trim().strip_suffix(" kB"));
+        1024 * peak.expect("its peak").parse::<u64>().expect("a number")
     }
 
     /// Kills it, as a crash would.

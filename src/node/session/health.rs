@@ -7,11 +7,14 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use crate::clock::Time;
+use crate::{clock::Time, error::NodeError};
 
 /// After so many timeouts in a row the connection is taken for dead. One may be chance; and commands
 /// that pile up on a hung server all run later.
 const MAX_TIMEOUTS: u32 = 3;
+
+/// The end of a session by an answer that was not read to its end.
+pub(crate) const TOO_LONG: &str = "an answer was too long";
 
 /// The end of a session and the signs of it. Shared with the closure that hears pushes.
 #[derive(Debug, Default)]
@@ -33,6 +36,14 @@ impl Health {
     /// Why the session ended, if it did.
     pub(crate) fn cause(&self) -> Option<&'static str> {
         self.lost.get().copied()
+    }
+
+    /// What a failure was in truth: that the connection broke is all that the driver knows.
+    pub(crate) fn explain(&self, failure: NodeError) -> NodeError {
+        match failure {
+            NodeError::Broken if self.cause() == Some(TOO_LONG) => NodeError::TooLong,
+            other => other,
+        }
     }
 
     /// Waits for the end. For one waiter, the supervisor.
