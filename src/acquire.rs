@@ -17,6 +17,7 @@ use crate::{
     error::LockError,
     guard::LockGuard,
     place::{Hold, Patience, Place},
+    telemetry,
 };
 
 /// A request for a lock; await it to get the guard. Returned by
@@ -159,6 +160,11 @@ impl fmt::Debug for Lock {
 
 impl Order {
     async fn carry_out(self) -> Result<LockGuard, LockError> {
+        let token = |guard: &LockGuard| Some(guard.fencing_token());
+        telemetry::within("lock", &self.resource, self.wait(), token).await
+    }
+
+    async fn wait(&self) -> Result<LockGuard, LockError> {
         let nodes = &self.client.nodes;
         let patience = match self.wait {
             Wait::AsSet => Patience::of_settings(&self.client),
@@ -178,15 +184,13 @@ pub(crate) async fn try_lock(
     ttl: Duration,
 ) -> Result<Option<LockGuard>, LockError> {
     // With no room at all the script gives the vote or nothing: no ticket is left behind.
-    let mut place = Place::ask(
-        client,
-        resource,
-        ttl,
-        Some(0),
-        Patience::of_settings(client),
-    )
-    .await?;
-    place.take_at_once(Hold::of_settings(client)).await
+    let attempt = async {
+        let patience = Patience::of_settings(client);
+        let mut place = Place::ask(client, resource, ttl, Some(0), patience).await?;
+        place.take_at_once(Hold::of_settings(client)).await
+    };
+    let token = |guard: &Option<LockGuard>| Some(guard.as_ref()?.fencing_token());
+    telemetry::within("try_lock", resource, attempt, token).await
 }
 
 /// A place in line, recorded by a quorum.
@@ -195,11 +199,15 @@ pub(crate) async fn enqueue(
     resource: &str,
     ttl: Duration,
 ) -> Result<Place, LockError> {
-    let room = client.nodes.config.fifo_queue_length;
-    let place = Place::ask(client, resource, ttl, room, Patience::of_settings(client)).await?;
-    if place.phase() == Phase::Outside {
-        return Err(place.queue_full());
-    }
-    place.recorded().await?;
-    Ok(place)
+    let ask = async {
+        let room = client.nodes.config.fifo_queue_length;
+        let patience = Patience::of_settings(client);
+        let place = Place::ask(client, resource, ttl, room, patience).await?;
+        if place.phase() == Phase::Outside {
+            return Err(place.queue_full());
+        }
+        place.recorded().await?;
+        Ok(place)
+    };
+    telemetry::within("enqueue", resource, ask, |_| None).await
 }

@@ -201,6 +201,17 @@ impl FifoRedlockBuilder {
         self
     }
 
+    /// After how long a guard that is still held is worth a warning in the log, one for each guard;
+    /// `None`: never.
+    ///
+    /// Defaults to 10 minutes, because most locks are held for far less, and one that is not is often a
+    /// guard that was forgotten or work that hangs. Set `None` where guards are meant to live long, as in
+    /// leader election.
+    pub fn long_hold(mut self, long_hold: impl Into<Option<Duration>>) -> Self {
+        self.config.long_hold = long_hold.into();
+        self
+    }
+
     /// Connects, and returns once a quorum of the nodes has shaken hands.
     ///
     /// A node that is down is no error. The others are waited for, so that a wrong one is found, but no

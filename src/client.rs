@@ -15,10 +15,11 @@ use crate::{
     error::{ArgumentError, LockError},
     keepalive,
     lease::{Leftover, Outbox, Request},
+    leavers::Leavers,
     node::Event,
     nodes::Nodes,
     roll::Roll,
-    task,
+    task, telemetry,
 };
 
 /// One client. It lives as long as any handle, ticket or guard of it.
@@ -26,6 +27,7 @@ use crate::{
 pub(crate) struct Client {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) roll: Arc<Roll>,
+    pub(crate) leavers: Leavers,
     outbox: Outbox,
     idle: Mutex<Option<Idle>>,
 }
@@ -39,10 +41,12 @@ struct Idle {
 
 impl Client {
     pub(crate) fn new(nodes: Arc<Nodes>, events: mpsc::Receiver<(usize, Event)>) -> Self {
+        telemetry::meter::describe();
         let (outbox, leftovers) = Outbox::new();
         Self {
             nodes,
             roll: Arc::default(),
+            leavers: Leavers::default(),
             outbox,
             idle: Mutex::new(Some(Idle { events, leftovers })),
         }

@@ -31,6 +31,8 @@ pub(crate) struct Config {
     pub(crate) cold_start_grace: bool,
     pub(crate) auto_extend: bool,
     pub(crate) max_hold: Option<Duration>,
+    /// Who holds for longer is warned of; `None`: nobody.
+    pub(crate) long_hold: Option<Duration>,
     /// `None`: host name and process id.
     pub(crate) client_name: Option<String>,
 }
@@ -51,6 +53,7 @@ impl Default for Config {
             cold_start_grace: false,
             auto_extend: true,
             max_hold: None,
+            long_hold: Some(Duration::from_secs(600)),
             client_name: None,
         }
     }
@@ -80,6 +83,9 @@ impl Config {
         }
         if self.max_hold == Some(Duration::ZERO) {
             return refuse("max_hold", "must not be zero");
+        }
+        if self.long_hold == Some(Duration::ZERO) {
+            return refuse("long_hold", "must not be zero");
         }
         let spans = [
             ("retry_delay", self.retry_delay),
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn zero_and_contradictory_settings_are_refused_by_name() {
-        let cases: [(&str, Spoil); 11] = [
+        let cases: [(&str, Spoil); 12] = [
             ("retry_count", |c| c.retry_count = 0),
             ("fifo_retry_count", |c| c.fifo_retry_count = Some(0)),
             ("fifo_queue_length", |c| c.fifo_queue_length = Some(0)),
@@ -167,6 +173,7 @@ mod tests {
             ("clock_drift_factor", |c| c.clock_drift_factor = f64::NAN),
             ("clock_drift_factor", |c| c.clock_drift_factor = -0.1),
             ("max_hold", |c| c.max_hold = Some(Duration::ZERO)),
+            ("long_hold", |c| c.long_hold = Some(Duration::ZERO)),
             ("client_name", |c| c.client_name = Some(String::new())),
             ("restart_grace", |c| c.restart_grace = Duration::MAX),
             ("fifo_retry_count", |c| {

@@ -23,6 +23,7 @@ use crate::{
     node::Released,
     quorum::Majority,
     roll::Enrolment,
+    telemetry,
 };
 
 /// A held lock. It is extended in the background until it is dropped or released.
@@ -261,6 +262,8 @@ impl LockGuard {
         let tally = TakingBack::new(leftover).tally().await;
         let nodes = &self.client.nodes;
         if !nodes.quorum.possible_without(tally.nothing) {
+            self.request
+                .look(|claim, _| telemetry::lost_unnoticed(claim.who(), self.token));
             return Err(ReleaseError::Lost(LeaseLost::QuorumLost));
         }
         tally.confirmed(nodes)

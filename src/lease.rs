@@ -19,6 +19,7 @@ use crate::{
     nodes::Nodes,
     quorum::FanOut,
     resource::Resource,
+    telemetry,
 };
 
 /// One request, from its first question to its end.
@@ -157,7 +158,9 @@ impl Request {
 
     fn change<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> (T, News) {
         let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_in_line = claim.is_in_line();
         let changed = change(&mut claim, self.nodes.clock.now());
+        telemetry::waiters(was_in_line, claim.is_in_line());
         let position = claim.position();
         self.position
             .send_if_modified(|old| std::mem::replace(old, position) != position);

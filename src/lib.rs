@@ -47,7 +47,9 @@
 //!
 //! # Features
 //!
-//! None. A runtime with time enabled is needed.
+//! - `metrics` (off by default): metrics through the facade `metrics`; see [`docs::observability`].
+//!
+//! A runtime with time enabled is needed.
 
 mod acquire;
 mod builder;
@@ -64,6 +66,7 @@ mod holder;
 mod inspection;
 mod keepalive;
 mod lease;
+mod leavers;
 mod node;
 mod nodes;
 mod place;
@@ -73,6 +76,7 @@ mod resource;
 mod rng;
 mod roll;
 mod task;
+mod telemetry;
 mod ticket;
 mod validity;
 
@@ -112,6 +116,8 @@ pub mod docs {
     pub mod tuning {}
     #[doc = include_str!("docs/operating.md")]
     pub mod operating {}
+    #[doc = include_str!("docs/observability.md")]
+    pub mod observability {}
 }
 
 /// The README's examples are compiled with the others.

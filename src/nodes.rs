@@ -17,6 +17,7 @@ use crate::{
     node::{Era, Node, Terms},
     quorum::Quorum,
     rng::Rng,
+    telemetry::{self, Limit},
 };
 
 /// The shortest poll: below it a client would do nothing else.
@@ -39,6 +40,9 @@ pub(crate) struct Nodes {
     pub(crate) grace: Grace,
     rng: Rng,
     signature: Signature,
+    /// How often renewals that are late, and grants that nobody polls, are warned of.
+    pub(crate) late: Limit,
+    pub(crate) unpolled: Limit,
     warned_of_grace: AtomicBool,
     warned_of_ttl: AtomicBool,
     closed: AtomicBool,
@@ -60,6 +64,8 @@ impl Nodes {
             clock,
             rng,
             signature,
+            late: Limit::default(),
+            unpolled: Limit::default(),
             warned_of_grace: AtomicBool::new(false),
             warned_of_ttl: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -156,11 +162,7 @@ impl Nodes {
         }
         for (place, left) in self.in_grace(now) {
             let node = self.list.get(place).map_or("?", |node| node.name());
-            tracing::warn!(
-                node,
-                left_ms = left.as_millis() as u64,
-                "node restarted, its vote does not count yet"
-            );
+            telemetry::in_grace(node, left);
         }
     }
 
@@ -168,11 +170,7 @@ impl Nodes {
     pub(crate) fn warn_of_ttl(&self, ttl: Duration) {
         let grace = self.config.restart_grace;
         if ttl > grace && !grace.is_zero() && !self.warned_of_ttl.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                ttl_ms = ttl.as_millis() as u64,
-                restart_grace_ms = grace.as_millis() as u64,
-                "a lease longer than restart_grace may be given away when a node restarts"
-            );
+            telemetry::ttl_above_grace(ttl, grace);
         }
     }
 

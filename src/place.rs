@@ -6,7 +6,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::Id};
 
 use crate::{
     claim::{Claim, End, Phase, Taken},
@@ -15,7 +15,10 @@ use crate::{
     error::{LockError, NodeError, ReleaseError},
     guard::{LockGuard, TakingBack},
     lease::Request,
+    leavers::Leavers,
+    resource::Resource,
     roll::Enrolment,
+    telemetry,
 };
 
 /// How long to wait.
@@ -54,6 +57,8 @@ pub(crate) struct Place {
     request: Arc<Request>,
     /// Until the guard takes it over.
     enrolment: Option<Enrolment>,
+    /// The task that asked.
+    task: Option<Id>,
 }
 
 impl Place {
@@ -72,6 +77,7 @@ impl Place {
             enrolment: Some(client.roll.enrol(&request)),
             client: client.clone(),
             request,
+            task: Leavers::task(),
         };
         let crowded = client.roll.is_crowded(resource);
         if crowded {
@@ -108,6 +114,10 @@ impl Place {
 
     pub(crate) fn client(&self) -> &Arc<Client> {
         &self.client
+    }
+
+    pub(crate) fn resource(&self) -> Arc<Resource> {
+        self.request.look(|claim, _| claim.resource().clone())
     }
 
     /// Follows the waiters ahead.
@@ -221,12 +231,18 @@ impl Place {
             Taken::NotYet => None,
             Taken::Ended(End::ShutDown) => Some(Err(LockError::ShutDown)),
             Taken::Ended(_) => Some(Err(LockError::TicketSpent)),
-            Taken::Lease(majority) => Some(Ok(LockGuard::new(
-                self.client.clone(),
-                self.request.clone(),
-                self.enrolment.take(),
-                majority,
-            ))),
+            Taken::Lease(majority) => {
+                self.request.look(|claim, _| {
+                    let leavers = &self.client.leavers;
+                    leavers.served(self.task, claim.resource().name());
+                });
+                Some(Ok(LockGuard::new(
+                    self.client.clone(),
+                    self.request.clone(),
+                    self.enrolment.take(),
+                    majority,
+                )))
+            }
         }
     }
 
@@ -272,6 +288,14 @@ impl Drop for Place {
         if matches!(self.phase(), Phase::Held) {
             return;
         }
+        self.request.look(|claim, _| {
+            let leaves = claim.is_in_line();
+            let name = claim.resource().name();
+            let times = leaves.then(|| self.client.leavers.left(self.task, name));
+            if let Some(times) = times.flatten() {
+                telemetry::keeps_leaving(claim.who(), times);
+            }
+        });
         self.request.end();
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     error::{LockError, ReleaseError},
     guard::LockGuard,
     place::{Hold, Patience, Place},
+    telemetry,
 };
 
 /// A place in line, kept until it is used, left or dropped.
@@ -77,7 +78,10 @@ impl Ticket {
         let place = self.place.as_mut().ok_or(LockError::TicketSpent)?;
         let patience = Patience::of_settings(place.client());
         let hold = Hold::of_settings(place.client());
-        let outcome = place.wait(patience, hold).await;
+        let token = |guard: &LockGuard| Some(guard.fencing_token());
+        let resource = place.resource();
+        let turn = place.wait(patience, hold);
+        let outcome = telemetry::within("acquire", resource.name(), turn, token).await;
         self.place = None;
         outcome
     }

@@ -7,6 +7,7 @@ use crate::{
     clock::Time,
     node::{Enqueue, Extend},
     quorum::Majority,
+    telemetry,
 };
 
 /// The shortest wait for the end of a holder's lease: a node that always tells of one which is about to end
@@ -72,7 +73,8 @@ impl Claim {
                 } else {
                     None
                 };
-                asks.into_iter().chain([end]).chain(self.held_until).min()
+                let ends = [Some(end), self.held_until, self.long_hold];
+                asks.into_iter().chain(ends.into_iter().flatten()).min()
             }
         }
     }
@@ -84,10 +86,7 @@ impl Claim {
             Phase::Granted { since } | Phase::Fencing { since, done: true }
                 if now.since(since) >= unclaimed =>
             {
-                tracing::debug!(
-                    resource = self.resource.name(),
-                    "granted, but nobody took it"
-                );
+                telemetry::unpolled(self.who(), now.since(since), &self.nodes.unpolled, now);
                 self.news.undo = Some(self.undo(now));
                 self.keep_number();
                 self.next_generation(now);
@@ -96,7 +95,10 @@ impl Claim {
             Phase::Fencing { done: false, .. } if self.majority(now).is_none() => {
                 self.stand_again(now);
             }
-            Phase::Held => self.check_lease(now),
+            Phase::Held => {
+                self.check_lease(now);
+                self.check_hold(now);
+            }
             Phase::Waiting if self.waits_for_grace(now) => {
                 self.progress = now;
                 self.nodes.warn_of_grace(now);

@@ -5,6 +5,7 @@ use crate::{
     clock::Time,
     error::NodeError,
     node::{Answer, Extend, Extended, Standing},
+    telemetry,
 };
 
 impl Claim {
@@ -104,7 +105,10 @@ impl Claim {
                 self.phase = Phase::Fencing { since, done };
                 self.news.wake = true;
             }
-            Phase::Held => self.check_lease(now),
+            Phase::Held => {
+                self.note_renewal(now);
+                self.check_lease(now);
+            }
             _ => {}
         }
     }
@@ -233,6 +237,7 @@ impl Claim {
             self.phase = Phase::Waiting;
             self.progress = now;
             self.news.wake = true;
+            telemetry::in_line(self.who(), self.position);
         }
         for seat in &mut self.seats {
             if !seat.asked() && seat.failure.is_none() && seat.number != self.number {
@@ -285,10 +290,7 @@ impl Claim {
 
     /// Gives all votes back: the nodes get a new generation in their place, with the same ticket.
     fn give_back(&mut self, now: Time) {
-        tracing::debug!(
-            resource = self.resource.name(),
-            "votes are split, giving mine back"
-        );
+        telemetry::split(self.who());
         self.next_generation(now);
         self.ask_all(now);
     }

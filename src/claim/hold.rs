@@ -1,12 +1,13 @@
 //! Granted, taken, held: the majority behind a lease, and its end.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::{
     claim::{Claim, End, Phase, Taken, Undo, seat::Seat},
     clock::Time,
     error::LeaseLost,
     quorum::{Majority, Vote},
+    telemetry,
     validity::drift,
 };
 
@@ -71,7 +72,10 @@ impl Claim {
         self.token = majority.token();
         self.renewal = renewal;
         self.held_until = max_hold.map(|span| now.plus(span));
+        self.held_since = now;
+        self.long_hold = self.nodes.config.long_hold.map(|span| now.plus(span));
         self.nodes.grace_is_over();
+        telemetry::acquired(self.who(), self.token, now.since(self.asked));
         for place in 0..self.seats.len() {
             self.schedule(place, now);
         }
@@ -93,6 +97,7 @@ impl Claim {
     /// The lease is renewed every `every` to last `ttl`, from now on.
     pub(crate) fn renew(&mut self, every: Option<Duration>, ttl: Duration, now: Time) {
         self.renewal = every;
+        self.renewed_until = None;
         self.ttl = ttl;
         self.longest = self.longest.max(ttl);
         if every.is_some() {
@@ -149,8 +154,66 @@ impl Claim {
                 End::Over | End::ShutDown => LeaseLost::Released,
             });
         }
+        self.tell_end(end, now);
         self.phase = Phase::Ended(end);
         self.news.wake = true;
+    }
+
+    fn tell_end(&self, end: End, now: Time) {
+        let held = now.since(self.held_since);
+        match (self.phase, end) {
+            (Phase::Held, End::Lost(why)) => {
+                let overdue = now.since(self.trusted_until().unwrap_or(now));
+                telemetry::lost(self.who(), self.token, held, why, overdue, Faults(self));
+            }
+            (Phase::Held, _) => telemetry::released(self.who(), self.token, held),
+            _ if self.is_in_line() => {
+                telemetry::left(self.who(), self.position, now.since(self.asked));
+            }
+            _ => {}
+        }
+    }
+
+    /// Until when the votes may be trusted, or could have been.
+    fn trusted_until(&self) -> Option<Time> {
+        let votes = self.seats.iter().filter_map(|seat| seat.vote);
+        self.nodes.quorum.weakest(votes.map(|vote| vote.until))
+    }
+
+    /// Tells of a renewal once a quorum has it. Nodes answer one by one, each moving the validity by a
+    /// little; only half an interval in all is a renewal.
+    pub(super) fn note_renewal(&mut self, now: Time) {
+        let full = self.seats.iter().filter(|seat| seat.full_ttl);
+        if full.count() < self.nodes.quorum.size() {
+            return;
+        }
+        let until = self.trusted_until();
+        let (Some(every), Some(before), Some(after)) = (self.renewal, self.renewed_until, until)
+        else {
+            self.renewed_until = until;
+            return;
+        };
+        if after < before.plus(every / 2) {
+            return;
+        }
+        self.renewed_until = until;
+        let factor = self.nodes.config.clock_drift_factor;
+        let usual = self.ttl.saturating_sub(drift(self.ttl, factor));
+        telemetry::renewed(
+            self.who(),
+            self.token,
+            before.since(now),
+            usual.saturating_sub(every),
+            self.ttl,
+            &self.nodes.late,
+            now,
+        );
+    }
+
+    pub(super) fn check_hold(&mut self, now: Time) {
+        if self.phase == Phase::Held && self.long_hold.take_if(|due| *due <= now).is_some() {
+            telemetry::held_long(self.who(), self.token, now.since(self.held_since));
+        }
     }
 
     pub(super) fn undo(&self, now: Time) -> Undo {
@@ -208,5 +271,23 @@ impl Claim {
             let vote = seat.vote.filter(stands)?;
             counts(place, seat).then_some(vote)
         })
+    }
+}
+
+/// What is wrong with which node; nothing if all have answered and have the vote.
+struct Faults<'a>(&'a Claim);
+
+impl fmt::Display for Faults<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for (node, seat) in self.0.nodes.list.iter().zip(&self.0.seats) {
+            match &seat.failure {
+                Some(error) => write!(f, "{separator}{}: {error}", node.name())?,
+                None if seat.gone => write!(f, "{separator}{}: has it no more", node.name())?,
+                None => continue,
+            }
+            separator = "; ";
+        }
+        Ok(())
     }
 }

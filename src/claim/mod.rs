@@ -29,6 +29,7 @@ use crate::{
     nodes::Nodes,
     quorum::Majority,
     resource::Resource,
+    telemetry::Who,
 };
 
 mod ask;
@@ -56,6 +57,8 @@ pub(crate) struct Claim {
     seats: Box<[Seat]>,
     phase: Phase,
     position: u64,
+    /// When it was made.
+    asked: Time,
     /// When the request last moved forward.
     progress: Time,
     eager: u8,
@@ -63,6 +66,12 @@ pub(crate) struct Claim {
     /// How often a held lease is renewed; `None`: not at all.
     renewal: Option<Duration>,
     held_until: Option<Time>,
+    /// When the guard was handed out.
+    held_since: Time,
+    /// The validity that the last renewal gave; none before a quorum has the full ttl.
+    renewed_until: Option<Time>,
+    /// When to warn that it is held for long.
+    long_hold: Option<Time>,
     /// Numbers the requests, so that an answer finds the question.
     stamps: u64,
     revision: u64,
@@ -166,11 +175,15 @@ impl Claim {
             number: None,
             phase: Phase::Asking,
             position: 0,
+            asked: now,
             progress: now,
             eager: 0,
             token: 0,
             renewal: None,
             held_until: None,
+            held_since: now,
+            renewed_until: None,
+            long_hold: None,
             stamps: 0,
             revision: 0,
             news: News::default(),
@@ -187,6 +200,26 @@ impl Claim {
 
     pub(crate) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Whom an event about this request names.
+    pub(crate) fn who(&self) -> Who<'_> {
+        Who {
+            resource: self.resource.name(),
+            holder_id: self.id.text(),
+            ticket: self.number,
+        }
+    }
+
+    /// Whether it is in line: anywhere between its first answers and its guard.
+    pub(crate) fn is_in_line(&self) -> bool {
+        match self.phase {
+            // An attempt without waiting.
+            _ if self.room == Some(0) => false,
+            Phase::Outside | Phase::Waiting | Phase::Aside => true,
+            Phase::Granted { .. } | Phase::Fencing { .. } => self.number.is_some(),
+            Phase::Asking | Phase::Held | Phase::Ended(_) => false,
+        }
     }
 
     pub(crate) fn ttl(&self) -> Duration {

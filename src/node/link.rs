@@ -8,7 +8,6 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::watch, task::AbortHandle, time::timeout};
-use tracing::{debug, warn};
 
 use super::{
     Context, Event,
@@ -21,6 +20,7 @@ use crate::{
     clock::Time,
     error::{NodeError, WrongServer},
     rng::Rng,
+    telemetry::{self, Connected},
 };
 
 /// The shortest time in which a connection is given up.
@@ -73,6 +73,7 @@ impl Link {
             epoch: 0,
             pause: SHORTEST,
             reported: None,
+            down_since: None,
         };
         let task = tokio::spawn(supervisor.run()).abort_handle();
         Self { state, task }
@@ -119,6 +120,8 @@ struct Supervisor {
     pause: Duration,
     /// What this outage was last reported with.
     reported: Option<NodeError>,
+    /// When it began.
+    down_since: Option<Time>,
 }
 
 impl Supervisor {
@@ -163,7 +166,8 @@ impl Supervisor {
         let since = self.context.clock.now();
         let session = Arc::new(session);
         self.epoch += 1;
-        debug!(node = &*self.name, epoch = self.epoch, "connected");
+        let away = self.down_since.take().map(|down| since.since(down));
+        let _connected = Connected::new(self.name.clone(), self.epoch, away);
         self.reported = None;
         self.state.send_replace(State::Up(session.clone()));
         self.context.events.tell(Event::Up);
@@ -172,7 +176,8 @@ impl Supervisor {
         self.state
             .send_replace(State::Down(NodeError::Down(cause.to_owned())));
         drop(session);
-        warn!(node = &*self.name, cause, "node lost");
+        telemetry::node_lost(&self.name, cause);
+        self.down_since = Some(self.context.clock.now());
         self.reported = Some(NodeError::Down(cause.to_owned()));
         // Usually a restart: no need to wait. Unless connections break as fast as they are made.
         if self.context.clock.now().since(since) >= LONGEST {
@@ -231,12 +236,11 @@ impl Supervisor {
             (Some(_), NodeError::WrongServer(_)) => true,
             (Some(_), _) => false,
         };
-        let name = &*self.name;
         match error {
-            NodeError::WrongServer(problem) if news => warn!(node = name, %problem, "not a node"),
-            error if news => warn!(node = name, cause = %error, "node not reachable"),
-            error => debug!(node = name, cause = %error, "attempt failed"),
+            NodeError::WrongServer(problem) if news => telemetry::not_a_node(&self.name, problem),
+            error => telemetry::not_reachable(&self.name, error, news),
         }
+        self.down_since.get_or_insert(self.context.clock.now());
         if news {
             self.reported = Some(error.clone());
         }

@@ -240,7 +240,7 @@ impl fmt::Debug for MemoryNode {
 }
 
 struct Server {
-    name: String,
+    name: Arc<str>,
     clock: Clock,
     state: Mutex<State>,
 }
@@ -273,7 +273,7 @@ enum Condition {
 impl Server {
     fn new(place: usize, clock: Clock) -> Self {
         Self {
-            name: format!("memory node {place}"),
+            name: format!("memory node {place}").into(),
             clock,
             state: Mutex::new(State {
                 condition: Condition::Running,

@@ -17,7 +17,7 @@ use super::{
     request::{Header, Request, Shas},
     roster::Roster,
 };
-use crate::{error::NodeError, resource::Resource};
+use crate::{error::NodeError, resource::Resource, telemetry};
 
 /// How many requests one call carries: enough to make batches pay, few enough to leave the server to
 /// others in between.
@@ -91,12 +91,18 @@ impl RedisNode {
         build: impl FnOnce(&Shas, Header) -> Request<T>,
     ) -> Call<T> {
         match self.link.session() {
-            Err(error) => future::ready(Err(error)).boxed(),
+            Err(error) => self.down(error),
             Ok(session) => {
                 let request = build(session.shas(), session.header(&terms));
-                session.call(request, terms.deadline).boxed()
+                let call = session.call(request, terms.deadline);
+                telemetry::watched(self.name.clone(), call).boxed()
             }
         }
+    }
+
+    fn down<T: Send + 'static>(&self, error: NodeError) -> Call<T> {
+        telemetry::node_failed(&self.name, &error);
+        future::ready(Err(error)).boxed()
     }
 }
 
@@ -120,10 +126,11 @@ impl Node for RedisNode {
     fn inspect(&self, resource: &Arc<Resource>) -> Call<Report> {
         let (clock, wait) = (self.context.clock, self.context.config.node_timeout);
         match self.link.session() {
-            Err(error) => future::ready(Err(error)).boxed(),
+            Err(error) => self.down(error),
             Ok(session) => {
                 let request = Request::inspect(session.shas(), resource);
-                async move { session.call(request, clock.now().plus(wait)).await }.boxed()
+                let call = async move { session.call(request, clock.now().plus(wait)).await };
+                telemetry::watched(self.name.clone(), call).boxed()
             }
         }
     }

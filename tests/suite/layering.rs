@@ -26,7 +26,8 @@ const LAYERS: &[&[&str]] = &[
     &["quorum"],
     &["node"],
     &["config"],
-    &["grace", "validity", "resource", "holder"],
+    &["telemetry"],
+    &["grace", "validity", "resource", "holder", "leavers"],
     &["rng", "clock", "error", "task"],
 ];
 

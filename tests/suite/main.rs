@@ -17,8 +17,11 @@ mod faults;
 mod guarantees;
 mod handoff;
 mod layering;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod patience;
 mod sharing;
+mod telemetry;
 
 /// The nodes that the behaviours run on here.
 type Kind = redlock_fifo::MemoryCluster;

@@ -20,6 +20,7 @@ use crate::{
         Standing, Terms, timed,
     },
     resource::Resource,
+    telemetry::watched,
 };
 
 /// One client's connection to a memory node.
@@ -117,13 +118,13 @@ impl MemoryLink {
             refused_after,
             act: Arc::new(act),
         };
-        timed(clock, deadline, async move {
+        let call = timed(clock, deadline, async move {
             match round.run().await {
                 Err(NodeError::Late) => round.run().await,
                 outcome => outcome,
             }
-        })
-        .boxed()
+        });
+        watched(self.server.name.clone(), call).boxed()
     }
 }
 

@@ -1,0 +1,270 @@
+//! The metrics: what a recorder gets, each compared with the page that lists them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use metrics::{
+    Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
+    SharedString, Unit, set_default_local_recorder,
+};
+use redlock_fifo::{FifoRedlock, LeaseLost, MemoryCluster};
+use tokio::time::{sleep, timeout};
+
+use crate::telemetry::{PAGE, code};
+
+const TTL: Duration = Duration::from_secs(9);
+
+/// All values by name and labels: sums of counters and gauges, all values of a histogram.
+#[derive(Default)]
+struct Ledger(Mutex<BTreeMap<String, Vec<f64>>>);
+
+struct Entry(Arc<Ledger>, String);
+
+impl Entry {
+    fn values(&self, change: impl FnOnce(&mut Vec<f64>)) {
+        change(self.0.0.lock().unwrap().entry(self.1.clone()).or_default());
+    }
+
+    fn add(&self, value: f64) {
+        self.values(|values| match values.first_mut() {
+            Some(sum) => *sum += value,
+            None => values.push(value),
+        });
+    }
+}
+
+impl CounterFn for Entry {
+    fn increment(&self, value: u64) {
+        self.add(value as f64);
+    }
+
+    fn absolute(&self, _: u64) {
+        unreachable!("counters only rise");
+    }
+}
+
+impl GaugeFn for Entry {
+    fn increment(&self, value: f64) {
+        self.add(value);
+    }
+
+    fn decrement(&self, value: f64) {
+        self.add(-value);
+    }
+
+    fn set(&self, _: f64) {
+        unreachable!("several clients share a gauge");
+    }
+}
+
+impl HistogramFn for Entry {
+    fn record(&self, value: f64) {
+        self.values(|values| values.push(value));
+    }
+}
+
+struct Books(Arc<Ledger>);
+
+impl Books {
+    fn entry(&self, key: &Key) -> Arc<Entry> {
+        let labels = key
+            .labels()
+            .map(|label| format!("{}={}", label.key(), label.value()));
+        let labels: Vec<_> = labels.collect();
+        assert!(
+            listed().contains_key(key.name()),
+            "{} is not listed",
+            key.name()
+        );
+        let name = key
+            .name()
+            .strip_prefix("redlock_fifo_")
+            .expect("our prefix");
+        Arc::new(Entry(
+            self.0.clone(),
+            format!("{name}{{{}}}", labels.join(",")),
+        ))
+    }
+}
+
+impl Recorder for Books {
+    fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
+        described(&key, "counter");
+    }
+
+    fn describe_gauge(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
+        described(&key, "gauge");
+    }
+
+    fn describe_histogram(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
+        described(&key, "histogram");
+    }
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.entry(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.entry(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.entry(key))
+    }
+}
+
+fn described(key: &KeyName, kind: &str) {
+    assert_eq!(listed().get(key.as_str()), Some(&kind), "{key:?}");
+}
+
+/// The rows of the metrics: name and kind.
+fn listed() -> BTreeMap<&'static str, &'static str> {
+    let rows = PAGE
+        .lines()
+        .filter(|line| line.starts_with("| `redlock_fifo_"));
+    rows.map(|line| (code(line)[0], line.split(" | ").nth(1).unwrap()))
+        .collect()
+}
+
+impl Ledger {
+    fn values(&self, name: &str) -> Vec<f64> {
+        let all = self.0.lock().unwrap();
+        let known: BTreeSet<_> = all.keys().collect();
+        all.get(name)
+            .unwrap_or_else(|| panic!("no {name} in {known:?}"))
+            .clone()
+    }
+
+    fn sum(&self, name: &str) -> f64 {
+        self.values(name).iter().sum()
+    }
+}
+
+#[test]
+fn the_page_lists_every_metric_of_the_source_and_no_other() {
+    let source = include_str!("../../src/telemetry/meter.rs");
+    let names = source
+        .split('"')
+        .filter(|text| text.starts_with("redlock_fifo_"));
+    assert_eq!(
+        names.collect::<BTreeSet<_>>(),
+        listed().into_keys().collect()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_and_holding_are_measured() {
+    let ledger = Arc::new(Ledger::default());
+    let books = Books(ledger.clone());
+    let _recorder = set_default_local_recorder(&books);
+    let redlock = FifoRedlock::in_memory(3);
+    let held = redlock.lock("a", TTL).await.unwrap();
+    let mut next = redlock.enqueue("a", TTL).await.unwrap();
+    let gone = timeout(Duration::from_secs(1), redlock.lock("a", TTL)).await;
+    assert!(gone.is_err());
+    assert_eq!(
+        (ledger.sum("waiters{}"), ledger.sum("holders{}")),
+        (1.0, 1.0)
+    );
+    sleep(Duration::from_secs(9)).await;
+    held.release().await.unwrap();
+    drop(next.acquire().await.unwrap());
+    redlock.shutdown().await;
+
+    assert_eq!(ledger.values("wait_seconds{end=acquired}"), [0.0, 10.0]);
+    assert_eq!(ledger.values("wait_seconds{end=left}"), [1.0]);
+    assert_eq!(ledger.values("hold_seconds{end=released}"), [10.0, 0.0]);
+    assert_eq!(ledger.values("waiters_ahead{}"), [0.0, 1.0]);
+    assert_eq!(ledger.sum("handoffs_total{}"), 1.0);
+    assert_eq!(
+        (ledger.sum("waiters{}"), ledger.sum("holders{}")),
+        (0.0, 0.0)
+    );
+    let margins = ledger.values("renewal_margin_ratio{}");
+    assert_eq!(ledger.sum("renewals_total{}"), margins.len() as f64);
+    assert_eq!(margins.len(), 3, "every third of the ttl: {margins:?}");
+    assert!(
+        margins.iter().all(|margin| (0.64..0.7).contains(margin)),
+        "{margins:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_wrong_is_counted() {
+    let ledger = Arc::new(Ledger::default());
+    let books = Books(ledger.clone());
+    let _recorder = set_default_local_recorder(&books);
+    let cluster = MemoryCluster::new(3);
+    let redlock = FifoRedlock::builder()
+        .memory(&cluster)
+        .connect()
+        .await
+        .unwrap();
+
+    let expired = redlock.lock("a", TTL).await.unwrap();
+    cluster.node(0).stop();
+    cluster.node(1).pause();
+    assert_eq!(expired.lost().await, LeaseLost::Expired);
+    assert_eq!(ledger.sum("leases_lost_total{cause=expired}"), 1.0);
+    assert_eq!(ledger.values("hold_seconds{end=lost}").len(), 1);
+    redlock.lock("a", TTL).await.unwrap_err();
+    assert_eq!(ledger.sum("refusals_total{reason=no_quorum}"), 1.0);
+    assert!(ledger.sum("node_errors_total{node=memory node 0,error=down}") > 1.0);
+    assert!(ledger.sum("node_errors_total{node=memory node 1,error=timed_out}") > 1.0);
+    cluster.node(1).resume();
+
+    let hangs = redlock.lock("b", TTL).max_hold(Duration::from_secs(1));
+    assert_eq!(hangs.await.unwrap().lost().await, LeaseLost::MaxHold);
+    assert_eq!(ledger.sum("leases_lost_total{cause=max_hold}"), 1.0);
+
+    let held = redlock.lock("c", TTL).await.unwrap();
+    let forgotten = redlock.enqueue("c", TTL).await.unwrap();
+    drop(held);
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(ledger.sum("unpolled_grants_total{}"), 1.0);
+    assert_eq!(ledger.sum("waiters{}"), 1.0, "it keeps its number");
+    drop((expired, forgotten));
+    redlock.shutdown().await;
+    assert_eq!(
+        (ledger.sum("waiters{}"), ledger.sum("holders{}")),
+        (0.0, 0.0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn split_votes_are_counted() {
+    let ledger = Arc::new(Ledger::default());
+    let books = Books(ledger.clone());
+    let _recorder = set_default_local_recorder(&books);
+    let cluster = MemoryCluster::new(2);
+    let client = async || {
+        FifoRedlock::builder()
+            .memory(&cluster)
+            .connect()
+            .await
+            .unwrap()
+    };
+    let (one, two) = (client().await, client().await);
+    let slow = |place, millis| {
+        cluster
+            .node(place)
+            .set_latency(Duration::from_millis(millis))
+    };
+    // Each is first on one node.
+    let first = tokio::spawn({
+        slow(0, 2);
+        slow(1, 20);
+        one.lock("a", TTL)
+    });
+    tokio::task::yield_now().await;
+    slow(0, 20);
+    slow(1, 2);
+    let second = tokio::spawn(two.lock("a", TTL));
+    let served = async |lock: tokio::task::JoinHandle<_>| drop(lock.await.unwrap());
+    tokio::join!(served(first), served(second));
+    assert!(ledger.sum("split_votes_total{}") >= 1.0);
+    assert_eq!(ledger.values("wait_seconds{end=acquired}").len(), 2);
+}

@@ -1,0 +1,465 @@
+//! What the client tells of itself: events, levels and fields, each compared with the page that lists them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::FutureExt;
+use redlock_fifo::{FifoRedlock, LeaseLost, LockError, MemoryCluster};
+use tokio::time::{advance, sleep};
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+    subscriber::DefaultGuard,
+};
+
+const TTL: Duration = Duration::from_secs(9);
+
+/// The page that lists everything.
+pub(crate) const PAGE: &str = include_str!("../../src/docs/observability.md");
+
+/// One event as it was told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    level: String,
+    fields: BTreeMap<&'static str, String>,
+}
+
+impl Told {
+    fn name(&self) -> &str {
+        self.get("message")
+    }
+
+    fn get(&self, field: &str) -> &str {
+        self.fields.get(field).map_or("", String::as_str)
+    }
+
+    fn number(&self, field: &str) -> u64 {
+        let text = self.get(field);
+        text.parse().unwrap_or_else(|_| panic!("{field}: {self:?}"))
+    }
+}
+
+impl Visit for Told {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.fields.insert(field.name(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.fields.insert(field.name(), value.to_owned());
+    }
+}
+
+/// Hears the stable events of this thread. Spans are kept as events named by their place.
+#[derive(Clone, Default)]
+struct Ear(Arc<Mutex<Vec<Told>>>);
+
+impl Ear {
+    fn listen() -> (Self, DefaultGuard) {
+        let ear = Self::default();
+        let guard = tracing::subscriber::set_default(ear.clone());
+        (ear, guard)
+    }
+
+    /// All that was told, each checked against the page.
+    fn told(&self) -> Vec<Told> {
+        let told = self.0.lock().unwrap().clone();
+        let events = told.iter().filter(|told| !told.name().is_empty());
+        events.for_each(assert_listed);
+        told
+    }
+
+    fn names(&self) -> Vec<String> {
+        let names = self.told().into_iter().map(|told| told.name().to_owned());
+        names.filter(|name| !name.is_empty()).collect()
+    }
+
+    fn only(&self, name: &str) -> Told {
+        let told = self.told();
+        let mut found = told.iter().filter(|told| told.name() == name);
+        let first = found.next().unwrap_or_else(|| panic!("{name}: {told:#?}"));
+        assert!(found.next().is_none(), "{name} was told twice: {told:#?}");
+        first.clone()
+    }
+
+    fn spans(&self) -> Vec<Told> {
+        let told = self.told();
+        let spans = told.into_iter().filter(|told| told.name().is_empty());
+        spans.collect()
+    }
+}
+
+impl Subscriber for Ear {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "redlock_fifo"
+    }
+
+    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+        let mut told = Told::default();
+        attributes.record(&mut told);
+        let mut all = self.0.lock().unwrap();
+        told.level = attributes.metadata().level().to_string();
+        all.push(told);
+        span::Id::from_u64(all.len() as u64)
+    }
+
+    fn record(&self, id: &span::Id, values: &span::Record<'_>) {
+        let mut all = self.0.lock().unwrap();
+        values.record(&mut all[id.into_u64() as usize - 1]);
+    }
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut told = Told {
+            level: event.metadata().level().to_string(),
+            ..Told::default()
+        };
+        event.record(&mut told);
+        self.0.lock().unwrap().push(told);
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// The words in code type of a text.
+pub(crate) fn code(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// The rows of the events: name, level, fields.
+fn listed() -> BTreeMap<&'static str, (&'static str, BTreeSet<&'static str>)> {
+    let rows = PAGE.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.split(" |");
+        let (level, event, fields) = (cells.next()?, cells.next()?, cells.next()?);
+        let level = ["WARN", "INFO", "DEBUG"]
+            .into_iter()
+            .find(|&known| known == level)?;
+        let mut fields: BTreeSet<_> = code(fields).into_iter().collect();
+        if event.contains('●') {
+            fields.extend(["resource", "holder_id", "ticket"]);
+        }
+        fields.insert("message");
+        Some((code(event)[0], (level, fields)))
+    });
+    rows.collect()
+}
+
+fn assert_listed(told: &Told) {
+    let listed = listed();
+    let (level, fields) = listed
+        .get(told.name())
+        .unwrap_or_else(|| panic!("not listed: {told:?}"));
+    let held_back = told.name() == "granted, but nobody took it" && told.level == "DEBUG";
+    assert!(held_back || told.level == *level, "{told:?}");
+    let optional = |field: &&str| held_back || *field == "ticket";
+    for field in told.fields.keys() {
+        assert!(fields.contains(field), "{field} is not listed: {told:?}");
+    }
+    for field in fields {
+        let there = told.fields.contains_key(field);
+        assert!(there || optional(field), "{field} is missing: {told:?}");
+    }
+}
+
+#[test]
+fn the_page_lists_every_event_of_the_source_and_no_other() {
+    let source = include_str!("../../src/telemetry.rs");
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let mut told = BTreeSet::new();
+    for call in ["tell!(", "debug!(", "info!(", "warn!("] {
+        for (at, _) in source.match_indices(call) {
+            let mut depth = 0;
+            let end = source[at..].find(|letter| {
+                depth += i32::from(letter == '(') - i32::from(letter == ')');
+                depth == 0 && letter == ')'
+            });
+            let words: Vec<_> = source[at..at + end.unwrap()].split('"').collect();
+            // What the macro `tell` is made of has no name of its own.
+            told.extend(words.iter().rev().nth(1).copied());
+        }
+    }
+    assert_eq!(told, listed().keys().copied().collect());
+}
+
+async fn client(cluster: &MemoryCluster) -> FifoRedlock {
+    let builder = FifoRedlock::builder().memory(cluster).client_name("web-1");
+    builder.connect().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_healthy_run_is_told_at_debug_only() {
+    let (ear, _guard) = Ear::listen();
+    let redlock = client(&MemoryCluster::new(3)).await;
+    let first = redlock.lock("a", TTL).await.unwrap();
+    let (one, two) = (
+        first.fencing_token(),
+        redlock.enqueue("a", TTL).await.unwrap(),
+    );
+    let third = redlock.enqueue("a", TTL).await.unwrap();
+    sleep(Duration::from_secs(4)).await;
+    drop(third);
+    first.release().await.unwrap();
+    let mut two = two;
+    let second = two.acquire().await.unwrap();
+    drop(second);
+    redlock.shutdown().await;
+
+    let told = ear.told();
+    assert!(told.iter().all(|told| told.level == "DEBUG"), "{told:#?}");
+    let names = ear.names();
+    let expected = [
+        "lock acquired",
+        "in line",
+        "in line",
+        "lease renewed",
+        "left the line",
+        "lock released",
+        "lock acquired",
+        "lock released",
+    ];
+    assert_eq!(names, expected);
+    let events: Vec<_> = told.iter().filter(|told| !told.name().is_empty()).collect();
+    let [
+        acquired,
+        in_line,
+        behind,
+        renewed,
+        left,
+        released,
+        handed,
+        _,
+    ] = *events
+    else {
+        panic!("{events:#?}");
+    };
+    assert_eq!(acquired.get("resource"), "a");
+    assert!(
+        acquired.get("holder_id").contains(":0:web-1:"),
+        "{acquired:?}"
+    );
+    assert_eq!(acquired.number("fencing_token"), one);
+    assert_eq!(acquired.number("wait_ms"), 0);
+    assert!(
+        !acquired.fields.contains_key("ticket"),
+        "it never stood in line"
+    );
+    assert_eq!(
+        (in_line.number("position"), behind.number("position")),
+        (0, 1)
+    );
+    assert!(in_line.number("ticket") < behind.number("ticket"));
+    // Validity less a third of the ttl, on a grid of an eighth of that.
+    assert!(
+        (5800..6300).contains(&renewed.number("margin_ms")),
+        "{renewed:?}"
+    );
+    assert_eq!((left.number("position"), left.number("wait_ms")), (1, 4000));
+    assert_eq!(
+        (released.number("held_ms"), released.number("fencing_token")),
+        (4000, one)
+    );
+    assert_eq!(handed.number("wait_ms"), 4000);
+    assert_eq!(handed.number("ticket"), in_line.number("ticket"));
+
+    let calls: Vec<_> = ear.spans();
+    let calls: Vec<_> = calls
+        .iter()
+        .map(|span| (span.get("call"), span.get("fencing_token")))
+        .collect();
+    let (first, second) = (one.to_string(), handed.number("fencing_token").to_string());
+    let expected = [
+        ("lock", &*first),
+        ("enqueue", ""),
+        ("enqueue", ""),
+        ("acquire", &*second),
+    ];
+    assert_eq!(calls, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_tells_which_nodes_failed_and_for_how_long_it_was_held() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let (ear, _guard) = Ear::listen();
+    let guard = redlock.lock("a", TTL).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    cluster.node(0).stop();
+    cluster.node(2).pause();
+    assert_eq!(guard.lost().await, LeaseLost::Expired);
+    let lost = ear.only("lease lost");
+    assert_eq!(lost.level, "WARN");
+    let faults = "memory node 0: not connected (stopped); memory node 2: no answer in time";
+    assert_eq!(lost.get("faults"), faults);
+    assert_eq!(lost.get("cause"), "its validity ran out");
+    assert!(
+        (16_000..19_000).contains(&lost.number("held_ms")),
+        "{lost:?}"
+    );
+    assert!(lost.number("overdue_ms") < 5, "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_lost_in_a_pause_tells_how_long_that_was() {
+    let redlock = client(&MemoryCluster::new(3)).await;
+    let (ear, _guard) = Ear::listen();
+    let guard = redlock.lock("a", TTL).await.unwrap();
+    // Nothing of this process runs meanwhile.
+    advance(Duration::from_secs(60)).await;
+    assert!(guard.lost().await == LeaseLost::Expired);
+    let lost = ear.only("lease lost");
+    assert_eq!(lost.get("faults"), "");
+    assert!(
+        (51_000..51_200).contains(&lost.number("overdue_ms")),
+        "{lost:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_keys_were_deleted_is_told_as_such() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let (ear, _guard) = Ear::listen();
+    let guard = redlock.lock("a", TTL).await.unwrap();
+    let other = redlock.lock("b", TTL).await.unwrap();
+    for place in 0..2 {
+        cluster.node(place).delete("a");
+        cluster.node(place).delete("b");
+    }
+    other.release().await.unwrap_err();
+    ear.only("lease was lost before its release");
+    assert_eq!(guard.lost().await, LeaseLost::QuorumLost);
+    let lost = ear.only("lease lost");
+    assert_eq!(
+        lost.get("faults"),
+        "memory node 0: has it no more; memory node 1: has it no more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_renewal_is_warned_of_once_a_minute() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let (ear, _guard) = Ear::listen();
+    let guard = redlock.lock("a", TTL).await.unwrap();
+    let hang = async || {
+        cluster.nodes().for_each(|node| node.pause());
+        sleep(Duration::from_secs(7)).await;
+        cluster.nodes().for_each(|node| node.resume());
+        sleep(Duration::from_secs(1)).await;
+        assert!(guard.is_held());
+    };
+    for _ in 0..3 {
+        hang().await;
+    }
+    let late = ear.only("lease renewed late");
+    assert_eq!(late.level, "WARN");
+    assert!(
+        late.number("margin_ms") < late.number("usual_ms") / 2,
+        "{late:?}"
+    );
+    assert_eq!(late.number("suppressed"), 0);
+    sleep(Duration::from_secs(60)).await;
+    hang().await;
+    let told = ear.told();
+    let late = told
+        .iter()
+        .filter(|told| told.name() == "lease renewed late");
+    let suppressed: Vec<_> = late.map(|told| told.number("suppressed")).collect();
+    assert_eq!(suppressed, [0, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grant_that_nobody_polls_is_warned_of_once_a_minute() {
+    let redlock = client(&MemoryCluster::new(3)).await;
+    let (ear, _guard) = Ear::listen();
+    let held = redlock.lock("a", TTL).await.unwrap();
+    let one = redlock.enqueue("a", TTL).await.unwrap();
+    let two = redlock.enqueue("a", TTL).await.unwrap();
+    drop(held);
+    sleep(Duration::from_secs(20)).await;
+    let told = ear.told();
+    let unpolled = told
+        .iter()
+        .filter(|told| told.name() == "granted, but nobody took it");
+    let levels: Vec<_> = unpolled
+        .map(|told| (&*told.level, told.number("granted_ms")))
+        .collect();
+    assert_eq!(levels, [("WARN", 5000), ("DEBUG", 5000)]);
+    drop((one, two));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_held_for_long_is_warned_of_once() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let (ear, _guard) = Ear::listen();
+    let guard = redlock.lock("a", TTL).await.unwrap();
+    sleep(Duration::from_secs(599)).await;
+    assert!(!ear.names().contains(&"held for long".to_owned()));
+    sleep(Duration::from_secs(3000)).await;
+    assert_eq!(ear.only("held for long").number("held_ms"), 600_000);
+    drop(guard);
+
+    let builder = FifoRedlock::builder().memory(&cluster).long_hold(None);
+    let patient = builder.connect().await.unwrap();
+    let guard = patient.lock("a", TTL).await.unwrap();
+    sleep(Duration::from_secs(3000)).await;
+    ear.only("held for long");
+    drop(guard);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_keeps_leaving_the_line_is_told_what_to_do() {
+    let redlock = client(&MemoryCluster::new(3)).await;
+    let (ear, _guard) = Ear::listen();
+    let held = redlock.lock("a", TTL).await.unwrap();
+    let loops = async || {
+        for _ in 0..9 {
+            tokio::select! {
+                _ = redlock.lock("a", TTL) => unreachable!("it is held"),
+                () = sleep(Duration::from_millis(50)) => {}
+            }
+        }
+    };
+    loops().await;
+    let warned = ear.only("the same task keeps leaving the line");
+    assert_eq!((warned.level.as_str(), warned.number("times")), ("WARN", 5));
+    assert!(warned.get("help").contains("Ticket"), "{warned:?}");
+    // Callers that give up once each, such as requests of a service, do nothing wrong.
+    for _ in 0..20 {
+        let lock = redlock.lock("b", TTL);
+        let waits = async {
+            tokio::time::timeout(Duration::from_millis(50), lock)
+                .await
+                .is_err()
+        };
+        tokio::spawn(waits.map(drop)).await.unwrap();
+    }
+    drop(held);
+    ear.only("the same task keeps leaving the line");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_guard_tells_its_error() {
+    let redlock = client(&MemoryCluster::new(3)).await;
+    let (ear, _guard) = Ear::listen();
+    let held = redlock.lock("a", TTL).await.unwrap();
+    let lock = redlock.lock("a", TTL).wait_timeout(Duration::from_secs(1));
+    assert!(matches!(lock.await, Err(LockError::TimedOut { .. })));
+    let told = ear.only("no lock");
+    assert_eq!(
+        (told.get("resource"), told.get("error")),
+        ("a", "timed out with 0 waiters ahead")
+    );
+    assert_eq!(ear.only("left the line").number("wait_ms"), 1000);
+    assert!(redlock.try_lock("a", TTL).await.unwrap().is_none());
+    ear.only("left the line");
+    drop(held);
+}
