@@ -1,71 +1,106 @@
-//! What a lock cannot stop, the store must: a holder that sleeps past its lease and writes all the same.
+//! What a lock cannot stop, the store must: a holder that is paused past its lease and writes all the same.
 //!
-//! Each lease has a fencing token, higher than all before. The store remembers the highest that it has
-//! seen and refuses a write with a lower one. With SQL that is
-//! `UPDATE … SET value = $1, token = $2 WHERE id = $3 AND token <= $2`, and a look at the row count.
+//! Each lease has a fencing token, higher than all before. The store keeps the highest that it has seen in the row, and
+//! an `UPDATE` with a lower one finds no row. The store is SQLite, driven by its command line (`sqlite3`), so that
+//! the example needs no C compiler; with a driver, bind the token as a 64-bit integer and look at the row count.
 //!
-//! `cargo run --example fencing`; `REDIS_URLS=redis://a,redis://b,redis://c` for servers of yours.
+//! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example fencing` stops a real process (SIGSTOP) between its
+//! check and its write. Without `REDIS_URLS` a guard that is not extended stands for that.
 
-use std::{env, error::Error, time::Duration};
+use std::{
+    env,
+    error::Error,
+    io::{BufRead, BufReader, stdin},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use redlock_fifo::{BuildError, FifoRedlock};
+use redlock_fifo::{BuildError, FifoRedlock, LockGuard};
+use rustix::process::{Pid, Signal, kill_process};
 
-const TTL: Duration = Duration::from_millis(300);
+const TTL: Duration = Duration::from_millis(600);
 
-/// A store of one value that refuses stale writers.
-#[derive(Default)]
-struct Store {
-    newest: u64,
-    value: String,
-}
-
-#[derive(Debug, PartialEq)]
-struct Stale {
-    newest: u64,
-}
+/// A table with one row.
+struct Store(PathBuf);
 
 impl Store {
-    fn write(&mut self, token: u64, value: &str) -> Result<(), Stale> {
-        if token < self.newest {
-            return Err(Stale {
-                newest: self.newest,
-            });
+    fn run(&self, sql: &str) -> Result<String, Box<dyn Error>> {
+        let output = Command::new("sqlite3")
+            .args(["-batch", "-cmd", ".timeout 5000"])
+            .args([self.0.as_os_str(), sql.as_ref()])
+            .output()
+            .map_err(|error| format!("sqlite3 is needed: {error}"))?;
+        if !output.status.success() {
+            return Err(String::from_utf8(output.stderr)?.into());
         }
-        self.newest = token;
-        self.value = value.to_owned();
-        Ok(())
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    /// Whether the write was taken: not if a later holder has written.
+    fn write(&self, guard: &LockGuard, value: &str) -> Result<bool, Box<dyn Error>> {
+        let token = guard.fencing_token();
+        let update = format!(
+            "UPDATE plan SET value = '{value}', token = {token} WHERE id = 1 AND token <= {token}; \
+             SELECT changes();"
+        );
+        Ok(self.run(&update)? == "1")
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let redlock = connect().await?;
-    let mut store = Store::default();
+    if let Some(path) = env::args().nth(1) {
+        // The process that will be paused.
+        let guard = redlock.lock("fencing", TTL).await?;
+        assert!(guard.is_held(), "it looks before it writes");
+        println!("checked");
+        stdin().read_line(&mut String::new())?;
+        println!("{}", Store(path.into()).write(&guard, "from the sleeper")?);
+        return Ok(());
+    }
+    let store = Store(env::temp_dir().join(format!("fencing-{}.db", std::process::id())));
+    store.run("CREATE TABLE plan (id INTEGER PRIMARY KEY, value TEXT, token INTEGER); INSERT INTO plan VALUES (1, '', 0)")?;
 
-    // Without auto-extension this stands for a process that is stopped for longer than its ttl.
-    let sleeper = redlock.lock("fencing", TTL).auto_extend(false).await?;
-    let old = sleeper.fencing_token();
-    println!("sleeper holds the lock with token {old}, and falls asleep");
-
-    let waker = redlock.lock("fencing", TTL).await?;
-    let new = waker.fencing_token();
-    println!("its lease has run out; the next holder has token {new}");
-    assert!(new > old, "fencing tokens rise");
-    assert_eq!(store.write(new, "from the next holder"), Ok(()));
-
-    // The guard knows. But a process can be stopped right after it asked its guard, so the store checks.
-    assert!(!sleeper.is_held());
-    let late = store.write(old, "from the sleeper");
-    println!("sleeper wakes up and writes: {late:?}");
-    assert_eq!(late, Err(Stale { newest: new }));
-    assert_eq!(store.value, "from the next holder");
-
-    // A release tells as well that the lease had ended before.
-    println!("sleeper releases: {:?}", sleeper.release().await);
-    waker.release().await?;
+    let late = if env::var("REDIS_URLS").is_ok() {
+        let mut sleeper = Command::new(env::current_exe()?)
+            .arg(&store.0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pid = Pid::from_child(&sleeper);
+        let mut said = BufReader::new(sleeper.stdout.take().ok_or("piped")?).lines();
+        assert_eq!(said.next().transpose()?.as_deref(), Some("checked"));
+        kill_process(pid, Signal::STOP)?;
+        println!("the sleeper has checked its guard, and is stopped before it writes");
+        succeed(&redlock, &store).await?;
+        kill_process(pid, Signal::CONT)?;
+        drop(sleeper.stdin.take());
+        let late = said.next().transpose()?;
+        sleeper.wait()?;
+        late.as_deref() == Some("true")
+    } else {
+        let sleeper = redlock.lock("fencing", TTL).auto_extend(false).await?;
+        succeed(&redlock, &store).await?;
+        store.write(&sleeper, "from the sleeper")?
+    };
+    println!("the sleeper goes on and writes; taken: {late}");
+    assert!(!late);
+    assert_eq!(store.run("SELECT value FROM plan")?, "from the next holder");
+    std::fs::remove_file(&store.0)?;
     redlock.shutdown().await;
     println!("The late write did no harm.");
     Ok(())
+}
+
+/// Waits until the sleeper's lease has run out, and writes.
+async fn succeed(redlock: &FifoRedlock, store: &Store) -> Result<(), Box<dyn Error>> {
+    let guard = redlock.lock("fencing", TTL).await?;
+    let taken = store.write(&guard, "from the next holder")?;
+    println!("its lease has run out; the next holder writes; taken: {taken}");
+    assert!(taken);
+    Ok(guard.release().await?)
 }
 
 async fn connect() -> Result<FifoRedlock, BuildError> {

@@ -63,8 +63,13 @@ async fn import(guard: &LockGuard, rows: &Arc<AtomicU64>) {
             tokio::select! {
                 biased;
                 why = &mut lost => return println!("the child stops: {why}"),
-                _ = tick.tick() => rows.fetch_add(1, Ordering::Relaxed),
-            };
+                _ = tick.tick() => {
+                    let done = rows.fetch_add(1, Ordering::Relaxed) + 1;
+                    if done % 10 == 0 {
+                        println!("{done} rows");
+                    }
+                }
+            }
         }
     });
     let _ = child.await;

@@ -16,7 +16,7 @@ use crate::{
 const NAME: &str = "nightly";
 
 /// The program of an example, built first if this run of the tests has not done so.
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--all-features", "--example", name])
         .status();
@@ -48,7 +48,7 @@ fn outcome(child: Child) -> (String, String, Option<i32>) {
     )
 }
 
-fn first_line(from: &mut Option<impl Read>) -> String {
+pub(crate) fn first_line(from: &mut Option<impl Read>) -> String {
     let mut line = String::new();
     let mut reader = BufReader::new(from.as_mut().expect("piped"));
     reader.read_line(&mut line).expect("a line");

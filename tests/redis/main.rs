@@ -32,6 +32,7 @@ mod node_loss;
 mod operating;
 mod peers;
 mod process;
+mod services;
 mod soak;
 mod worker;
 
