@@ -289,6 +289,7 @@ pub(crate) fn node_failed(node: &str, error: &NodeError) {
         NodeError::Broken => "broken",
         NodeError::Refused(_) => "refused",
         NodeError::Garbled => "garbled",
+        NodeError::TooLong => "too_long",
         NodeError::Late => "late",
         NodeError::RestartGrace { .. } => "restart_grace",
         NodeError::WrongServer(_) => "wrong_server",
