@@ -65,7 +65,10 @@ async fn candidate(
     loop {
         let guard = tokio::select! {
             guard = redlock.lock("leader", TTL).wait_forever() => guard?,
-            () = &mut resign => return Ok(println!("{name} stands no more")),
+            () = &mut resign => {
+                println!("{name} stands no more");
+                return Ok(());
+            }
         };
         let term = guard.fencing_token();
         println!("{name} leads, term {term}");
