@@ -118,6 +118,10 @@ pub mod docs {
     pub mod operating {}
     #[doc = include_str!("docs/observability.md")]
     pub mod observability {}
+    #[doc = include_str!("docs/testing.md")]
+    pub mod testing {}
+    #[doc = include_str!("docs/migration.md")]
+    pub mod migration {}
 }
 
 /// The README's examples are compiled with the others.
