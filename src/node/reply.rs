@@ -67,9 +67,9 @@ pub(super) fn report(clock: u64, rest: &[Value]) -> Option<Report> {
             lease_end: number(lease_end)?,
         })
     };
-    let holder = match text(holder)? {
-        "" => None,
-        id => Some((id.to_owned(), ttl(left)?)),
+    let holder = match foreign(holder)? {
+        id if id.is_empty() => None,
+        id => Some((id, ttl(left)?)),
     };
     Some(Report {
         clock,
@@ -96,6 +96,14 @@ pub(super) fn text(value: &Value) -> Option<&str> {
         Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
         Value::SimpleString(text) => Some(text),
         _ => None,
+    }
+}
+
+/// A value that another Redlock client may have written: some write bytes that are no text.
+fn foreign(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) if text(value).is_none() => Some(bytes.escape_ascii().to_string()),
+        value => text(value).map(str::to_owned),
     }
 }
 

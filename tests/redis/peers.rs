@@ -79,3 +79,19 @@ async fn s1_our_guard_excludes_a_peer() {
     redlock.shutdown().await;
     assert!(servers.iter().all(|server| peer_locks(server, "60000")));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_value_is_no_text_is_told_as_the_holder() {
+    let servers = servers(3);
+    let redlock = client(&servers).await;
+    // As rslock, whose values are random bytes.
+    let lock = r#"return redis.call("set", KEYS[1], "a\255\0", "NX", "PX", 60000)"#;
+    for server in &servers {
+        assert_eq!(server.command(&["EVAL", lock, "1", "r"]), Value::Okay);
+    }
+    let tried = redlock.try_lock("r", TTL).await.expect("all answer");
+    assert!(tried.is_none(), "{tried:?}");
+    let inspection = redlock.inspect("r").await.expect("all answer");
+    let holder = inspection.holder().expect("the peer");
+    assert_eq!((holder.id(), holder.client_name()), ("a\\xff\\x00", None));
+}
