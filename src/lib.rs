@@ -108,6 +108,8 @@ pub mod docs {
     pub mod guarantees {}
     #[doc = include_str!("docs/protocol.md")]
     pub mod protocol {}
+    #[doc = include_str!("docs/wire.md")]
+    pub mod wire {}
     #[doc = include_str!("docs/failures.md")]
     pub mod failures {}
     #[doc = include_str!("docs/compare.md")]

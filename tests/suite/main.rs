@@ -22,6 +22,7 @@ mod metrics;
 mod patience;
 mod sharing;
 mod telemetry;
+mod wire;
 
 /// The nodes that the behaviours run on here.
 type Kind = redlock_fifo::MemoryCluster;
