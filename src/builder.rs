@@ -47,7 +47,8 @@ pub struct FifoRedlockBuilder {
 impl FifoRedlockBuilder {
     /// Adds the server at `url` as a node: `redis://[user:password@]host[:port][/db]`, or
     /// `redis+unix:///path`. Connected by RESP3, unless the URL says `?protocol=resp2`; then the node is
-    /// polled, as it cannot push.
+    /// polled, as it cannot push. `rediss://` in place of `redis://` is TLS, with the feature `tls`; the
+    /// certificate of the server is always verified, so `#insecure` is refused.
     pub fn node(mut self, url: impl AsRef<str>) -> Self {
         self.sources.push(Source::Url(url.as_ref().to_owned()));
         self
@@ -209,6 +210,40 @@ impl FifoRedlockBuilder {
     /// leader election.
     pub fn long_hold(mut self, long_hold: impl Into<Option<Duration>>) -> Self {
         self.config.long_hold = long_hold.into();
+        self
+    }
+
+    /// The certificate authorities, one or more in PEM form, that the certificate of a `rediss://` server
+    /// must come from. No others are trusted then. Needs the feature `tls`.
+    ///
+    /// Defaults to those that the platform trusts (on Linux, the files that OpenSSL would read; they can
+    /// be named in `SSL_CERT_FILE`), because certificates of a public authority need no setup.
+    ///
+    /// [`connect`](Self::connect) refuses what is no certificate, and the setting as such where no node has
+    /// a `rediss://` URL, with [`BuildError::InvalidSetting`].
+    #[cfg(feature = "tls")]
+    pub fn tls_ca_pem(mut self, authorities: impl Into<Vec<u8>>) -> Self {
+        self.config.tls.ca = Some(authorities.into());
+        self
+    }
+
+    /// The certificate by which this client proves to `rediss://` servers who it is, with those that link
+    /// it to its authority, and its private key (PKCS #8, PKCS #1 or SEC 1), both in PEM form. A password is
+    /// in the URL all the same, if there is one. Needs the feature `tls`.
+    ///
+    /// Defaults to none, because only servers with `tls-auth-clients yes` ask for one, which is the default
+    /// of Redis.
+    ///
+    /// [`connect`](Self::connect) refuses what is no certificate, no key or a key of another certificate, and
+    /// the setting as such where no node has a `rediss://` URL, with [`BuildError::InvalidSetting`]. The key
+    /// shows in no error, `Debug` or log.
+    #[cfg(feature = "tls")]
+    pub fn tls_client_pem(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.config.tls.client = Some((certificate.into(), key.into()));
         self
     }
 

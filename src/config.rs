@@ -35,6 +35,29 @@ pub(crate) struct Config {
     pub(crate) long_hold: Option<Duration>,
     /// `None`: host name and process id.
     pub(crate) client_name: Option<String>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: TlsSettings,
+}
+
+/// Whom to trust and who we are, in PEM form. Read when a node needs it.
+#[cfg(feature = "tls")]
+#[derive(Clone, Default)]
+pub(crate) struct TlsSettings {
+    /// `None`: whom the platform trusts.
+    pub(crate) ca: Option<Vec<u8>>,
+    /// Certificate chain and private key.
+    pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Whether they are set, and nothing of what they are.
+#[cfg(feature = "tls")]
+impl std::fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsSettings")
+            .field("ca", &self.ca.is_some())
+            .field("client", &self.client.is_some())
+            .finish()
+    }
 }
 
 impl Default for Config {
@@ -55,6 +78,8 @@ impl Default for Config {
             max_hold: None,
             long_hold: Some(Duration::from_secs(600)),
             client_name: None,
+            #[cfg(feature = "tls")]
+            tls: TlsSettings::default(),
         }
     }
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
+#[cfg(feature = "tls")]
+use crate::node::tls::Tls;
 use crate::{
     client::Client,
     clock::Clock,
@@ -107,19 +109,23 @@ async fn on_servers(sources: Vec<Source>, config: Config) -> Result<Client, Buil
     let mut targets = Vec::new();
     for (place, source) in sources.into_iter().enumerate() {
         match source {
-            Source::Url(url) => targets.push(Target::Address(Address::parse(place, &url)?)),
+            Source::Url(url) => {
+                targets.push(Target::Address(Box::new(Address::parse(place, &url)?)))
+            }
             Source::Connection(connection) => targets.push(Target::Connection(connection)),
             Source::Memory(_) => return Err(BuildError::MixedNodes),
         }
     }
     refuse_twins(&targets)?;
+    #[cfg(feature = "tls")]
+    let targets = encrypt(targets, &config)?;
     let listens = targets.iter().any(Target::listens);
     let shared = Shared::new(config, Clock::Boot, listens);
     let roster = Arc::new(Roster::default());
     let open = |(place, target): (usize, Target)| {
         let context = shared.context(place);
         match target {
-            Target::Address(address) => RedisNode::open(address, context, roster.clone()),
+            Target::Address(address) => RedisNode::open(*address, context, roster.clone()),
             Target::Connection(connection) => {
                 connection(&format!("connection {place}"), context, roster.clone())
             }
@@ -135,7 +141,7 @@ async fn on_servers(sources: Vec<Source>, config: Config) -> Result<Client, Buil
 }
 
 enum Target {
-    Address(Address),
+    Address(Box<Address>),
     Connection(Open),
 }
 
@@ -143,6 +149,19 @@ impl Target {
     fn listens(&self) -> bool {
         matches!(self, Self::Address(address) if address.pushes())
     }
+}
+
+/// Gives those of `targets` that are reached by TLS what it takes.
+#[cfg(feature = "tls")]
+fn encrypt(targets: Vec<Target>, config: &Config) -> Result<Vec<Target>, BuildError> {
+    let is_encrypted =
+        |target: &&Target| matches!(target, Target::Address(address) if address.is_encrypted());
+    let tls = Tls::prepare(&config.tls, targets.iter().filter(is_encrypted).count())?;
+    let encrypt = |target| match target {
+        Target::Address(address) => Target::Address(Box::new(address.with_tls(tls.as_ref()))),
+        other => other,
+    };
+    Ok(targets.into_iter().map(encrypt).collect())
 }
 
 /// Two URLs of one address would be one server with two votes.

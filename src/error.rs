@@ -76,6 +76,13 @@ pub enum WrongServer {
     /// It wants a password, or another one.
     #[error("authentication is needed or failed")]
     NeedsAuthentication,
+    /// No trust came about: its certificate is not of an authority that is trusted, not for this host or
+    /// out of date, or it refused the handshake. Only with the feature `tls`.
+    #[error("the TLS handshake failed: {reason}")]
+    Tls {
+        /// What is wrong, in the words of rustls.
+        reason: String,
+    },
     /// It is a replica; a lock needs masters.
     #[error("the server is a read-only replica")]
     Replica,

@@ -48,8 +48,9 @@
 //! # Features
 //!
 //! - `metrics` (off by default): metrics through the facade `metrics`; see [`docs::observability`].
+//! - `tls` (off by default): `rediss://` URLs, by rustls with ring; see [`docs::tuning`].
 //!
-//! A runtime with time enabled is needed.
+//! A runtime with time, and for servers I/O, enabled is needed.
 
 mod acquire;
 mod builder;

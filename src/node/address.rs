@@ -4,6 +4,8 @@ use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, parse_redis_url};
 
+#[cfg(feature = "tls")]
+use super::tls::{self, Tls};
 use crate::error::BuildError;
 
 /// The address of one server and how to log in there.
@@ -12,6 +14,10 @@ pub(crate) struct Address {
     info: ConnectionInfo,
     name: String,
     server: String,
+    #[cfg(feature = "tls")]
+    encrypted: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 impl Address {
@@ -21,12 +27,29 @@ impl Address {
             node: place,
             reason,
         };
-        let url = parse_redis_url(url).ok_or_else(|| {
+        let mut url = parse_redis_url(url).ok_or_else(|| {
             refuse("it does not start with redis://, rediss://, valkey:// or unix://")
         })?;
-        let tls = matches!(url.scheme(), "rediss" | "valkeys");
-        if tls && !tls_is_supported() {
-            return Err(refuse("TLS is not enabled in the redis crate"));
+        let encrypted = matches!(url.scheme(), "rediss" | "valkeys");
+        if encrypted {
+            // The driver reads such a URL only with a TLS of its own, which is not used.
+            url.set_scheme("redis")
+                .map_err(|()| refuse("its scheme could not be read"))?;
+            match url.fragment() {
+                None => {}
+                Some("insecure") => {
+                    return Err(refuse(
+                        "#insecure is not supported: without verification anyone could pose as \
+                         the server; trust its certificate authority by tls_ca_pem instead",
+                    ));
+                }
+                Some(_) => return Err(refuse("it has a fragment")),
+            }
+            if !cfg!(feature = "tls") {
+                return Err(refuse(
+                    "TLS needs the feature `tls` of the crate redlock-fifo",
+                ));
+            }
         }
         if !url.scheme().contains("unix") && url.host_str().is_none_or(str::is_empty) {
             return Err(refuse("it names no host"));
@@ -48,14 +71,43 @@ impl Address {
         };
         let name = match info.addr() {
             ConnectionAddr::Unix(_) => server.clone(),
-            _ if tls => format!("rediss://{server}/{}", settings.db()),
+            _ if encrypted => format!("rediss://{server}/{}", settings.db()),
             _ => format!("redis://{server}/{}", settings.db()),
         };
+        #[cfg(feature = "tls")]
+        if let (true, ConnectionAddr::Tcp(host, _)) = (encrypted, info.addr())
+            && tls::server_name(host).is_none()
+        {
+            return Err(refuse("its host is no name that a certificate could have"));
+        }
         Ok(Self {
             info: info.set_redis_settings(settings),
             name,
             server,
+            #[cfg(feature = "tls")]
+            encrypted,
+            #[cfg(feature = "tls")]
+            tls: None,
         })
+    }
+
+    /// Whether it is to be reached by TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    /// The same, with what it takes to reach it if that is by TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn with_tls(mut self, tls: Option<&Tls>) -> Self {
+        self.tls = tls.filter(|_| self.encrypted).cloned();
+        self
+    }
+
+    /// How to make a TLS connection.
+    #[cfg(feature = "tls")]
+    pub(super) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// The address for people: scheme, host, port and database.
@@ -89,9 +141,7 @@ impl fmt::Debug for Address {
 /// Host and port, in the one spelling that all spellings share.
 fn authority(addr: &ConnectionAddr) -> String {
     let (host, port) = match addr {
-        ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
-            (host, *port)
-        }
+        ConnectionAddr::Tcp(host, port) => (host, *port),
         other => return other.to_string(),
     };
     let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -100,16 +150,6 @@ fn authority(addr: &ConnectionAddr) -> String {
     } else {
         format!("{host}:{port}")
     }
-}
-
-fn tls_is_supported() -> bool {
-    ConnectionAddr::TcpTls {
-        host: String::new(),
-        port: 0,
-        insecure: false,
-        tls_params: None,
-    }
-    .is_supported()
 }
 
 #[cfg(test)]
@@ -143,6 +183,28 @@ mod tests {
             let address = address(url);
             assert_eq!(address.name(), name);
             assert!(!format!("{address:?}").contains("hunter2"));
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "tls")]
+    fn an_encrypted_address_shows_that_it_is() {
+        let address = address("rediss://:hunter2@DB.example:7000/3");
+        assert_eq!(address.name(), "rediss://db.example:7000/3");
+        assert!(address.is_encrypted());
+        assert!(!super::tests::address("redis://a").is_encrypted());
+    }
+
+    #[test]
+    fn what_tls_cannot_do_is_explained() {
+        let reason = |url| match Address::parse(0, url) {
+            Err(BuildError::InvalidUrl { reason, .. }) => reason,
+            other => panic!("{url}: {other:?}"),
+        };
+        assert!(reason("rediss://a#insecure").contains("tls_ca_pem"));
+        assert!(reason("valkeys://a#x").contains("fragment"));
+        if cfg!(not(feature = "tls")) {
+            assert!(reason("rediss://a").contains("the feature `tls`"));
         }
     }
 

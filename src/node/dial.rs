@@ -31,7 +31,7 @@ const SLOTS: usize = 8192;
 
 /// Where connections come from.
 pub(super) enum Source {
-    Address(Address),
+    Address(Box<Address>),
     Handed(Arc<dyn Handed>),
 }
 
@@ -62,10 +62,10 @@ impl Source {
             }
         };
         let wanted = address.info().redis_settings().protocol();
-        let (opened, used) = match open(address, wanted, context, health).await {
+        let (opened, used) = match open(address, wanted, context, health).await? {
             Err(error) if wanted.supports_resp3() && lacks_resp3(&error) => {
                 let fallback = ProtocolVersion::RESP2;
-                (open(address, fallback, context, health).await, fallback)
+                (open(address, fallback, context, health).await?, fallback)
             }
             opened => (opened, wanted),
         };
@@ -78,12 +78,13 @@ impl Source {
     }
 }
 
+/// The inner error is the server's, and may be one that another protocol helps against.
 async fn open(
     address: &Address,
     protocol: ProtocolVersion,
     context: &Context,
     health: &Arc<Health>,
-) -> RedisResult<Own> {
+) -> Result<RedisResult<Own>, NodeError> {
     let settings = address.info().redis_settings().clone();
     let settings = settings
         .set_protocol(protocol)
@@ -98,11 +99,9 @@ async fn open(
     } else {
         config
     };
-    let stream = socket::open(address.info().addr()).await?;
-    let stream = Bounded::new(stream, health.clone());
-    let (connection, driver) =
-        MultiplexedConnection::new_with_config(&settings, stream, config).await?;
-    Ok(Own::start(connection, driver))
+    let stream = Bounded::new(socket::open(address).await?, health.clone());
+    let opened = MultiplexedConnection::new_with_config(&settings, stream, config).await;
+    Ok(opened.map(|(connection, driver)| Own::start(connection, driver)))
 }
 
 fn lacks_resp3(error: &RedisError) -> bool {

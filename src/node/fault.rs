@@ -3,6 +3,8 @@
 //! Of what a server says only the error code is kept: old servers and proxies repeat the arguments of a
 //! command they refuse, and those may be passwords.
 
+use std::io;
+
 use redis::{ErrorKind, RedisError};
 
 use crate::error::{NodeError, WrongServer};
@@ -34,6 +36,11 @@ pub(super) fn no_connection(error: &RedisError) -> NodeError {
         NodeError::Garbled => WrongServer::NotRedis.into(),
         other => other,
     }
+}
+
+/// Why no socket came about.
+pub(super) fn no_socket(error: &io::Error) -> NodeError {
+    NodeError::Down(error.to_string())
 }
 
 /// Why a command of the handshake that needs the right `right` failed.

@@ -17,6 +17,8 @@ mod request;
 pub(crate) mod roster;
 mod session;
 pub(crate) mod table;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 #[cfg(test)]
 pub(crate) use session::NodeClock;

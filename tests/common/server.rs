@@ -63,14 +63,25 @@ impl Server {
 
     /// A server that listens on a free port as well.
     pub(crate) fn start_tcp(args: &[&str]) -> Self {
+        Self::on_a_free_port(|port| Self::new(args, Some(port))).0
+    }
+
+    /// A server that listens as well on a free port that its option `option` names. Nobody looks whether it
+    /// answers there.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn start_at(option: &str, args: &[&str]) -> (Self, u16) {
+        Self::on_a_free_port(|port| Self::new(&[args, &[option, &port.to_string()]].concat(), None))
+    }
+
+    fn on_a_free_port(prepare: impl Fn(u16) -> Self) -> (Self, u16) {
         for _ in 0..10 {
             // Somebody else may take the port in between; then it is another one's turn.
             let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
             let port = listener.local_addr().expect("an address").port();
             drop(listener);
-            let server = Self::new(args, Some(port));
+            let server = prepare(port);
             if server.launch() {
-                return server;
+                return (server, port);
             }
         }
         panic!("no server could be started on a port");

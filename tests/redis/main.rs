@@ -33,7 +33,10 @@ mod operating;
 mod peers;
 mod process;
 mod services;
+mod setups;
 mod soak;
+#[cfg(feature = "tls")]
+mod tls;
 mod worker;
 
 /// The nodes that the behaviours run on here.

@@ -6,6 +6,11 @@ use futures::future::select_ok;
 use redis::{ConnectionAddr, aio::AsyncStream, io::tcp::socket2::SockRef};
 use tokio::net::{TcpStream, lookup_host};
 
+use crate::{
+    error::NodeError,
+    node::{address::Address, fault},
+};
+
 /// Until when a peer must have acknowledged what was sent, or its machine is taken for gone.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const USER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -14,19 +19,37 @@ const USER_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) type Stream = Box<dyn AsyncStream + Send + Unpin>;
 
 /// Connects to `address`.
-pub(super) async fn open(address: &ConnectionAddr) -> io::Result<Stream> {
-    match address {
-        ConnectionAddr::Tcp(host, port) => Ok(Box::new(tcp(host, *port).await?)),
+pub(super) async fn open(address: &Address) -> Result<Stream, NodeError> {
+    match address.info().addr() {
+        ConnectionAddr::Tcp(host, port) => {
+            let stream = tcp(host, *port)
+                .await
+                .map_err(|error| fault::no_socket(&error))?;
+            #[cfg(feature = "tls")]
+            if address.is_encrypted() {
+                // Never a plain connection in place of an encrypted one.
+                let lacking = || NodeError::Down("TLS is not set up".to_owned());
+                let tls = address.tls().ok_or_else(lacking)?;
+                return Ok(Box::new(tls.over(host, stream).await?));
+            }
+            Ok(Box::new(stream))
+        }
         #[cfg(unix)]
-        ConnectionAddr::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
-        _ => Err(unsupported()),
+        ConnectionAddr::Unix(path) => match tokio::net::UnixStream::connect(path).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(fault::no_socket(&error)),
+        },
+        _ => Err(NodeError::Down("there are no such sockets here".to_owned())),
     }
 }
 
-/// Connects to the first to answer of all addresses that `host` has.
 async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let attempts: Vec<_> = lookup_host((host, port))
-        .await?
+    first(lookup_host((host, port)).await?).await
+}
+
+/// Connects to the first to answer of all `addresses` that a name has.
+async fn first(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let attempts: Vec<_> = addresses
         .map(|address| Box::pin(connect(address)))
         .collect();
     if attempts.is_empty() {
@@ -50,13 +73,6 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn unsupported() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        "there are no such sockets on this platform",
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
@@ -75,13 +91,16 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().expect("set"), Some(USER_TIMEOUT));
     }
 
-    /// `localhost` is two addresses where there is IPv6, and here only one of them listens.
     #[tokio::test]
     async fn all_addresses_of_a_name_are_tried() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
-        tcp("localhost", port).await.expect("connected");
-        let nobody = tcp("name.invalid", port).await;
-        assert!(nobody.is_err());
+        let listens = listener.local_addr().expect("an address");
+        let nobody = SocketAddr::from(([127, 0, 0, 2], listens.port()));
+        for addresses in [[nobody, listens], [listens, nobody]] {
+            let stream = first(addresses.into_iter()).await.expect("connected");
+            assert_eq!(stream.peer_addr().expect("connected"), listens);
+        }
+        assert!(first([nobody, nobody].into_iter()).await.is_err());
+        assert!(first([].into_iter()).await.is_err());
     }
 }
