@@ -3,6 +3,8 @@
 //! Each run ends with a few of them, on nodes that the faults have left in whatever state, each beside a
 //! minority of nodes that is well, hung or down.
 
+mod late;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{
@@ -50,7 +52,7 @@ pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Pa
 
 impl Drill<'_> {
     async fn go(&mut self) {
-        match self.chance.below(11) {
+        match self.chance.below(15) {
             0 => self.dead_holder().await,
             1 | 2 => self.dead_waiters().await,
             3 | 4 => self.split_vote().await,
@@ -59,7 +61,10 @@ impl Drill<'_> {
             7 => self.quorum_comes_back().await,
             8 => self.dropped_lock().await,
             9 => self.dropped_acquire().await,
-            _ => self.unclaimed_grant().await,
+            10 => self.unclaimed_grant().await,
+            11 => self.extend_after_release().await,
+            12 => self.push_after_expiry().await,
+            _ => self.answer_after_giving_back().await,
         }
     }
 

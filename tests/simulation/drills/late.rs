@@ -1,0 +1,176 @@
+//! Drills with what comes late: an extend after the release, a push after its vote has expired, an answer after
+//! the votes were given back.
+//!
+//! Faults by chance make these too seldom. What the last two must not lead to, two leases or one that the
+//! nodes do not back, is looked for in every run (S1, S3).
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+use super::{Drill, NEVER};
+use crate::simulation::{
+    chaos,
+    history::{Call, Kind, Ms, What},
+    way::Weather,
+    work::Cut,
+};
+
+const TTL: Ms = 4000;
+
+/// How often the drill with several at once is repeated: little of what may happen happens every time.
+const ROUNDS: usize = 12;
+
+impl Drill<'_> {
+    /// C3: an extend that is carried out after the release makes nothing.
+    pub(super) async fn extend_after_release(&mut self) {
+        let party = self.enter();
+        let (call, guard) = self.lock(party, TTL).await;
+        let extend = Cut::new(guard.extend(Duration::from_millis(TTL)), 1, call).await;
+        assert!(extend.is_none(), "no node can have answered yet");
+        // It is under way on connections that end, and the release takes new ones.
+        self.stage.sim.with(|world| {
+            for node in 0..world.servers.len() {
+                world.reset(party, node);
+                world.connect(party, node);
+            }
+        });
+        let start = self.now();
+        self.releases(call, guard).await;
+        sleep(Duration::from_millis(TTL / 2)).await;
+        let left = self.stage.sim.with(|world| {
+            let now = world.now();
+            let stands = |server: &mut crate::simulation::server::Server| {
+                server.standing(now).contains(&call)
+            };
+            world
+                .servers
+                .iter_mut()
+                .filter_map(|server| stands(server).then_some(()))
+                .count()
+        });
+        self.tell(
+            "C3",
+            vec![call],
+            start,
+            Some(start + left as Ms),
+            0,
+            "an extend was under way when the guard was released; nodes that have the key",
+        );
+    }
+
+    /// F3, S3: a waiter that sleeps costs one waiter lease, and what it is told of a vote that has expired
+    /// makes no lease.
+    pub(super) async fn push_after_expiry(&mut self) {
+        let (holder, sleeper, next) = (self.enter(), self.enter(), self.enter());
+        let ephemeral = self.stage.settings().ephemeral;
+        let (first, guard) = self.lock(holder, TTL).await;
+        let (second, waits) = self.waits(sleeper, TTL);
+        sleep(Duration::from_millis(self.round_trips(4))).await;
+        let (third, comes) = self.waits(next, TTL);
+        sleep(Duration::from_millis(self.round_trips(4))).await;
+        self.weather(sleeper, |weather, _| {
+            weather.late_pushes = 2 * ephemeral;
+            weather.doubles_pushes = 50;
+        });
+        let sleeps = ephemeral + self.chance.below(ephemeral / 2);
+        let on = format!("client {sleeper}, for a drill");
+        self.stage
+            .sim
+            .with(|world| chaos::pause(world, sleeper, sleeps, on));
+        self.releases(first, guard).await;
+        let free = self.now();
+        let served = timeout(NEVER, comes).await.ok().and_then(Result::ok);
+        let at = served.as_ref().map(|_| self.now());
+        let bound = ephemeral + self.poll() + self.round_trips(4);
+        self.tell(
+            "F3",
+            vec![first, second, third],
+            free,
+            at,
+            bound,
+            "the waiter ahead slept",
+        );
+        // Until the last of what is late has come.
+        sleep(Duration::from_millis(2 * ephemeral)).await;
+        if let Some(guard) = served {
+            self.releases(third, guard).await;
+        }
+        if let Ok(Ok(guard)) = timeout(NEVER, waits).await {
+            self.releases(second, guard).await;
+        }
+    }
+
+    /// S1, S3: an answer that comes when the votes were given back is not counted.
+    ///
+    /// Several ask for the same at the same time, each of them far from another node; and all over again.
+    pub(super) async fn answer_after_giving_back(&mut self) {
+        let settings = self.stage.settings();
+        let (nodes, slow) = (settings.nodes as u64, settings.node_timeout);
+        let parties: Vec<usize> = (0..self.chance.between(3, 4))
+            .map(|_| self.enter())
+            .collect();
+        for party in &parties {
+            let far = self.chance.below(nodes) as usize;
+            self.stage.sim.with(|world| {
+                world.set_weather(*party, far, |weather| {
+                    weather.delay = (slow / 8, slow * 2 / 5)
+                });
+            });
+        }
+        let first = self.resource * 100;
+        for resource in first..first + ROUNDS {
+            let asked: Vec<_> = parties
+                .iter()
+                .map(|party| self.locks_for_a_moment(*party, resource))
+                .collect();
+            for done in asked {
+                let _ = timeout(NEVER, done).await;
+            }
+        }
+    }
+
+    fn locks_for_a_moment(&mut self, client: usize, resource: usize) -> oneshot::Receiver<()> {
+        let sim = self.stage.sim.clone();
+        let redlock = self.parties[client].redlock.clone();
+        let (done, over) = oneshot::channel();
+        let (later, holds) = (self.chance.millis(self.poll()), self.chance.millis(60));
+        self.spawn(client, async move {
+            sleep(later).await;
+            let call = Call {
+                client,
+                resource,
+                kind: Kind::Lock,
+                ttl: TTL,
+            };
+            let call = sim.with(|world| world.call(call));
+            sim.note(What::Asks(call));
+            let lock = redlock.lock(format!("r{resource}"), Duration::from_millis(TTL));
+            match Cut::new(lock.wait_forever(), u64::MAX, call).await {
+                Some(Ok(guard)) => {
+                    let guard = Arc::new(guard);
+                    sim.follow(call, &guard);
+                    sleep(holds).await;
+                    sim.look_at_guards();
+                    sim.note(What::Releases(call));
+                }
+                _ => sim.note(What::Failed(call, String::new())),
+            }
+            let _ = done.send(());
+        });
+        over
+    }
+
+    /// Changes the weather between a client and each node.
+    fn weather(&mut self, client: usize, mut change: impl FnMut(&mut Weather, &mut super::Chance)) {
+        for node in 0..self.stage.settings().nodes {
+            let chance = &mut *self.chance;
+            self.stage
+                .sim
+                .with(|world| world.set_weather(client, node, |weather| change(weather, chance)));
+        }
+    }
+}
