@@ -52,7 +52,7 @@ pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Pa
 
 impl Drill<'_> {
     async fn go(&mut self) {
-        match self.chance.below(15) {
+        match self.chance.below(13) {
             0 => self.dead_holder().await,
             1 | 2 => self.dead_waiters().await,
             3 | 4 => self.split_vote().await,
@@ -63,8 +63,7 @@ impl Drill<'_> {
             9 => self.dropped_acquire().await,
             10 => self.unclaimed_grant().await,
             11 => self.extend_after_release().await,
-            12 => self.push_after_expiry().await,
-            _ => self.answer_after_giving_back().await,
+            _ => self.push_after_expiry().await,
         }
     }
 

@@ -1,28 +1,16 @@
-//! Drills with what comes late: an extend after the release, a push after its vote has expired, an answer after
-//! the votes were given back.
+//! Drills with what comes late: an extend after the release, a push after its vote has expired.
 //!
-//! Faults by chance make these too seldom. What the last two must not lead to, two leases or one that the
-//! nodes do not back, is looked for in every run (S1, S3).
+//! Faults by chance make these too seldom. What a late push must not lead to, two leases or one that the nodes
+//! do not back, is looked for in every run (S1, S3).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    sync::oneshot,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{Drill, NEVER};
-use crate::simulation::{
-    chaos,
-    history::{Call, Kind, Ms, What},
-    way::Weather,
-    work::Cut,
-};
+use crate::simulation::{chaos, history::Ms, way::Weather, work::Cut};
 
 const TTL: Ms = 4000;
-
-/// How often the drill with several at once is repeated: little of what may happen happens every time.
-const ROUNDS: usize = 12;
 
 impl Drill<'_> {
     /// C3: an extend that is carried out after the release makes nothing.
@@ -102,66 +90,6 @@ impl Drill<'_> {
         if let Ok(Ok(guard)) = timeout(NEVER, waits).await {
             self.releases(second, guard).await;
         }
-    }
-
-    /// S1, S3: an answer that comes when the votes were given back is not counted.
-    ///
-    /// Several ask for the same at the same time, each of them far from another node; and all over again.
-    pub(super) async fn answer_after_giving_back(&mut self) {
-        let settings = self.stage.settings();
-        let (nodes, slow) = (settings.nodes as u64, settings.node_timeout);
-        let parties: Vec<usize> = (0..self.chance.between(3, 4))
-            .map(|_| self.enter())
-            .collect();
-        for party in &parties {
-            let far = self.chance.below(nodes) as usize;
-            self.stage.sim.with(|world| {
-                world.set_weather(*party, far, |weather| {
-                    weather.delay = (slow / 8, slow * 2 / 5)
-                });
-            });
-        }
-        let first = self.resource * 100;
-        for resource in first..first + ROUNDS {
-            let asked: Vec<_> = parties
-                .iter()
-                .map(|party| self.locks_for_a_moment(*party, resource))
-                .collect();
-            for done in asked {
-                let _ = timeout(NEVER, done).await;
-            }
-        }
-    }
-
-    fn locks_for_a_moment(&mut self, client: usize, resource: usize) -> oneshot::Receiver<()> {
-        let sim = self.stage.sim.clone();
-        let redlock = self.parties[client].redlock.clone();
-        let (done, over) = oneshot::channel();
-        let (later, holds) = (self.chance.millis(self.poll()), self.chance.millis(60));
-        self.spawn(client, async move {
-            sleep(later).await;
-            let call = Call {
-                client,
-                resource,
-                kind: Kind::Lock,
-                ttl: TTL,
-            };
-            let call = sim.with(|world| world.call(call));
-            sim.note(What::Asks(call));
-            let lock = redlock.lock(format!("r{resource}"), Duration::from_millis(TTL));
-            match Cut::new(lock.wait_forever(), u64::MAX, call).await {
-                Some(Ok(guard)) => {
-                    let guard = Arc::new(guard);
-                    sim.follow(call, &guard);
-                    sleep(holds).await;
-                    sim.look_at_guards();
-                    sim.note(What::Releases(call));
-                }
-                _ => sim.note(What::Failed(call, String::new())),
-            }
-            let _ = done.send(());
-        });
-        over
     }
 
     /// Changes the weather between a client and each node.
