@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::{Drill, NEVER};
-use crate::simulation::{chaos, history::Ms, way::Weather, work::Cut};
+use crate::simulation::{chaos, history::Ms, server::Server, way::Weather, work::Cut};
 
 const TTL: Ms = 4000;
 
@@ -31,14 +31,9 @@ impl Drill<'_> {
         sleep(Duration::from_millis(TTL / 2)).await;
         let left = self.stage.sim.with(|world| {
             let now = world.now();
-            let stands = |server: &mut crate::simulation::server::Server| {
-                server.standing(now).contains(&call)
-            };
-            world
-                .servers
-                .iter_mut()
-                .filter_map(|server| stands(server).then_some(()))
-                .count()
+            let stands = |server: &mut Server| server.standing(now).contains(&call);
+            let servers = world.servers.iter_mut();
+            servers.map(stands).filter(|stands| *stands).count()
         });
         self.tell(
             "C3",
