@@ -87,7 +87,7 @@ fn describe(text: &mut String, seen: &Inspection) -> Result<(), std::fmt::Error>
         if let Some(error) = node.error() {
             writeln!(text, "  ! {name}: {error}")?;
         } else if !same || numbers(node.waiters()) != numbers(seen.waiters()) {
-            let waiting = node.waiting();
+            let waiting = node.waiters().len();
             writeln!(
                 text,
                 "  ! {name}: held by {}, {waiting} waiting",
