@@ -35,7 +35,9 @@ async function turns(task, order, told) {
       const name = order.fresh ? `${order.resource}:${turn}` : order.resource;
       const lock = await redlock.acquire([name], TTL_MS);
       const served = clock();
+      // A timer may be early.
       if (order.hold > 0) await sleep(order.hold);
+      while (clock() < served + BigInt(order.hold * 1e6)) await new Promise(setImmediate);
       await lock.release();
       mine.asked = null;
       mine.cycles.push(`c ${task} ${asked} ${served} ${clock()}`);

@@ -9,6 +9,9 @@ import threading
 import time
 from urllib.parse import urlparse
 
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
 logging.disable(logging.CRITICAL)
 
 TTL_MS = 10_000
@@ -16,9 +19,10 @@ TTL_MS = 10_000
 
 def connect(package, poll, urls):
     """Returns `lock(resource)`, falsy where it gave up, and `unlock(lock)`."""
+    # The driver would try a call again three times by itself.
+    common = {"socket_timeout": 0.5, "retry": Retry(NoBackoff(), 0)}
     nodes = [
-        {"host": urlparse(url).hostname, "port": urlparse(url).port, "socket_timeout": 0.5}
-        for url in urls
+        {"host": urlparse(url).hostname, "port": urlparse(url).port, **common} for url in urls
     ]
     if package == "redlock-fifo":
         from redlock_fifo.fifo_redlock import FIFORedlock

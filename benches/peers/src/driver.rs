@@ -92,9 +92,12 @@ impl Worker {
                 }
             }
         });
-        let worker = Self { child, lines };
-        match worker.lines.recv_timeout(START) {
-            Ok(line) if line == "ready" => Ok(worker),
+        Ok(Self { child, lines })
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.lines.recv_timeout(START) {
+            Ok(line) if line == "ready" => Ok(()),
             Ok(line) => Err(line),
             Err(_) => Err("it did not start".to_owned()),
         }
@@ -191,12 +194,14 @@ impl<'a> Team<'a> {
     }
 
     /// Starts what is missing.
-    pub(crate) fn start(&mut self) -> Result<(), String> {
+    fn start(&mut self) -> Result<(), String> {
         let urls: Vec<String> = self.servers.iter().map(Server::url).collect();
-        while self.workers.len() < self.size {
-            let worker = Worker::start(self.entry, self.poll, &urls)?;
-            self.workers.push(worker);
+        let mut missing = Vec::new();
+        for _ in self.workers.len()..self.size {
+            missing.push(Worker::start(self.entry, self.poll, &urls)?);
         }
+        missing.iter().try_for_each(Worker::ready)?;
+        self.workers.extend(missing);
         Ok(())
     }
 

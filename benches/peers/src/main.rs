@@ -13,7 +13,7 @@
 //! | `--only NAMES` | only these subjects or workloads (`uncontended`, `tasks`, `processes`, `redlock4j`, `hung`), separated by commas |
 //! | `--with-packages` | installs the packages from npm and PyPI below the target folder; once |
 //! | `--out FOLDER` | writes there instead |
-//! | `--tune` | measures each subject's best poll delay instead |
+//! | `--tune` | measures what other poll delays would do instead |
 //!
 //! Each subject runs in processes of its own (`worker`), which the parent (`driver`) orders about and ends when they
 //! do not answer in time, so none can hang the run or lean on another one's runtime. What is compared and how each

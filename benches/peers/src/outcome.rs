@@ -9,7 +9,10 @@ use crate::{
 
 /// Who asked this much earlier must be served first; what lies closer counts as at once, for a request is not
 /// known to the servers at the moment it is made.
-pub(crate) const MARGIN: Duration = Duration::from_millis(2);
+pub(crate) const MARGIN: Duration = Duration::from_millis(5);
+
+/// By how much the clocks of two runtimes may differ.
+const SKEW: Duration = Duration::from_micros(200);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
@@ -28,7 +31,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// `spans`: how long it was measured in all. Each round is judged by itself.
+    /// `span`: how long it was measured each time. Each round is judged by itself.
     pub(crate) fn of(rounds: &[Told], span: Duration, hold: Duration) -> Self {
         let mut outcome = Self::default();
         let mut waits = Sample::default();
@@ -41,7 +44,7 @@ impl Outcome {
                 .windows(2)
                 .filter(|pair| pair[0].who != pair[1].who)
                 .count();
-            let hold = u64::try_from(hold.as_nanos()).expect("short");
+            let hold = u64::try_from(hold.saturating_sub(SKEW).as_nanos()).expect("short");
             let overlap = |pair: &&[_]| {
                 let [one, next]: &[crate::driver::Served; 2] = (*pair).try_into().expect("two");
                 next.served < one.served + hold

@@ -85,7 +85,7 @@ pub(crate) fn subjects(entries: &[&Entry]) -> String {
     );
     text.push_str(&format!(
         "\nAlike for all: ttl {} s; a node may take {} ms where that can be set; TCP_NODELAY where that can be set; \
-         waiters never give up; one client per process. The poll delay is each one's best of a sweep (`--tune`).\n\n\
+         waiters never give up; one client per process. All that poll do so every 5 ms unless said otherwise; `--tune` measures other delays.\n\n\
          *Overtook an earlier one*: the share of acquisitions by somebody who asked at least {} ms after another one \
          and was served before it. *Two holders*: acquisitions that began before the one before had ended. \
          A longest wait counts those who still waited at the end.\n",

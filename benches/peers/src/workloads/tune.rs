@@ -1,4 +1,4 @@
-//! Which poll delay serves each subject best: the settings in the catalog come from here.
+//! Which poll delay serves each subject best.
 
 use std::time::Duration;
 

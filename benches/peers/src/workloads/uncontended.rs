@@ -18,7 +18,7 @@ const NODES: [usize; 3] = [1, 3, 5];
 
 /// A block ends after so many cycles or so much time.
 const CYCLES: usize = 100;
-const BLOCK: Duration = Duration::from_millis(150);
+const BLOCK: Duration = Duration::from_millis(400);
 
 /// Cycles one after another.
 pub(crate) const ALONE: Order<'static> = Order {
@@ -100,7 +100,7 @@ pub(crate) fn run(plan: &Plan) -> Found {
 
 fn measure(plan: &Plan, nodes: usize) -> Vec<Told> {
     let servers = servers(nodes);
-    let rounds = if plan.quick { 4 } else { 14 };
+    let rounds = if plan.quick { 3 } else { 14 };
     let mut teams: Vec<_> = plan
         .entries
         .iter()
@@ -113,11 +113,8 @@ fn measure(plan: &Plan, nodes: usize) -> Vec<Told> {
             if !team.entry.fits(nodes) || all[place].stalled.is_some() {
                 continue;
             }
-            let resource = format!(
-                "alone:{}:{}",
-                place,
-                if team.entry.fresh { round } else { 0 }
-            );
+            // A cycle that was cut off may have left its key.
+            let resource = format!("alone:{place}:{round}");
             let order = Order {
                 resource: &resource,
                 fresh: team.entry.fresh,
