@@ -223,7 +223,7 @@ pub(crate) const ALL: &[Entry] = &[
         kind: Kind::Node,
         package: "redlock",
         extends: "extends in `using`",
-        note: "`acquire` with endless retries, poll ± half; ioredis",
+        note: "`acquire` without its own retries in a loop, poll ± half, since its retries trip over the keys of their own lost votes; ioredis",
         ..RUST
     },
     Entry {
