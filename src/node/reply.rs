@@ -314,13 +314,13 @@ mod tests {
 
         assert_eq!(report(8, &head[..3]), None);
         assert_eq!(report(8, &[head.as_slice(), &waiter[..2]].concat()), None);
-        let binary = [
-            Value::BulkString(vec![0xff]),
-            number(1),
-            number(0),
-            number(0),
-        ];
-        assert_eq!(report(8, &binary), None);
+        // Anybody may hold the lock under any value; in line are our ids only.
+        let binary = Value::BulkString(vec![0xff]);
+        let held = [binary.clone(), number(1), number(0), number(0)];
+        let listed = report(8, &held).expect("a report");
+        assert_eq!(listed.holder.map(|(id, _)| id), Some("\\xff".to_owned()));
+        let unread = [binary, number(3), number(4)];
+        assert_eq!(report(8, &[head.as_slice(), &unread].concat()), None);
         let waiters = std::iter::repeat_n(waiter, MAX_REPORTED + 1).flatten();
         let endless: Vec<Value> = head.iter().cloned().chain(waiters).collect();
         assert_eq!(report(8, &endless), None);
