@@ -378,10 +378,11 @@ impl Slot {
         {
             return newer(held);
         }
-        number.is_some_and(|number| {
-            let same = (number, Arc::from(""))..(number + 1, Arc::from(""));
-            self.queue.range(same).any(|(_, other)| newer(other))
-        })
+        let Some(number) = number else {
+            return later(id).any(|id| self.waiters.contains_key(&id));
+        };
+        let same = (number, Arc::from(""))..(number + 1, Arc::from(""));
+        self.queue.range(same).any(|(_, other)| newer(other))
     }
 
     fn record(&mut self, now: u64, id: &Arc<str>, number: u64, lease: u64) {
@@ -484,4 +485,9 @@ fn same_request(stored: &str, id: &HolderId) -> bool {
 fn older(id: &HolderId) -> impl Iterator<Item = Arc<str>> {
     let first = id.generation().saturating_sub(OLDER);
     (first..id.generation()).map(|generation| id.at(generation))
+}
+
+/// The same from after that, where a call comes late.
+fn later(id: &HolderId) -> impl Iterator<Item = Arc<str>> {
+    (1..=OLDER).map(|more| id.at(id.generation().saturating_add(more)))
 }

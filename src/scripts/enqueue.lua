@@ -28,7 +28,13 @@ end
 local function newer_is_here(queue, id, number, holder)
   local g, request = c.generation(id), c.request(id)
   if holder and c.request(holder) == request then return c.generation(holder) > g end
-  for _, other in ipairs(number and redis.call('ZRANGEBYSCORE', queue, number, number) or {}) do
+  if not number then
+    for _, stands in ipairs(redis.call('ZMSCORE', queue, unpack(c.newer(id)))) do
+      if stands then return true end
+    end
+    return false
+  end
+  for _, other in ipairs(redis.call('ZRANGEBYSCORE', queue, number, number)) do
     if c.request(other) == request and c.generation(other) > g then return true end
   end
   return false

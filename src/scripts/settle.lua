@@ -48,12 +48,18 @@ local function crowd()
   function c.request(id) return string.sub(id, 1, 36) end
   function c.generation(id) return tonumber(string.match(id, '^[^:]*:(%d+):')) or 0 end
 
-  -- The ids under which the same request may stand from before it gave a vote back.
-  function c.older(id)
-    local g, tail, ids = c.generation(id), string.match(id, '^[^:]*:%d+(:.*)$'), {}
-    for i = math.max(0, g - 8), g - 1 do ids[#ids + 1] = c.request(id) .. ':' .. i .. tail end
+  -- The ids of the same request under the generations from `first` to `last`.
+  local function generations(id, first, last)
+    local tail, ids = string.match(id, '^[^:]*:%d+(:.*)$'), {}
+    for g = math.max(0, first), last do ids[#ids + 1] = c.request(id) .. ':' .. g .. tail end
     return ids
   end
+
+  -- The ids under which the same request may stand from before it gave a vote back.
+  function c.older(id) return generations(id, c.generation(id) - 8, c.generation(id) - 1) end
+
+  -- The same from after that, where this call comes late.
+  function c.newer(id) return generations(id, c.generation(id) + 1, c.generation(id) + 8) end
 
   -- Drops all waiters whose lease has ended, together (F3).
   function c.drop_dead(queue, waiters)

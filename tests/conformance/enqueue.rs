@@ -184,6 +184,8 @@ async fn an_older_generation_is_superseded(s: Subject) {
     let number = s.join(&waiter.next()).await;
     let stale = s.enqueue(&numbered(s.ask(&waiter), number)).await;
     assert_eq!(stale, Standing::Superseded);
+    // Its very first question, from before it had a number: it must not get another one.
+    assert_eq!(s.enqueue(&s.ask(&waiter)).await, Standing::Superseded);
     assert_eq!(s.line().await, [waiter.next().text().to_string()]);
 }
 

@@ -412,8 +412,9 @@ impl World {
         if let Some((call, generation, until)) = new.holder {
             let same = old.holder.filter(|(holder, ..)| *holder == call);
             if same.is_none_or(|(_, before, _)| before != generation) {
-                // What a node remembers of an earlier second may run out too early.
-                if by.is_some() {
+                // What a node remembers of an earlier second may run out too early, also where it is
+                // somebody else whose call gives such a place a vote.
+                if by == Some(call) {
                     server.lost.remove(&(resource, call));
                 }
                 notes.push(What::Votes {
