@@ -35,16 +35,23 @@ impl Grace {
         }
     }
 
-    /// How long the vote of the node with the place `place`, up since `up_since`, still does not count.
-    pub(crate) fn left(&self, place: usize, up_since: Time, now: Time) -> Duration {
+    /// The node with the place `place` is up since `up_since`, whether it votes or not: those that vote may have
+    /// started together where others did not.
+    pub(crate) fn learn(&self, place: usize, up_since: Time) {
         let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(start) = starts.get_mut(place) {
             *start = Some(up_since);
         }
+    }
+
+    /// How long the vote of the node with the place `place`, up since `up_since`, still does not count.
+    pub(crate) fn left(&self, place: usize, up_since: Time, now: Time) -> Duration {
+        self.learn(place, up_since);
         let left = self.period.saturating_sub(now.since(up_since));
         if left.is_zero() || self.cold {
             return left;
         }
+        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         let reached = || starts.iter().flatten();
         let first = reached().min().copied().unwrap_or(up_since);
         let last = reached().max().copied().unwrap_or(up_since);
@@ -79,6 +86,14 @@ mod tests {
         let grace = Grace::new(3, GRACE, false);
         assert_eq!(grace.left(0, at(100), at(101)), Duration::ZERO);
         assert_eq!(grace.left(1, at(104), at(105)), Duration::ZERO);
+    }
+
+    #[test]
+    fn nodes_that_restarted_shortly_after_each_other_are_no_new_deployment() {
+        let grace = Grace::new(3, GRACE, false);
+        grace.learn(0, at(0));
+        assert_eq!(grace.left(1, at(100), at(105)), Duration::from_secs(25));
+        assert_eq!(grace.left(2, at(104), at(105)), Duration::from_secs(29));
     }
 
     #[test]

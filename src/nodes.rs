@@ -80,11 +80,12 @@ impl Nodes {
     /// The terms of a call that may take `timeout`.
     pub(crate) fn terms(&self, timeout: Duration) -> Terms {
         let now = self.clock.now();
-        let eras: Vec<Era> = self
-            .list
-            .iter()
-            .filter_map(|node| node.era().ok())
-            .collect();
+        let era = |(place, node): (usize, &Arc<dyn Node>)| {
+            let era = node.era().ok()?;
+            self.grace.learn(place, era.up_since);
+            Some(era)
+        };
+        let eras: Vec<Era> = self.list.iter().enumerate().filter_map(era).collect();
         let clocks = eras.iter().map(|era| era.node_micros(now));
         // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
         // behind when these lose their memory, too.

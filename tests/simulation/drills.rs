@@ -343,7 +343,8 @@ impl Drill<'_> {
         let served = served
             .is_ok_and(|served| served.is_ok())
             .then(|| self.now());
-        let bound = self.poll() + self.round_trips(4) + 100 + pauses;
+        // Counters that differ are levelled while it is polled: then only the poll after that has the lease.
+        let bound = self.poll() + self.round_trips(4) + 100 + 2 * pauses;
         self.tell(
             "C2",
             vec![first, call, last],

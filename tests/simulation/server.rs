@@ -75,7 +75,7 @@ pub(super) struct Server {
     pub(super) snapshots: [Table; 2],
     seen: BTreeMap<usize, Seen>,
     /// The keys that it had and forgot, by resource and call.
-    lost: BTreeSet<(usize, u16)>,
+    lost: BTreeMap<(usize, u16), u64>,
     /// What stood in the memory that it last started with.
     pub(super) restored: BTreeSet<u16>,
     /// What was released, by generation and call.
@@ -106,7 +106,7 @@ impl Server {
             left_behind: None,
             snapshots: [Table::default(), Table::default()],
             seen: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
             restored: BTreeSet::new(),
             released: BTreeSet::new(),
         };
@@ -147,9 +147,16 @@ impl Server {
         holder.is_some_and(|(holder, _, until)| holder == call && until > self.millis(now))
     }
 
-    /// Whether it was, and the node forgot it.
-    pub(super) fn lost_key(&self, resource: usize, call: u16) -> bool {
-        self.lost.contains(&(resource, call))
+    /// Whether it would have, and the node forgot it.
+    pub(super) fn lost_key(&self, resource: usize, call: u16, now: Ms) -> bool {
+        let until = self.lost.get(&(resource, call));
+        until.is_some_and(|until| *until > self.millis(now))
+    }
+
+    /// Forgot that `call` has the key until then.
+    fn loses(&mut self, resource: usize, call: u16, until: u64) {
+        let lost = self.lost.entry((resource, call)).or_default();
+        *lost = until.max(*lost);
     }
 
     /// The calls that stand here in any way.
@@ -372,7 +379,7 @@ impl World {
             let why = match by {
                 None => {
                     if vote {
-                        server.lost.insert((resource, call));
+                        server.loses(resource, call, until);
                     }
                     Some(Out::Forgot)
                 }
@@ -401,7 +408,7 @@ impl World {
             if !stands(call) {
                 gone(server, call, until, true);
             } else if by.is_none() {
-                server.lost.insert((resource, call));
+                server.loses(resource, call, until);
             }
         }
         for (call, (_, end)) in &old.line {
@@ -412,11 +419,6 @@ impl World {
         if let Some((call, generation, until)) = new.holder {
             let same = old.holder.filter(|(holder, ..)| *holder == call);
             if same.is_none_or(|(_, before, _)| before != generation) {
-                // What a node remembers of an earlier second may run out too early, also where it is
-                // somebody else whose call gives such a place a vote.
-                if by == Some(call) {
-                    server.lost.remove(&(resource, call));
-                }
                 notes.push(What::Votes {
                     call,
                     node,
@@ -424,11 +426,12 @@ impl World {
                     up_since,
                 });
             }
-            if same.is_some_and(|(_, before, ended)| before == generation && until < ended) {
+            if let Some((_, before, ended)) = same
+                && before == generation
+                && until < ended
+            {
                 match by {
-                    None => {
-                        server.lost.insert((resource, call));
-                    }
+                    None => server.loses(resource, call, ended),
                     Some(by) if by != call => {
                         let how = "shortened its lease";
                         notes.push(What::Harmed {

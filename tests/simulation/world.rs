@@ -231,7 +231,7 @@ impl World {
         let resource = self.history.call(call).resource;
         let now = self.now();
         let has = |server: &&Server| server.has_key(resource, call, now);
-        let lost = |server: &&Server| !has(server) && server.lost_key(resource, call);
+        let lost = |server: &&Server| !has(server) && server.lost_key(resource, call, now);
         let lost = self.servers.iter().filter(lost).count();
         let has = self.servers.iter().filter(has).count();
         if has + lost < self.history.settings.quorum {

@@ -40,6 +40,12 @@ pub(super) fn c2(history: &History) -> Vec<Violation> {
                         found.push(broken("C2", note.at, &[call], what));
                     }
                 }
+                // What a node remembers after a restart may be from before the ticket was agreed.
+                What::Out {
+                    node,
+                    why: Out::Forgot,
+                    ..
+                } => drop(numbers.remove(&node)),
                 _ => {}
             }
             // One that was granted at once has no agreed number yet.
@@ -60,6 +66,8 @@ pub(super) fn c3(history: &History) -> Vec<Violation> {
     let mut keys: BTreeMap<u16, BTreeSet<usize>> = BTreeMap::new();
     for Note { at, what } in &history.notes {
         match what {
+            // A node that restarted without its last second may have forgotten a release.
+            What::Votes { up_since, .. } if up_since == at => {}
             What::Votes { call, node, .. } => {
                 keys.entry(*call).or_default().insert(*node);
             }

@@ -1,7 +1,7 @@
 //! F2: a live waiter is never evicted for waiting long.
 //!
 //! A ticket of a request that goes on may run out on a node only if its client could not reach that node, or
-//! did not run, for some part of a waiter lease.
+//! did not run, for some part of a waiter lease. It is a ticket once a quorum has had it.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,11 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
         let recorded = |note: &Note| matches!(note.what, What::Recorded(_));
         let recorded = history.of(call).any(recorded);
         let mut votes = BTreeSet::new();
+        let mut stood = BTreeSet::new();
         for Note { at, what } in history.of(call) {
+            if let What::Lines { node, .. } | What::Votes { node, .. } = what {
+                stood.insert(*node);
+            }
             match what {
                 What::Given(_) | What::Failed(..) | What::NotHad(_) | What::Had(..) => break,
                 What::Forgotten(_) if !recorded => break,
@@ -26,7 +30,9 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
                     votes.insert(*node);
                 }
                 What::Polled(_) => votes.clear(),
-                What::Out { node, why, .. } if votes.len() < settings.quorum => {
+                What::Out { node, why, .. }
+                    if votes.len() < settings.quorum && stood.len() >= settings.quorum =>
+                {
                     votes.remove(node);
                     if let Out::Expired {
                         vote: false,
