@@ -29,8 +29,8 @@ local function newer_is_here(queue, id, number, holder)
   local g, request = c.generation(id), c.request(id)
   if holder and c.request(holder) == request then return c.generation(holder) > g end
   if not number then
-    for _, stands in ipairs(redis.call('ZMSCORE', queue, unpack(c.newer(id)))) do
-      if stands then return true end
+    for _, other in ipairs(c.newer(id)) do
+      if redis.call('ZSCORE', queue, other) then return true end
     end
     return false
   end
