@@ -2,7 +2,8 @@
 //!
 //! Waits in line and tells its place. The command is killed when the lease is lost, before anyone else can
 //! have the lock; it gets the fencing token in `FENCING_TOKEN`. SIGINT, SIGTERM and SIGHUP are passed on to it,
-//! and its exit code is ours (128 + n if signal n ended it). Ours alone: 1, no lock in time; 70, lease lost.
+//! and its exit code is ours (128 + n if signal n ended it, or the wait). Ours alone: 1, no lock in time; 70,
+//! lease lost.
 //!
 //! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example flock -- nightly -- ./backup.sh`; without
 //! `REDIS_URLS` the nodes are in memory, and without a command it runs `true`.
@@ -10,16 +11,20 @@
 use std::{
     env,
     error::Error,
+    io,
     os::unix::process::ExitStatusExt,
     process::{ExitCode, ExitStatus},
     time::Duration,
 };
 
-use futures::StreamExt;
+use futures::{
+    StreamExt,
+    stream::{self, Stream},
+};
 use redlock_fifo::{FifoRedlock, FifoRedlockBuilder, LockGuard, MemoryCluster};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    process::{Child, Command},
+    process::Command,
     signal::unix::{SignalKind, signal},
     time::{sleep, timeout},
 };
@@ -49,27 +54,43 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         Err(_) => builder.memory(&MemoryCluster::new(3)),
     };
     let redlock = builder.connect().await?;
-    let guard = match patience {
-        Duration::ZERO => redlock.try_lock(&name, TTL).await?,
-        _ => match timeout(patience, wait(&redlock, &name)).await {
-            Ok(guard) => Some(guard?),
-            Err(_) => None,
-        },
-    };
-    let code = match guard {
-        Some(guard) => {
-            let mut command = Command::new(program);
-            command.args(args).kill_on_drop(true);
-            command.env("FENCING_TOKEN", guard.fencing_token().to_string());
-            run(command.spawn()?, guard).await?
+    let mut command = Command::new(program);
+    command.args(args).kill_on_drop(true);
+    let code = flock(&redlock, &name, patience, command).await;
+    redlock.shutdown().await; // What was dropped on the way has left the servers by then.
+    Ok(ExitCode::from(code?))
+}
+
+/// Runs the command once the lock is had. Signals are heeded before: one that came in between would end us and
+/// leave the command behind, without its lock.
+async fn flock(
+    redlock: &FifoRedlock,
+    name: &str,
+    patience: Duration,
+    command: Command,
+) -> Result<u8, Box<dyn Error>> {
+    let mut signals = signals()?;
+    let wait = async {
+        if patience.is_zero() {
+            return Ok(redlock.try_lock(name, TTL).await?);
         }
+        timeout(patience, wait(redlock, name))
+            .await
+            .ok()
+            .transpose()
+    };
+    let guard: Result<Option<LockGuard>, Box<dyn Error>> = tokio::select! {
+        biased;
+        guard = wait => guard,
+        Some(signal) = signals.next() => return Ok(128 + u8::try_from(signal.as_raw())?),
+    };
+    match guard? {
+        Some(guard) => run(command, guard, signals).await,
         None => {
             eprintln!("flock: {name} is locked");
-            1
+            Ok(1)
         }
-    };
-    redlock.shutdown().await; // What was dropped on the way has left the servers by then.
-    Ok(ExitCode::from(code))
+    }
 }
 
 /// Waits for the turn, and tells each time the line gets shorter.
@@ -91,12 +112,14 @@ async fn wait(redlock: &FifoRedlock, name: &str) -> Result<LockGuard, Box<dyn Er
 }
 
 /// Waits for the end of the command, or makes one.
-async fn run(mut child: Child, guard: LockGuard) -> Result<u8, Box<dyn Error>> {
+async fn run(
+    mut command: Command,
+    guard: LockGuard,
+    mut signals: impl Stream<Item = Signal> + Unpin,
+) -> Result<u8, Box<dyn Error>> {
+    command.env("FENCING_TOKEN", guard.fencing_token().to_string());
+    let mut child = command.spawn()?;
     let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
-    let pass_on = |signal| pid.map_or(Ok(()), |pid| kill_process(pid, signal));
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
     let mut lost = guard.lost();
     let status: ExitStatus = loop {
         tokio::select! {
@@ -107,9 +130,7 @@ async fn run(mut child: Child, guard: LockGuard) -> Result<u8, Box<dyn Error>> {
                 return Ok(70);
             }
             status = child.wait() => break status?,
-            Some(()) = interrupt.recv() => pass_on(Signal::INT)?,
-            Some(()) = terminate.recv() => pass_on(Signal::TERM)?,
-            Some(()) = hang_up.recv() => pass_on(Signal::HUP)?,
+            Some(signal) = signals.next() => pid.map_or(Ok(()), |pid| kill_process(pid, signal))?,
         }
     };
     if let Err(error) = guard.release().await {
@@ -117,4 +138,19 @@ async fn run(mut child: Child, guard: LockGuard) -> Result<u8, Box<dyn Error>> {
     }
     let code = status.code().or_else(|| Some(128 + status.signal()?));
     Ok(code.and_then(|code| code.try_into().ok()).unwrap_or(1))
+}
+
+/// The signals that would end us, as they come.
+fn signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
+    let heed = |kind: Signal| {
+        let mut signals = signal(SignalKind::from_raw(kind.as_raw()))?;
+        Ok(stream::poll_fn(move |cx| {
+            signals.poll_recv(cx).map(|heard| heard.map(|()| kind))
+        }))
+    };
+    let all: io::Result<Vec<_>> = [Signal::INT, Signal::TERM, Signal::HUP]
+        .map(heed)
+        .into_iter()
+        .collect();
+    Ok(stream::select_all(all?))
 }

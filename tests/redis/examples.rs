@@ -5,11 +5,13 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
 use crate::{
-    process::{client, now, residue, servers, until},
+    process::{PATIENCE, client, now, residue, servers, until},
     server::Server,
 };
 
@@ -17,7 +19,18 @@ const NAME: &str = "nightly";
 
 /// The program of an example, built first if this run of the tests has not done so.
 pub(crate) fn example(name: &str) -> PathBuf {
-    let built = Command::new(env!("CARGO"))
+    let mut build = Command::new(env!("CARGO"));
+    // What cargo sets for this test would make it build other crates anew.
+    for (name, _) in env::vars_os() {
+        let set = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if name
+            .to_str()
+            .is_some_and(|name| set.iter().any(|set| name.starts_with(set)))
+        {
+            build.env_remove(name);
+        }
+    }
+    let built = build
         .args(["build", "--quiet", "--all-features", "--example", name])
         .status();
     assert!(built.expect("cargo").success(), "{name} does not build");
@@ -37,9 +50,17 @@ fn flock(servers: &[Server], args: &[&str]) -> Child {
         .expect("it runs")
 }
 
+fn terminate(child: &Child) {
+    let sent = Command::new("kill").arg(child.id().to_string()).status();
+    assert!(sent.expect("kill").success());
+}
+
 /// What it printed, what it told of itself, and its exit code.
 fn outcome(child: Child) -> (String, String, Option<i32>) {
-    let output = child.wait_with_output().expect("it ends");
+    let (sender, ended) = mpsc::channel();
+    thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = ended.recv_timeout(PATIENCE).expect("it ends in time");
+    let output = output.expect("it ends");
     let text = |bytes| String::from_utf8(bytes).expect("a text");
     (
         text(output.stdout),
@@ -101,10 +122,33 @@ async fn flock_passes_signals_on() {
     let script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
     let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
     assert_eq!(first_line(&mut child.stdout), "ready\n");
-    let sent = Command::new("kill").arg(child.id().to_string()).status();
-    assert!(sent.expect("kill").success());
+    terminate(&child);
     let (output, _, code) = outcome(child);
     assert_eq!((output.as_str(), code), ("told\n", Some(3)));
+    assert_eq!(residue(&servers, NAME), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flock_leaves_the_line_on_a_signal() {
+    let servers = servers(3);
+    let redlock = client(&servers).await;
+    let guard = redlock.lock(NAME, Duration::from_secs(10)).await;
+    let mut waiting = flock(&servers, &[NAME, "--", "echo", "ran"]);
+    let told = first_line(&mut waiting.stderr);
+    assert_eq!(told, "flock: waiting for nightly, 0 ahead\n");
+    terminate(&waiting);
+    let (output, _, code) = outcome(waiting);
+    assert_eq!((output.as_str(), code), ("", Some(128 + 15)));
+    let inspection = redlock.inspect(NAME).await.expect("a quorum");
+    assert_eq!(inspection.waiters().len(), 0);
+    drop(guard);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flock_that_cannot_run_its_command_leaves_nothing() {
+    let servers = servers(3);
+    let (_, told, code) = outcome(flock(&servers, &[NAME, "--", "/no/such/command"]));
+    assert_eq!(code, Some(1), "{told}");
     assert_eq!(residue(&servers, NAME), [""; 0]);
 }
 
