@@ -84,9 +84,10 @@ pub(crate) fn is_done(leftover: &Leftover) -> bool {
     } = leftover;
     undo.places.iter().all(|&(place, _)| {
         let confirmed = confirmed.iter().find(|(node, _)| *node == place);
-        let quiet = request.look(|claim, _| claim.quiet(place, undo));
-        confirmed
-            .is_some_and(|(_, confirmed)| quiet.is_none_or(|quiet| is_final(*confirmed, quiet)))
+        confirmed.is_some_and(|(_, confirmed)| {
+            let quiet = request.look(|claim, _| claim.quiet(place, undo));
+            quiet.is_none_or(|quiet| is_final(*confirmed, quiet))
+        })
     })
 }
 

@@ -125,7 +125,7 @@ async fn on_servers(sources: Vec<Source>, config: Config) -> Result<Client, Buil
     let open = |(place, target): (usize, Target)| {
         let context = shared.context(place);
         match target {
-            Target::Address(address) => RedisNode::open(*address, context, roster.clone()),
+            Target::Address(address) => RedisNode::open(address, context, roster.clone()),
             Target::Connection(connection) => {
                 connection(&format!("connection {place}"), context, roster.clone())
             }

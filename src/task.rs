@@ -1,9 +1,11 @@
-//! The only way to a background task of the core.
+//! The only ways to a background task.
 //!
-//! The simulation wraps what is spawned, so that the tasks of a client stop with it when it is paused or
+//! The simulation wraps what the core spawns, so that the tasks of a client stop with it when it is paused or
 //! crashes.
 
 use std::future::Future;
+
+use tokio::task::AbortHandle;
 
 /// Runs `task` in the background, on the runtime of whoever calls.
 pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
@@ -13,6 +15,23 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
         return;
     }
     tokio::spawn(task);
+}
+
+/// A task of a node's, which ends with its owner.
+#[derive(Debug)]
+pub(crate) struct Owned(AbortHandle);
+
+impl Owned {
+    /// Starts `task`. Needs a runtime.
+    pub(crate) fn start(task: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(task).abort_handle())
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    claim::{Claim, Phase, Question, Send, seat::Seat},
+    claim::{Claim, Phase, Question, Send},
     clock::Time,
     node::{Enqueue, Extend},
     quorum::Majority,
@@ -167,14 +167,9 @@ impl Claim {
     /// Whether the vote may be taken again on a node that forgot it: only as long as the lease stands on
     /// a quorum without it, since a lease whose quorum is gone must not come back.
     pub(super) fn repairable(&self, place: usize, now: Time) -> bool {
-        let stands = |(_, seat): &(usize, &Seat)| seat.stands(now);
-        let (here, others): (Vec<_>, Vec<_>) = self
-            .seats
-            .iter()
-            .enumerate()
-            .filter(stands)
-            .partition(|(other, _)| *other == place);
-        self.phase == Phase::Held && here.is_empty() && others.len() >= self.nodes.quorum.size()
+        let here = self.seats.get(place).is_some_and(|seat| seat.stands(now));
+        let standing = self.seats.iter().filter(|seat| seat.stands(now));
+        self.phase == Phase::Held && !here && standing.count() >= self.nodes.quorum.size()
     }
 
     fn timeout(&self, send: &Send) -> Duration {

@@ -93,11 +93,6 @@ impl Claim {
         let found_gone = seat.gone && !was_gone;
         self.tell_janitor();
         self.schedule(place, now);
-        if self.phase == Phase::Held && found_gone {
-            self.spread_doubt(place, now);
-        } else if self.phase == Phase::Held {
-            self.go_on_repairing(now);
-        }
         match self.phase {
             Phase::Fencing { done: false, .. } if self.fenced_majority(now).is_some() => {
                 // However long that took, whoever waits for it has not been able to take it before now.
@@ -106,6 +101,11 @@ impl Claim {
                 self.news.wake = true;
             }
             Phase::Held => {
+                if found_gone {
+                    self.spread_doubt(place, now);
+                } else {
+                    self.go_on_repairing(now);
+                }
                 self.note_renewal(now);
                 self.check_lease(now);
             }

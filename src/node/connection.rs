@@ -7,7 +7,7 @@ use redis::{
 };
 use std::{future::Future, sync::Arc};
 
-use tokio::task::AbortHandle;
+use crate::task::Owned;
 
 /// A connection that many calls share.
 #[derive(Clone)]
@@ -22,7 +22,7 @@ pub(super) enum Connection {
 #[derive(Clone)]
 pub(super) struct Own {
     connection: MultiplexedConnection,
-    _task: Arc<Task>,
+    _task: Arc<Owned>,
 }
 
 /// Any connection of the driver, behind one type.
@@ -43,24 +43,15 @@ impl Own {
         connection: MultiplexedConnection,
         driver: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
-        let task = Task(tokio::spawn(driver).abort_handle());
         Self {
             connection,
-            _task: Arc::new(task),
+            _task: Arc::new(Owned::start(driver)),
         }
     }
 
     /// Subscribes to `channel` and awaits the confirmation.
     pub(super) async fn subscribe(&self, channel: &str) -> RedisResult<()> {
         self.connection.clone().subscribe(channel).await
-    }
-}
-
-struct Task(AbortHandle);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::AbortHandle, time::timeout};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     Context, Event,
@@ -20,6 +20,7 @@ use crate::{
     clock::Time,
     error::{NodeError, WrongServer},
     rng::Rng,
+    task::Owned,
     telemetry::{self, Connected},
 };
 
@@ -44,7 +45,7 @@ const WRONG: Duration = Duration::from_secs(1);
 /// A handle on the supervisor.
 pub(super) struct Link {
     state: watch::Receiver<State>,
-    task: AbortHandle,
+    _task: Owned,
 }
 
 #[derive(Clone)]
@@ -75,8 +76,8 @@ impl Link {
             reported: None,
             down_since: None,
         };
-        let task = tokio::spawn(supervisor.run()).abort_handle();
-        Self { state, task }
+        let _task = Owned::start(supervisor.run());
+        Self { state, _task }
     }
 
     /// The session, or why there is none.
@@ -101,12 +102,6 @@ impl Link {
             return Err(NodeError::Down("shut down".to_owned()));
         }
         self.session().map(drop)
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -33,15 +33,9 @@ pub(crate) struct RedisNode {
 
 impl RedisNode {
     /// Connects to `address` and stays connected. Needs a runtime.
-    pub(crate) fn open(address: Address, context: Context, roster: Arc<Roster>) -> Arc<Self> {
+    pub(crate) fn open(address: Box<Address>, context: Context, roster: Arc<Roster>) -> Arc<Self> {
         let name = address.name().into();
-        Self::start(
-            name,
-            Source::Address(Box::new(address)),
-            BATCH,
-            context,
-            roster,
-        )
+        Self::start(name, Source::Address(address), BATCH, context, roster)
     }
 
     /// Uses a connection of the user's, which reconnects by itself or not at all. It is polled instead of

@@ -464,7 +464,6 @@ fn millis(millis: u64) -> std::time::Duration {
     std::time::Duration::from_millis(millis)
 }
 
-/// Whether a stored value belongs to the request of `id`, in whatever generation.
 /// Tells a waiter of its vote, or with zeros that it should look. Answers whether it heard; `None` if that is
 /// unknown, or if it polls.
 fn tell(id: &Arc<str>, lease_end: u64, seq: u64, publish: Publish<'_>) -> Option<bool> {
@@ -477,6 +476,7 @@ fn tell(id: &Arc<str>, lease_end: u64, seq: u64, publish: Publish<'_>) -> Option
     })
 }
 
+/// Whether a stored value belongs to the request of `id`, in whatever generation.
 fn same_request(stored: &str, id: &HolderId) -> bool {
     Parts::of(stored).is_some_and(|stored| stored.uuid == id.uuid())
 }

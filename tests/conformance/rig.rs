@@ -54,7 +54,7 @@ impl Rig {
     pub(super) fn open_as(place: usize, url: &str, config: Config, roster: Arc<Roster>) -> Self {
         Self::new(place, config, Clock::Boot, |context| {
             let address = Address::parse(place, url).expect("a url");
-            RedisNode::open(address, context, roster)
+            RedisNode::open(Box::new(address), context, roster)
         })
     }
 

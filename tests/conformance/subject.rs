@@ -67,7 +67,7 @@ impl Subject {
         let server = Server::start();
         let (context, events) = context(Clock::Boot, &signature);
         let address = Address::parse(0, &server.url()).expect("a url");
-        let node = RedisNode::open(address, context, Arc::<Roster>::default());
+        let node = RedisNode::open(Box::new(address), context, Arc::<Roster>::default());
         node.greeted().await.expect("a node");
         Self {
             node,

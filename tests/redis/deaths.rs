@@ -32,6 +32,25 @@ async fn stand_in_line(worker: &mut Worker, servers: &[Server], place: i64) {
     until("it stands in line", || waiting(servers) == place).await;
 }
 
+/// A holder of `r`, `waiters` in line for it, and one more behind them, who are each a process.
+async fn line(
+    servers: &[Server],
+    lease: Duration,
+    waiters: usize,
+) -> (Worker, Vec<Worker>, Worker) {
+    let mut holder = Worker::start_with_lease(servers, lease);
+    holder.order("lock r 10000");
+    locked_at(&holder);
+    let mut line: Vec<Worker> = (0..=waiters)
+        .map(|_| Worker::start_with_lease(servers, lease))
+        .collect();
+    for (place, worker) in (1..).zip(&mut line) {
+        stand_in_line(worker, servers, place).await;
+    }
+    let last = line.pop().expect("one more");
+    (holder, line, last)
+}
+
 /// How many wait for `r` on the server with the shortest line.
 fn waiting(servers: &[Server]) -> i64 {
     let waiting = |server: &Server| server.number(&["ZCARD", "{r}:redlock-fifo:queue"]);
@@ -69,17 +88,7 @@ async fn l2_a_dead_holder_costs_what_is_left_of_its_lease() {
 async fn f3_dead_waiters_cost_one_ephemeral_ttl_together() {
     let lease = Duration::from_secs(2);
     let servers = servers(5);
-    let mut holder = Worker::start_with_lease(&servers, lease);
-    holder.order("lock r 10000");
-    locked_at(&holder);
-    let mut dead: Vec<Worker> = (0..5)
-        .map(|_| Worker::start_with_lease(&servers, lease))
-        .collect();
-    for (place, worker) in (1..).zip(&mut dead) {
-        stand_in_line(worker, &servers, place).await;
-    }
-    let mut next = Worker::start_with_lease(&servers, lease);
-    stand_in_line(&mut next, &servers, 6).await;
+    let (mut holder, mut dead, next) = line(&servers, lease, 5).await;
 
     let killed = now();
     dead.iter_mut().for_each(Worker::kill);
@@ -102,17 +111,7 @@ fn listeners(servers: &[Server]) -> i64 {
 async fn f3_waiters_that_died_before_their_turn_cost_two_polls_each() {
     let lease = Duration::from_secs(30);
     let servers = servers(5);
-    let mut holder = Worker::start_with_lease(&servers, lease);
-    holder.order("lock r 10000");
-    locked_at(&holder);
-    let mut dead: Vec<Worker> = (0..3)
-        .map(|_| Worker::start_with_lease(&servers, lease))
-        .collect();
-    for (place, worker) in (1..).zip(&mut dead) {
-        stand_in_line(worker, &servers, place).await;
-    }
-    let mut next = Worker::start_with_lease(&servers, lease);
-    stand_in_line(&mut next, &servers, 4).await;
+    let (mut holder, mut dead, next) = line(&servers, lease, 3).await;
 
     dead.iter_mut().for_each(Worker::kill);
     until("the servers notice", || listeners(&servers) == 2).await;
@@ -129,17 +128,7 @@ async fn f3_waiters_that_died_before_their_turn_cost_two_polls_each() {
 async fn c4_stopped_waiters_cost_one_ephemeral_ttl_together_and_keep_their_order() {
     let lease = Duration::from_secs(2);
     let servers = servers(5);
-    let mut holder = Worker::start_with_lease(&servers, lease);
-    holder.order("lock r 10000");
-    locked_at(&holder);
-    let mut stopped: Vec<Worker> = (0..3)
-        .map(|_| Worker::start_with_lease(&servers, lease))
-        .collect();
-    for (place, worker) in (1..).zip(&mut stopped) {
-        stand_in_line(worker, &servers, place).await;
-    }
-    let mut next = Worker::start_with_lease(&servers, lease);
-    stand_in_line(&mut next, &servers, 4).await;
+    let (mut holder, mut stopped, mut next) = line(&servers, lease, 3).await;
 
     let since = now();
     stopped.iter().for_each(Worker::pause);

@@ -145,8 +145,10 @@ fn only_the_redis_nodes_name_the_driver() {
 #[test]
 fn few_files_spawn() {
     for (file, text) in sources() {
-        let allowed = ["task.rs", "node/link.rs", "node/connection.rs"].contains(&&*file);
+        let allowed = file == "task.rs";
         assert!(allowed || !text.contains("tokio::spawn"), "{file} spawns");
+        let allowed = ["node/link.rs", "node/connection.rs"].contains(&&*file);
+        assert!(allowed || !text.contains("Owned::start"), "{file} spawns");
         let allowed = ["client.rs", "quorum.rs"].contains(&&*file);
         assert!(allowed || !text.contains("task::spawn"), "{file} spawns");
     }

@@ -5,7 +5,7 @@ mod page;
 use std::{collections::BTreeSet, time::Duration};
 
 use redis::Value;
-use redlock_fifo::{FifoRedlock, LeaseLost, LockGuard};
+use redlock_fifo::{FifoRedlock, LeaseLost, LockGuard, Ticket};
 
 use crate::{
     process::{Worker, builder, now, until},
@@ -122,6 +122,39 @@ async fn line(servers: &[Server], count: usize) -> Vec<(String, u64)> {
     })
     .await;
     lines.swap_remove(0)
+}
+
+/// A holder, and two of another client in line. Whoever is first asks all the time; the second only sends
+/// keep-alives.
+struct Scene {
+    guard: LockGuard,
+    tickets: [Ticket; 2],
+    /// As all nodes had it.
+    line: Vec<(String, u64)>,
+}
+
+impl Scene {
+    async fn set(servers: &[Server]) -> Self {
+        let holding = named(servers, "holder").await;
+        let waiting = named(servers, "waiter").await;
+        let guard = locked(&holding).await;
+        let first = waiting.enqueue(NAME, TTL).await.expect("in line");
+        let second = waiting.enqueue(NAME, TTL).await.expect("in line");
+        Self {
+            guard,
+            tickets: [first, second],
+            line: line(servers, 2).await,
+        }
+    }
+
+    /// All are served, one after the other.
+    async fn play(self) {
+        self.guard.release().await.expect("held");
+        for mut ticket in self.tickets {
+            let guard = ticket.acquire().await.expect("served");
+            guard.release().await.expect("held");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -290,42 +323,22 @@ async fn a_dead_waiter_is_dropped() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_waiter_that_is_dropped_comes_back() {
     let servers = nodes();
-    let holding = named(&servers, "holder").await;
-    let waiting = named(&servers, "waiter").await;
-    let guard = locked(&holding).await;
-    // Whoever is first asks all the time; the second only sends keep-alives.
-    let mut first = waiting.enqueue(NAME, TTL).await.expect("in line");
-    let mut second = waiting.enqueue(NAME, TTL).await.expect("in line");
-    let before = line(&servers, 2).await;
+    let scene = Scene::set(&servers).await;
     let dropped = now();
     run(
         &servers,
         WAITER,
         0,
         &Vars {
-            waiter: &before[1].0,
+            waiter: &scene.line[1].0,
             ..Vars::named(NAME)
         },
     );
-    assert_eq!(line(&servers, 2).await, before, "the same places");
+    assert_eq!(line(&servers, 2).await, scene.line, "the same places");
     let back = now() - dropped;
     println!("back in line after {back:?}");
     assert!(back < Duration::from_millis(1700 + 700), "{back:?}");
-    guard.release().await.expect("held");
-    first
-        .acquire()
-        .await
-        .expect("served")
-        .release()
-        .await
-        .expect("held");
-    second
-        .acquire()
-        .await
-        .expect("served")
-        .release()
-        .await
-        .expect("held");
+    scene.play().await;
 }
 
 /// Runs those lines of the section that delete `key`.
@@ -373,39 +386,20 @@ async fn waiters_whose_line_is_deleted_stand_in_it_again() {
         "{invoice:42}:redlock-fifo:waiters",
     ] {
         let servers = nodes();
-        let holding = named(&servers, "holder").await;
-        let waiting = named(&servers, "waiter").await;
-        let guard = locked(&holding).await;
-        let mut first = waiting.enqueue(NAME, TTL).await.expect("in line");
-        let mut second = waiting.enqueue(NAME, TTL).await.expect("in line");
-        let before = line(&servers, 2).await;
+        let scene = Scene::set(&servers).await;
         let deleted = now();
         delete(&servers, key);
         until("all have their leases again", || {
             let state = state(&servers);
             state
                 .iter()
-                .all(|node| node.queue == before && node.waiters.len() == 2)
+                .all(|node| node.queue == scene.line && node.waiters.len() == 2)
         })
         .await;
         let back = now() - deleted;
         println!("{key}: in line again after {back:?}");
         assert!(back < Duration::from_millis(1700 + 700), "{back:?}");
-        guard.release().await.expect("held");
-        first
-            .acquire()
-            .await
-            .expect("first")
-            .release()
-            .await
-            .expect("held");
-        second
-            .acquire()
-            .await
-            .expect("second")
-            .release()
-            .await
-            .expect("held");
+        scene.play().await;
     }
 }
 
