@@ -135,14 +135,15 @@ impl Place {
         LockError::QueueFull { waiting }
     }
 
-    /// Waits until a quorum has the ticket under its agreed number.
+    /// Waits until a quorum has the ticket under its agreed number, or a token that stands for it.
     pub(crate) async fn recorded(&self) -> Result<(), LockError> {
         loop {
             let mut rung = pin!(self.request.wake.notified());
             rung.as_mut().enable();
-            if self.request.look(|claim, _| claim.is_settled()) {
+            if self.request.update(|claim, now| claim.secure_place(now)) {
                 break;
             }
+            self.client.roll.kick(&self.request);
             rung.await;
         }
         match self.phase() {

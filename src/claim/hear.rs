@@ -98,6 +98,7 @@ impl Claim {
                 // However long that took, whoever waits for it has not been able to take it before now.
                 let (since, done) = (now, true);
                 self.phase = Phase::Fencing { since, done };
+                self.stand_by_token(self.token);
                 self.news.wake = true;
             }
             Phase::Held => {

@@ -41,14 +41,7 @@ impl Claim {
                 if majority.agreed() && (renewal.is_some() || full >= self.nodes.quorum.size()) {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
-                if majority.agreed() {
-                    tracing::trace!("the votes are short, extending before the guard is out");
-                } else {
-                    tracing::trace!("counters differ, writing the fencing token");
-                }
-                self.token = majority.token();
-                self.phase = Phase::Fencing { since, done: false };
-                self.ask_all(now);
+                self.fence(majority, since, now);
             }
             Phase::Fencing { done: true, .. } => match self.fenced_majority(now) {
                 Some(majority) => {
@@ -59,6 +52,42 @@ impl Claim {
             _ => {}
         }
         Taken::NotYet
+    }
+
+    /// Writes the fencing token, and the full ttl.
+    fn fence(&mut self, majority: Majority, since: Time, now: Time) {
+        if majority.agreed() {
+            tracing::trace!("the votes are short, extending before the guard is out");
+        } else {
+            tracing::trace!("counters differ, writing the fencing token");
+        }
+        self.token = majority.token();
+        self.phase = Phase::Fencing { since, done: false };
+        self.ask_all(now);
+    }
+
+    /// Sees to it that whoever asks from now on comes later, whatever becomes of this request (F1); answers
+    /// whether that is so. A grant may have come before its number was on a quorum: its token must be.
+    pub(crate) fn secure_place(&mut self, now: Time) -> bool {
+        match self.phase {
+            Phase::Granted { since } => match self.majority(now) {
+                Some(majority) if majority.agreed() => {
+                    self.stand_by_token(majority.token());
+                    return true;
+                }
+                Some(majority) => self.fence(majority, since, now),
+                None => self.stand_again(now),
+            },
+            Phase::Fencing { done: false, .. } => {}
+            _ => return self.is_settled(),
+        }
+        false
+    }
+
+    /// The counters of a quorum are at `token` or past it. A higher number would let those come first who ask
+    /// from now on. A lower one stays: others may have come in between.
+    pub(super) fn stand_by_token(&mut self, token: u64) {
+        self.number = Some(self.number.map_or(token, |number| number.min(token)));
     }
 
     fn hold(

@@ -582,6 +582,47 @@ fn ends(behaviour: impl AsyncFnOnce() + Send + 'static) {
     assert_eq!(finished, Ok(()), "a task spins, or the behaviour failed");
 }
 
+/// The counter of node 1 runs ahead of the others'.
+async fn let_node_1_run_ahead(cluster: &MemoryCluster, asker: &FifoRedlock) {
+    cluster.node(0).pause();
+    cluster.node(2).pause();
+    for _ in 0..5 {
+        assert!(asker.enqueue("r", TTL).await.is_err());
+    }
+    cluster.node(0).resume();
+    cluster.node(2).resume();
+    sleep(Duration::from_secs(2)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_a_ticket_that_was_granted_at_once_and_stood_aside_is_first_again() {
+    let cluster = MemoryCluster::new(3);
+    let (one, two) = (client(&cluster).await, client(&cluster).await);
+    drop(one.lock("r", TTL).await.unwrap());
+    settle().await;
+    let_node_1_run_ahead(&cluster, &one).await;
+
+    cluster.node(2).set_latency(Duration::from_millis(80));
+    let mut first = one.enqueue("r", TTL).await.unwrap();
+    cluster.node(2).set_latency(Duration::ZERO);
+    sleep(EPHEMERAL * 2).await;
+    // Nobody took it, so it was passed on. Whoever asks now hears nothing of node 1.
+    cluster.node(1).set_latency(Duration::from_millis(80));
+    let guard = two.lock("r", TTL).await.unwrap();
+    let mut second = two.enqueue("r", TTL).await.unwrap();
+    cluster.node(1).set_latency(Duration::ZERO);
+    assert!(first.acquire().now_or_never().is_none());
+    sleep(Duration::from_secs(2)).await;
+    guard.release().await.unwrap();
+    tokio::select! {
+        biased;
+        guard = second.acquire() => panic!("the second was first: {guard:?}"),
+        guard = first.acquire() => guard.unwrap().release().await.unwrap(),
+    }
+    second.acquire().await.unwrap().release().await.unwrap();
+    assert_no_residue(&cluster, &[&one, &two]).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn f1_a_ticket_is_out_only_when_a_quorum_has_its_number() {
     let cluster = MemoryCluster::new(3);
@@ -592,15 +633,7 @@ async fn f1_a_ticket_is_out_only_when_a_quorum_has_its_number() {
     ];
     let held = holder.lock("r", TTL).await.unwrap();
     settle().await;
-    // The counter of node 1 runs ahead of the others'.
-    cluster.node(0).pause();
-    cluster.node(2).pause();
-    for _ in 0..5 {
-        assert!(first.enqueue("r", TTL).await.is_err());
-    }
-    cluster.node(0).resume();
-    cluster.node(2).resume();
-    sleep(Duration::from_secs(2)).await;
+    let_node_1_run_ahead(&cluster, &first).await;
 
     // The first hears of nodes 0 and 1 in time, the second of nodes 0 and 2, and overtakes on the way.
     cluster.node(0).set_latency(Duration::from_millis(40));

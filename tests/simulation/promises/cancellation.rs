@@ -27,9 +27,11 @@ pub(super) fn c2(history: &History) -> Vec<Violation> {
         let mut recorded = false;
         let mut agreed = None;
         let mut numbers: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut votes: BTreeSet<usize> = BTreeSet::new();
         for note in history.of(call) {
             match note.what {
                 What::Recorded(_) => recorded = true,
+                What::Votes { node, .. } => drop(votes.insert(node)),
                 What::Had(..) | What::Given(_) | What::Failed(..) => break,
                 What::Lines { node, number, .. } => {
                     let before = numbers.insert(node, number);
@@ -40,16 +42,18 @@ pub(super) fn c2(history: &History) -> Vec<Violation> {
                         found.push(broken("C2", note.at, &[call], what));
                     }
                 }
-                // What a node remembers after a restart may be from before the ticket was agreed.
-                What::Out {
-                    node,
-                    why: Out::Forgot,
-                    ..
-                } => drop(numbers.remove(&node)),
+                What::Out { node, why, .. } => {
+                    votes.remove(&node);
+                    // What a node remembers after a restart may be from before the ticket was agreed.
+                    if why == Out::Forgot {
+                        numbers.remove(&node);
+                    }
+                }
                 _ => {}
             }
-            // One that was granted at once has no agreed number yet.
-            if recorded && agreed.is_none() {
+            // One that was granted at once has no agreed number yet; the counter of a vote is a proposal, too.
+            let tells = matches!(note.what, What::Recorded(_) | What::Lines { .. });
+            if tells && recorded && agreed.is_none() && votes.is_empty() {
                 let number = numbers.values().max().copied();
                 let has = numbers.values().filter(|has| Some(**has) == number);
                 agreed = number.filter(|_| has.count() >= history.settings.quorum);
