@@ -5,6 +5,8 @@
 
 #[path = "../common/cluster.rs"]
 mod cluster;
+#[path = "../common/ear.rs"]
+mod ear;
 #[path = "../common/memory.rs"]
 mod nodes;
 

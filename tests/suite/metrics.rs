@@ -13,7 +13,7 @@ use metrics::{
 use redlock_fifo::{FifoRedlock, LeaseLost, MemoryCluster};
 use tokio::time::{sleep, timeout};
 
-use crate::telemetry::{PAGE, code};
+use crate::ear::{PAGE, code};
 
 const TTL: Duration = Duration::from_secs(9);
 
