@@ -334,6 +334,21 @@ pub(crate) fn not_a_node(node: &str, problem: &WrongServer) {
     warn!(target: TARGET, node, %problem, help, "not a node");
 }
 
+/// A server that connected drops keys when its memory is full.
+pub(crate) fn may_evict(node: &str, policy: &str, maxmemory: u64) {
+    let help = "an evicted key is a forgotten vote: set maxmemory-policy to noeviction, or keep locks on servers of \
+                their own";
+    warn!(target: TARGET, node, policy, maxmemory, help, "node may evict locks");
+}
+
+/// The clock of a node that connected is `ahead` microseconds ahead of that of `other`, or behind if negative.
+pub(crate) fn clocks_apart(node: &str, other: &str, ahead: i64, limit: Duration) {
+    let help = "a node that loses its memory may repeat fencing tokens: set the clocks by a time daemon, or use a \
+                longer restart_grace on all clients";
+    let (ahead_ms, limit_ms) = (ahead / 1000, millis(limit));
+    warn!(target: TARGET, node, other, ahead_ms, limit_ms, help, "clocks of nodes are far apart");
+}
+
 /// There is no connection to a node: the first failure of an outage, or a later one.
 pub(crate) fn not_reachable(node: &str, cause: &NodeError, news: bool) {
     if news {

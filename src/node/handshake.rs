@@ -1,6 +1,9 @@
 //! The handshake: what a fresh connection leads to, and whether that can be a node.
 
+mod eviction;
 mod identity;
+
+use std::sync::Arc;
 
 use futures::future::join;
 use redis::{Cmd, RedisError, RedisResult, Value, cmd};
@@ -18,6 +21,7 @@ use crate::{
     rng::Rng,
 };
 
+pub(super) use eviction::Eviction;
 use identity::Identity;
 pub(super) use identity::too_old;
 
@@ -31,7 +35,10 @@ pub(super) struct Found {
     pub(super) run_id: Option<String>,
     pub(super) up_since: Time,
     pub(super) shas: Shas,
-    pub(super) node_clock: NodeClock,
+    /// Shared with the roster, which compares the nodes' clocks.
+    pub(super) node_clock: Arc<NodeClock>,
+    /// How the server may drop keys; `None` if it does not, or does not say.
+    pub(super) eviction: Option<Eviction>,
 }
 
 /// Shakes hands: two round trips, or one a command over a handed connection. With `listen` the client's
@@ -42,7 +49,12 @@ pub(super) async fn shake(
     listen: bool,
 ) -> Result<Found, NodeError> {
     let handed = connection.is_handed();
-    let first = [info("server"), info("replication"), cmd("TIME")];
+    let first = [
+        info("server"),
+        info("replication"),
+        info("memory"),
+        cmd("TIME"),
+    ];
     let cmds = first
         .into_iter()
         .chain(Script::ALL.map(Script::load))
@@ -53,7 +65,7 @@ pub(super) async fn shake(
         .await
         .map_err(|error| refused(&error, handed))?;
     let received = context.clock.now();
-    let Ok([server, replication, time, loads @ ..]) = <[_; 8]>::try_from(replies) else {
+    let Ok([server, replication, memory, time, loads @ ..]) = <[_; 9]>::try_from(replies) else {
         return Err(WrongServer::NotRedis.into());
     };
 
@@ -82,7 +94,8 @@ pub(super) async fn shake(
         up_since: identity.up_since(received),
         run_id: identity.run_id,
         shas,
-        node_clock,
+        node_clock: Arc::new(node_clock),
+        eviction: Eviction::of(memory),
     })
 }
 

@@ -163,6 +163,7 @@ impl Supervisor {
         self.epoch += 1;
         let away = self.down_since.take().map(|down| since.since(down));
         let _connected = Connected::new(self.name.clone(), self.epoch, away);
+        self.look_over(&session);
         self.reported = None;
         self.state.send_replace(State::Up(session.clone()));
         self.context.events.tell(Event::Up);
@@ -179,6 +180,25 @@ impl Supervisor {
             self.pause = SHORTEST;
         } else {
             self.rest().await;
+        }
+    }
+
+    /// Warns of what does no harm until a fault comes on top.
+    fn look_over(&self, session: &Session) {
+        let found = session.found();
+        if let Some(eviction) = &found.eviction {
+            telemetry::may_evict(&self.name, &eviction.policy, eviction.maxmemory);
+        }
+        let Some(limit) = self.context.config.most_apart() else {
+            return;
+        };
+        let now = self.context.clock.now();
+        let place = self.context.events.node;
+        let apart = self
+            .roster
+            .compare(place, &self.name, &found.node_clock, limit, now);
+        if let Some((other, ahead)) = apart {
+            telemetry::clocks_apart(&self.name, &other, ahead, limit);
         }
     }
 

@@ -1,16 +1,24 @@
-//! Which server each node of one client turned out to be.
+//! What the nodes of one client know of each other: which server each turned out to be, and its clock.
 //!
 //! Two addresses can lead to one server, and then one failure takes two votes. A run id names a run of a
-//! server; a node claims the one it finds, and gives its former one up by that.
+//! server; a node claims the one it finds, and gives its former one up by that. Clocks are compared when a node
+//! connects, with those of the connections that stand: one that is gone may have been put right meanwhile.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
-/// The run ids that the nodes of one client have claimed.
+use super::session::NodeClock;
+use crate::clock::Time;
+
+/// The run ids that the nodes of one client have claimed, and their clocks.
 #[derive(Debug, Default)]
-pub(crate) struct Roster(Mutex<BTreeMap<usize, Claim>>);
+pub(crate) struct Roster {
+    claims: Mutex<BTreeMap<usize, Claim>>,
+    clocks: Mutex<BTreeMap<usize, Known>>,
+}
 
 #[derive(Debug)]
 struct Claim {
@@ -18,10 +26,17 @@ struct Claim {
     name: String,
 }
 
+#[derive(Debug)]
+struct Known {
+    name: Arc<str>,
+    /// Goes with the connection.
+    clock: Weak<NodeClock>,
+}
+
 impl Roster {
     /// Claims `run_id` for the node with the place `place`, or names the node that has it.
     pub(super) fn claim(&self, place: usize, name: &str, run_id: &str) -> Result<(), String> {
-        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         // Its former claim goes even if the new one fails: two nodes that swapped their addresses
         // would otherwise shut each other out for ever.
         claims.remove(&place);
@@ -34,6 +49,32 @@ impl Roster {
         };
         claims.insert(place, claim);
         Ok(())
+    }
+
+    /// Takes the clock of the node with the place `place` up, and finds the other node whose clock is furthest from
+    /// it: its name, and by how many microseconds this one is ahead. `None` if no two are surely apart by more
+    /// than `limit`.
+    pub(super) fn compare(
+        &self,
+        place: usize,
+        name: &Arc<str>,
+        clock: &Arc<NodeClock>,
+        limit: Duration,
+        now: Time,
+    ) -> Option<(Arc<str>, i64)> {
+        let known = Known {
+            name: name.clone(),
+            clock: Arc::downgrade(clock),
+        };
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        clocks.insert(place, known);
+        let others = clocks.iter().filter(|(other, _)| **other != place);
+        let apart = others.filter_map(|(_, other)| {
+            let (ahead, doubt) = clock.ahead_of(&*other.clock.upgrade()?, now);
+            let surely = ahead.unsigned_abs().saturating_sub(doubt.unsigned_abs());
+            (u128::from(surely) > limit.as_micros()).then(|| (other.name.clone(), ahead))
+        });
+        apart.max_by_key(|(_, ahead)| ahead.unsigned_abs())
     }
 }
 
@@ -49,6 +90,31 @@ mod tests {
         assert_eq!(roster.claim(0, "a", "x"), Ok(()));
         assert_eq!(roster.claim(0, "a", "y"), Ok(()));
         assert_eq!(roster.claim(1, "b", "x"), Ok(()));
+    }
+
+    #[test]
+    fn clocks_are_compared_with_those_of_standing_connections() {
+        let roster = Roster::default();
+        let now = Time::default();
+        let clock = |seconds: u64| Arc::new(NodeClock::read(1000 * seconds, now, now));
+        let compare = |place, name: &str, clock: &Arc<NodeClock>| {
+            let found = roster.compare(place, &name.into(), clock, Duration::from_secs(14), now);
+            found.map(|(other, ahead)| (other.to_string(), ahead / 1_000_000))
+        };
+        let (a, b, c) = (clock(100), clock(110), clock(130));
+        assert_eq!(compare(0, "a", &a), None);
+        assert_eq!(compare(1, "b", &b), None);
+        assert_eq!(compare(2, "c", &c), Some(("a".to_owned(), 30)));
+        assert_eq!(compare(1, "b", &b), Some(("c".to_owned(), -20)));
+        drop(c);
+        assert_eq!(compare(0, "a", &a), None);
+        // By as much as a reading may be off they need not be further apart.
+        for (millis, far) in [(114_002, false), (114_003, true)] {
+            let clock = Arc::new(NodeClock::read(millis, now, now));
+            assert_eq!(compare(1, "b", &clock).is_some(), far, "{millis}");
+        }
+        let guess = Arc::new(NodeClock::guess(1000, now));
+        assert_eq!(compare(2, "c", &guess), None);
     }
 
     #[test]

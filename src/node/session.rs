@@ -82,6 +82,11 @@ impl Session {
         &self.health
     }
 
+    /// What the handshake found.
+    pub(super) fn found(&self) -> &Found {
+        &self.found
+    }
+
     /// The names of the scripts on this server.
     pub(super) fn shas(&self) -> &Shas {
         &self.found.shas

@@ -7,6 +7,8 @@
 mod chance;
 #[path = "../common/cluster.rs"]
 mod cluster;
+#[path = "../common/ear.rs"]
+mod ear;
 #[path = "../common/servers.rs"]
 mod nodes;
 #[path = "../common/server.rs"]
@@ -35,6 +37,7 @@ mod process;
 mod services;
 mod setups;
 mod soak;
+mod telemetry;
 #[cfg(feature = "tls")]
 mod tls;
 mod worker;

@@ -100,7 +100,7 @@ fn is_info(reply: &RedisResult<Value>) -> bool {
     )
 }
 
-fn info_text(reply: &Value) -> Result<String, NodeError> {
+pub(super) fn info_text(reply: &Value) -> Result<String, NodeError> {
     match reply {
         // The path of the server's binary is in it, and that need not be UTF-8.
         Value::BulkString(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
@@ -109,7 +109,7 @@ fn info_text(reply: &Value) -> Result<String, NodeError> {
     }
 }
 
-fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
     let mut fields = info.lines().filter_map(|line| line.split_once(':'));
     fields
         .find(|(name, _)| *name == key)

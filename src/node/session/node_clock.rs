@@ -47,6 +47,13 @@ impl NodeClock {
         self.reading().offset
     }
 
+    /// How far this clock is ahead of `other`, and how far off that may be, in microseconds.
+    pub(crate) fn ahead_of(&self, other: &Self, now: Time) -> (i64, i64) {
+        let (own, other) = (*self.reading(), *other.reading());
+        let doubt = own.doubt_at(now).saturating_add(other.doubt_at(now));
+        (own.offset.saturating_sub(other.offset), doubt)
+    }
+
     /// `deadline` in milliseconds of the server's clock, and not a moment later, whatever the doubt: what
     /// is refused too early is asked again, what runs too late does harm. Never zero, which stands for none.
     pub(crate) fn deadline(&self, deadline: Time, now: Time) -> u64 {
@@ -146,6 +153,16 @@ mod tests {
         }
         let guess = NodeClock::guess(1_000, at(100));
         assert_eq!(guess.deadline(at(200), at(100)), 1);
+    }
+
+    #[test]
+    fn clocks_are_as_far_apart_as_both_readings_leave_open() {
+        let own = NodeClock::read(5_000, at(0), at(10));
+        let other = NodeClock::read(2_000, at(0), at(4));
+        assert_eq!(own.ahead_of(&other, at(0)), (2_997_000, 9_000));
+        assert_eq!(other.ahead_of(&own, at(0)), (-2_997_000, 9_000));
+        let guess = NodeClock::guess(9_000_000, at(0));
+        assert_eq!(own.ahead_of(&guess, at(0)).1, i64::MAX);
     }
 
     #[test]
