@@ -170,6 +170,8 @@ impl Server {
         // One of a former process with the same id may have been left.
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).expect("a directory");
+        // A sentinel keeps what it knows in its configuration, and does not start without one.
+        fs::write(dir.join("conf"), "").expect("a file");
         Self {
             dir,
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
@@ -193,6 +195,7 @@ impl Server {
         );
         let mut wrapper = Command::new("sh")
             .args(["-c", WRAPPER, "sh", &program])
+            .arg(self.dir.join("conf"))
             .args(["--port", &self.port.unwrap_or(0).to_string()])
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .arg("--unixsocket")

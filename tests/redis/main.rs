@@ -25,6 +25,7 @@ mod end_to_end;
 mod endless;
 mod examples;
 mod fake;
+mod handed;
 mod handoff;
 mod hostile;
 mod left_over;
