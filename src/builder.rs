@@ -59,7 +59,8 @@ impl FifoRedlockBuilder {
     ///
     /// Such a node is polled every `fifo_retry_delay`, as it cannot push. A restart of the server is seen
     /// only when it surfaces as an error, so S5 (no vote from a server that forgot) is weaker there; and
-    /// behind a cluster or sentinel a failover may lose the lock, as replication there is asynchronous.
+    /// behind a cluster or sentinel a failover may lose the lock, as replication there is asynchronous. How to
+    /// hand such a connection over: [`tuning`](crate::docs::tuning).
     pub fn connection<C>(mut self, connection: C) -> Self
     where
         C: redis::aio::ConnectionLike + Clone + Send + Sync + 'static,
