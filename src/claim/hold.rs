@@ -174,9 +174,9 @@ impl Claim {
         if matches!(self.phase, Phase::Ended(_)) {
             return;
         }
-        if self.phase != Phase::Aside {
-            self.news.undo = Some(self.undo(now));
-        }
+        // Also of one that stands aside: what it had may not have been given up yet, and whoever leaves is told
+        // when it is.
+        self.news.undo = Some(self.undo(now));
         if self.phase == Phase::Held {
             self.news.lost = Some(match end {
                 End::Lost(why) => why,

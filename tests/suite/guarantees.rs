@@ -11,7 +11,9 @@ use std::{
 };
 
 use futures::FutureExt;
-use redlock_fifo::{FifoRedlock, FifoRedlockBuilder, LeaseLost, LockError, MemoryCluster};
+use redlock_fifo::{
+    FifoRedlock, FifoRedlockBuilder, LeaseLost, LockError, MemoryCluster, MemoryNode,
+};
 use tokio::time::{Instant, advance, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task::spawn};
 
@@ -653,6 +655,24 @@ async fn f1_a_ticket_is_out_only_when_a_quorum_has_its_number() {
     }
     two.acquire().await.unwrap().release().await.unwrap();
     assert_no_residue(&cluster, &[&holder, &first, &second]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_leaving_is_confirmed_also_just_after_the_turn_was_passed_on() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let ticket = redlock.enqueue("r", TTL).await.unwrap();
+    settle().await;
+    cluster
+        .nodes()
+        .for_each(|node| node.set_latency(Duration::from_millis(100)));
+    // Nobody takes it: its votes are given up, but no node has heard of that when it leaves.
+    sleep(EPHEMERAL + Duration::from_millis(1)).await;
+    assert!(cluster.nodes().all(|node| node.get("r").is_some()));
+    ticket.leave().await.unwrap();
+    let has = |node: &MemoryNode| node.get("r").is_some();
+    assert!(cluster.nodes().filter(|node| has(node)).count() < 2);
+    assert_no_residue(&cluster, &[&redlock]).await;
 }
 
 /// Shuts its client down when it is woken, and notes whether there was anything to wait for.
