@@ -150,9 +150,15 @@ fn may_forget(world: &World, node: usize, sound_from: &[Ms]) -> bool {
     let now = world.now();
     let unsound = |(other, from): &(usize, &Ms)| *other != node && **from > now;
     let unsound = sound_from.iter().enumerate().filter(unsound).count();
+    // After a cold start it would look like a part of that, and have no grace either.
+    let young = |server: &super::server::Server| now - server.started <= 5000;
+    let mut others = (0..)
+        .zip(&world.servers)
+        .filter(|(other, _)| *other != node);
     unsound + 1 < world.history.settings.quorum
         && unsound < world.servers.len() / 2
         && world.servers[node].condition != Condition::Down
+        && !others.all(|(_, server)| young(server))
 }
 
 fn living(world: &World) -> usize {

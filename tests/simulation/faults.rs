@@ -137,7 +137,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: COLD,
         voids: &["S1", "S2", "S3", "S5", "F1", "F4", "L5"],
-        why: "nobody is left to remember; set `cold_start_grace` if that may happen. A second time within the grace it voids S2 in sequence, too, where clocks are apart by more than half of what passed in between",
+        why: "nobody is left to remember; set `cold_start_grace` if that may happen. A second time within the grace, or with a restart in the five seconds after, it voids S2 in sequence, too, where clocks are apart by more than half of what passed in between",
     },
     Fault {
         name: LONG_TTL,

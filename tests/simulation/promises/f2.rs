@@ -16,11 +16,17 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
         // A first round that nobody polls any more is not kept alive: it is no ticket yet.
         let recorded = |note: &Note| matches!(note.what, What::Recorded(_));
         let recorded = history.of(call).any(recorded);
-        let mut votes = BTreeSet::new();
+        // What it has, and what it may have been granted since it was last polled.
+        let (mut has, mut votes) = (BTreeSet::new(), BTreeSet::new());
         let mut stood = BTreeSet::new();
         for Note { at, what } in history.of(call) {
             if let What::Lines { node, .. } | What::Votes { node, .. } = what {
                 stood.insert(*node);
+            }
+            match what {
+                What::Votes { node, .. } => drop(has.insert(*node)),
+                What::Out { node, .. } => drop(has.remove(node)),
+                _ => {}
             }
             match what {
                 What::Given(_) | What::Failed(..) | What::NotHad(_) | What::Had(..) => break,
@@ -30,6 +36,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
                     votes.insert(*node);
                 }
                 What::Polled(_) => votes.clear(),
+                What::Unpolled(_) => votes.clone_from(&has),
                 What::Out { node, why, .. }
                     if votes.len() < settings.quorum && stood.len() >= settings.quorum =>
                 {
