@@ -39,7 +39,16 @@ impl Identity {
         replication: RedisResult<Value>,
         handed: bool,
     ) -> Result<Self, NodeError> {
-        if handed && ![&server, &replication].iter().all(|reply| is_info(reply)) {
+        let replies = [&server, &replication];
+        // A user that may not ask is no sign of several servers: without this S5 would be off, and nobody told.
+        if replies
+            .into_iter()
+            .flat_map(|reply| reply.as_ref().err())
+            .any(fault::is_forbidden)
+        {
+            return Err(fault::lacking("info"));
+        }
+        if handed && !replies.into_iter().all(is_info) {
             return Ok(Self::default());
         }
         let server = info_text(&readable(server, handed)?)?;
@@ -163,6 +172,19 @@ mod tests {
                 now
             );
         }
+    }
+
+    #[test]
+    fn a_handed_connection_whose_user_may_not_ask_is_refused() {
+        let refused = || {
+            let text = "-NOPERM User lock has no permissions to run the 'info' command\r\n";
+            let reply = redis::parse_redis_value(text.as_bytes());
+            reply.and_then(Value::extract_error)
+        };
+        let found = Identity::of(refused(), bulk(MASTER), true);
+        assert_eq!(found, Err(fault::lacking("info")));
+        let several = Identity::of(Ok(Value::Map(vec![])), bulk(MASTER), true);
+        assert_eq!(several, Ok(Identity::default()));
     }
 
     #[test]
