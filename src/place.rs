@@ -300,3 +300,38 @@ impl Drop for Place {
         self.request.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FifoRedlock;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    /// The first requests of a client meet what the ticker has not looked at yet: that its nodes are up.
+    #[tokio::test(start_paused = true)]
+    async fn new_connections_after_the_verdict_do_not_refuse_a_free_lock() {
+        let redlock = FifoRedlock::in_memory(3);
+        let client = &redlock.client;
+        let patience = Patience::of_settings(client);
+        for auto_extend in [true, false] {
+            let mut place = Place::ask(client, "r", TTL, Some(0), patience)
+                .await
+                .unwrap();
+            assert!(matches!(place.phase(), Phase::Granted { .. }));
+            for node in 0..3 {
+                place.request.update(|claim, now| claim.hear_up(node, now));
+            }
+            let hold = Hold {
+                auto_extend,
+                max_hold: None,
+            };
+            let guard = place.take_at_once(hold).await.unwrap();
+            guard
+                .expect("nobody else wants it")
+                .release()
+                .await
+                .unwrap();
+        }
+    }
+}

@@ -37,7 +37,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct FifoRedlock {
-    client: Arc<Client>,
+    pub(crate) client: Arc<Client>,
 }
 
 impl FifoRedlock {

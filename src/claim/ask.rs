@@ -220,7 +220,9 @@ impl Claim {
                     waits(retry(every))
                 }
             }
-            (Phase::Held, Some(_)) if seat.vote.is_some() && !seat.full_ttl => now,
+            (Phase::Held, Some(_)) if seat.vote.is_some() && (!seat.full_ttl || seat.doubtful) => {
+                now
+            }
             (Phase::Held, Some(every)) => waits(every),
             // An earlier question was under way when the token was to be written.
             (Phase::Fencing { .. }, _)

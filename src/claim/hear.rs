@@ -178,9 +178,12 @@ impl Claim {
             // The first round hears of a broken connection by itself.
             return;
         }
-        let held = matches!(self.phase, Phase::Held | Phase::Fencing { .. });
+        let counted = matches!(
+            self.phase,
+            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held
+        );
         if let Some(seat) = self.seats.get_mut(place) {
-            seat.forget(held, now);
+            seat.forget(counted, now);
         }
     }
 

@@ -33,12 +33,10 @@ impl Claim {
                     self.stand_again(now);
                     return Taken::NotYet;
                 };
-                let full = self
-                    .seats
-                    .iter()
-                    .filter(|seat| seat.full_ttl && seat.stands(now))
-                    .count();
-                if majority.agreed() && (renewal.is_some() || full >= self.nodes.quorum.size()) {
+                // A renewal brings the full ttl; without one it has to be there before.
+                let fit = |seat: &&Seat| seat.stands(now) && (renewal.is_some() || seat.full_ttl);
+                let fit = self.seats.iter().filter(fit).count();
+                if majority.agreed() && fit >= self.nodes.quorum.size() {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
                 self.fence(majority, since, now);
@@ -57,7 +55,7 @@ impl Claim {
     /// Writes the fencing token, and the full ttl.
     fn fence(&mut self, majority: Majority, since: Time, now: Time) {
         if majority.agreed() {
-            tracing::trace!("the votes are short, extending before the guard is out");
+            tracing::trace!("the votes are short or in doubt, extending before the guard is out");
         } else {
             tracing::trace!("counters differ, writing the fencing token");
         }

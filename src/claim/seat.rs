@@ -23,7 +23,7 @@ pub(crate) struct Seat {
     /// The fencing token that the node's counter was raised to.
     pub(crate) fenced: Option<u64>,
     /// The connection is new since the vote was last confirmed, or another node's vote was found gone.
-    doubtful: bool,
+    pub(crate) doubtful: bool,
     /// The node said that the vote is not there.
     pub(crate) gone: bool,
     /// The holder stands in line there for the vote that the node forgot.
@@ -156,6 +156,7 @@ impl Seat {
     ) {
         self.touched = true;
         self.up_since = answer.era.up_since;
+        self.doubtful = false;
         self.place = None;
         self.gone = false;
         self.in_line = false;
@@ -268,17 +269,18 @@ impl Seat {
         self.failure = Some(error);
     }
 
-    /// What was believed of the node is unknown. A holder's vote keeps its validity: the lease was
-    /// promised for that long, and a server that forgot it has no vote to give yet (S5).
-    pub(crate) fn forget(&mut self, held: bool, now: Time) {
-        if held {
-            tracing::trace!("a new connection puts a held vote in doubt");
+    /// What was believed of the node is unknown. A vote that was `counted` in a verdict keeps its validity:
+    /// the lease was promised for that long, and a server that forgot it has no vote to give yet (S5).
+    pub(crate) fn forget(&mut self, counted: bool, now: Time) {
+        if counted {
+            tracing::trace!("a new connection puts a counted vote in doubt");
             self.doubt(now);
         } else {
             self.drop_question();
             self.vote = None;
             self.outranked = false;
             self.fenced = None;
+            self.doubtful = false;
             self.gone = false;
             self.in_line = false;
         }
@@ -287,7 +289,7 @@ impl Seat {
         self.due = now;
     }
 
-    /// Whether a held vote still stands is to be asked at once. It keeps its validity.
+    /// Whether a counted vote still stands is to be asked before it counts for more. It keeps its validity.
     pub(crate) fn doubt(&mut self, now: Time) {
         self.doubtful = true;
         self.due = now;

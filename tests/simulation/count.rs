@@ -25,7 +25,7 @@ pub(super) const LOGGED: &[&str] = &[
     "numbers differ, the highest is written back",
     "some votes and no quorum, asking again",
     "counters differ, writing the fencing token",
-    "the votes are short, extending before the guard is out",
+    "the votes are short or in doubt, extending before the guard is out",
     "the votes ended before they were taken",
     "no room in the line",
     "no place in the line, giving a vote back",
@@ -34,7 +34,7 @@ pub(super) const LOGGED: &[&str] = &[
     "a push came after the verdict",
     "a vote came after the verdict",
     "a vote came after the end",
-    "a new connection puts a held vote in doubt",
+    "a new connection puts a counted vote in doubt",
 ];
 
 /// What the network does to messages.
