@@ -26,6 +26,11 @@ const SHORTEST_POLL: Duration = Duration::from_millis(1);
 /// The shortest life of a vote of which its waiter was not told.
 const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
 
+/// How far the proposed start of a counter is ahead of the furthest clock, in microseconds. A node takes it
+/// only if its own clock has not passed it when the request arrives, and only if it is at most a second
+/// ahead: the rest is for clocks that lag.
+const SEED_LEAD: u64 = 100_000;
+
 /// Microseconds after 1970, as counters are: the middle of the year 2041, and a hundred years.
 const SURELY_PLAUSIBLE: u64 = 1 << 51;
 const CENTURY: u64 = 100 * 366 * 86_400 * 1_000_000;
@@ -100,7 +105,7 @@ impl Nodes {
                 .fifo_retry_delay
                 .saturating_mul(2)
                 .max(SHORTEST_UNHEARD),
-            seed: clocks.max().unwrap_or(0),
+            seed: clocks.max().map_or(0, |furthest| furthest + SEED_LEAD),
             extra: extras.max().unwrap_or(0),
         }
     }
