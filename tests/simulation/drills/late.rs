@@ -59,7 +59,9 @@ impl Drill<'_> {
             weather.late_pushes = 2 * ephemeral;
             weather.doubles_pushes = 50;
         });
-        let sleeps = ephemeral + self.chance.below(ephemeral / 2);
+        let bound = ephemeral + self.poll() + self.round_trips(4);
+        // Not less, or it may wake just in time to be first again.
+        let sleeps = bound + self.chance.below(ephemeral / 2);
         let on = format!("client {sleeper}, for a drill");
         self.stage
             .sim
@@ -68,7 +70,6 @@ impl Drill<'_> {
         let free = self.now();
         let served = timeout(NEVER, comes).await.ok().and_then(Result::ok);
         let at = served.as_ref().map(|_| self.now());
-        let bound = ephemeral + self.poll() + self.round_trips(4);
         self.tell(
             "F3",
             vec![first, second, third],
