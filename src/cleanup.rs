@@ -96,6 +96,9 @@ async fn take_back(mut leftover: Leftover) {
         send(&mut leftover);
     }
     while next(&mut leftover).await.is_some() {}
+    if is_done(&leftover) {
+        return;
+    }
     let Leftover {
         request,
         undo,

@@ -8,35 +8,37 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A moment, as the distance from the origin of the clock it came from.
+/// A moment, as the distance from the origin of the clock it came from, in nanoseconds: 584 years of them, in
+/// half of what a `Duration` takes. A waiter keeps many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Time(Duration);
+pub(crate) struct Time(u64);
 
 impl Time {
     /// The time that passed from `earlier` to this moment, zero if it lies ahead.
     pub(crate) fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
     /// This moment plus `span`; the end of time rather than an overflow.
     pub(crate) fn plus(self, span: Duration) -> Self {
-        Self(self.0.checked_add(span).unwrap_or(Duration::MAX))
+        Self(self.0.saturating_add(nanos(span)))
     }
 
     /// This moment less `span`; the origin rather than an underflow.
     pub(crate) fn minus(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(span))
+        Self(self.0.saturating_sub(nanos(span)))
     }
 
     /// This moment rounded down to a multiple of `grid`, so that what is due about the same time is
     /// due at the same time and shares a request.
     pub(crate) fn aligned(self, grid: Duration) -> Self {
-        let grid = grid.as_nanos().max(1);
-        let nanos = self.0.as_nanos() / grid * grid;
-        Self(Duration::from_nanos(
-            u64::try_from(nanos).unwrap_or(u64::MAX),
-        ))
+        let grid = nanos(grid).max(1);
+        Self(self.0 / grid * grid)
     }
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Where a client's time comes from.
@@ -62,8 +64,8 @@ impl Clock {
     /// The present moment.
     pub(crate) fn now(&self) -> Time {
         match self {
-            Self::Boot => Time(boot_time()),
-            Self::Tokio { origin } => Time(instant_now().saturating_duration_since(*origin)),
+            Self::Boot => Time(nanos(boot_time())),
+            Self::Tokio { origin } => Time(nanos(instant_now().saturating_duration_since(*origin))),
         }
     }
 
@@ -139,7 +141,7 @@ mod tests {
         let start = Time::default();
         let later = start.plus(Duration::from_secs(1));
         assert_eq!(start.since(later), Duration::ZERO);
-        assert_eq!(later.plus(Duration::MAX).since(start), Duration::MAX);
+        assert_eq!(later.plus(Duration::MAX), start.plus(Duration::MAX));
         assert_eq!(start.minus(Duration::from_secs(1)), start);
     }
 

@@ -231,12 +231,11 @@ impl LockGuard {
     ///
     /// Cancel safe: a lost lease stays lost, so a new future tells the same.
     pub fn lost(&self) -> Lost {
-        let mut losses = self.request.losses();
+        let mut told = self.request.follow();
         Lost(Box::pin(async move {
-            match losses.wait_for(Option::is_some).await {
-                Ok(why) => why.unwrap_or(LeaseLost::Released),
-                Err(_) => LeaseLost::Released,
-            }
+            let ended = told.wait_for(|told| told.lost.is_some()).await;
+            let why = ended.ok().and_then(|told| told.lost);
+            why.unwrap_or(LeaseLost::Released)
         }))
     }
 

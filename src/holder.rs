@@ -57,25 +57,29 @@ pub(crate) const CHANNEL_PREFIX: &str = "redlock-fifo:";
 pub(crate) struct HolderId {
     uuid: Uuid,
     generation: u32,
-    /// `:<client name>:<unix ms>`.
-    tail: Arc<str>,
     text: Arc<str>,
 }
 
 impl HolderId {
     /// The id of a new request.
     pub(crate) fn new(rng: Rng, signature: &Signature, unix_millis: u64) -> Self {
-        let tail = format!(":{}:{unix_millis}", signature.name);
-        Self::assemble(signature.uuid(rng), 0, tail.into())
+        let uuid = signature.uuid(rng);
+        let text = format!("{uuid}:0:{}:{unix_millis}", signature.name).into();
+        Self {
+            uuid,
+            generation: 0,
+            text,
+        }
     }
 
     /// The id under which the same request stands in line after it gave its votes back.
     pub(crate) fn next(&self) -> Self {
-        Self::assemble(
-            self.uuid,
-            self.generation.saturating_add(1),
-            self.tail.clone(),
-        )
+        let generation = self.generation.saturating_add(1);
+        Self {
+            uuid: self.uuid,
+            generation,
+            text: self.at(generation),
+        }
     }
 
     /// The request, whatever its generation.
@@ -90,7 +94,7 @@ impl HolderId {
 
     /// The id as the nodes stored it in another generation.
     pub(crate) fn at(&self, generation: u32) -> Arc<str> {
-        format!("{}:{generation}{}", self.uuid, self.tail).into()
+        format!("{}:{generation}{}", self.uuid, self.tail()).into()
     }
 
     /// The id as the nodes store it.
@@ -98,13 +102,10 @@ impl HolderId {
         &self.text
     }
 
-    fn assemble(uuid: Uuid, generation: u32, tail: Arc<str>) -> Self {
-        Self {
-            uuid,
-            generation,
-            text: format!("{uuid}:{generation}{tail}").into(),
-            tail,
-        }
+    /// `:<client name>:<unix ms>`.
+    fn tail(&self) -> &str {
+        let name = self.text.match_indices(':').nth(1);
+        name.map_or("", |(at, _)| &self.text[at..])
     }
 }
 

@@ -5,7 +5,7 @@
 //! which the janitor empties.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -30,8 +30,38 @@ pub(crate) struct Request {
     claim: Mutex<Claim>,
     /// Rings when the claim is worth a look.
     pub(crate) wake: Notify,
-    lost: watch::Sender<Option<LeaseLost>>,
-    position: watch::Sender<u64>,
+    /// Made for the first who follows it: most requests have no followers, and it is larger than a claim.
+    told: OnceLock<watch::Sender<Told>>,
+}
+
+/// What can be followed of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// How many waiters are ahead, until the turn is taken.
+    pub(crate) position: Option<u64>,
+    /// Why the lease ended, if it did.
+    pub(crate) lost: Option<LeaseLost>,
+    /// Of the claim: what one thread saw must not replace what another one saw later.
+    revision: u64,
+}
+
+impl Told {
+    fn of(claim: &Claim) -> Self {
+        Self {
+            revision: claim.revision(),
+            position: claim.waits().then(|| claim.position()),
+            lost: claim.ended(),
+        }
+    }
+
+    /// Takes what is new in `later`; whether anything is.
+    fn follow(&mut self, later: Self) -> bool {
+        if later.revision <= self.revision {
+            return false;
+        }
+        let before = std::mem::replace(self, later);
+        (before.position, before.lost) != (later.position, later.lost)
+    }
 }
 
 impl Request {
@@ -52,8 +82,7 @@ impl Request {
             outbox: outbox.clone(),
             claim: Mutex::new(claim),
             wake: Notify::new(),
-            lost: watch::Sender::new(None),
-            position: watch::Sender::new(0),
+            told: OnceLock::new(),
         }))
     }
 
@@ -65,13 +94,7 @@ impl Request {
 
     /// Changes the claim, tells whoever waits, and leaves to the janitor what is to be taken back.
     pub(crate) fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut Claim, Time) -> T) -> T {
-        let (changed, mut news) = self.change(change);
-        // Before anybody hears of it: who is told of a loss and then shuts down waits for this, too.
-        if let Some(undo) = news.undo.take() {
-            self.leave(Leftover::new(self.clone(), undo));
-        }
-        self.announce(news);
-        changed
+        self.change(change, |undo| self.leave(Leftover::new(self.clone(), undo)))
     }
 
     /// Ends the claim, and leaves to the janitor what is to be taken back.
@@ -81,10 +104,12 @@ impl Request {
 
     /// Ends the claim. What is to be taken back is the caller's to see to, or to [`leave`](Self::leave).
     pub(crate) fn take_back(self: &Arc<Self>) -> Option<Leftover> {
-        let ((), mut news) = self.change(|claim, now| claim.end(End::Over, now));
-        let undo = news.undo.take();
-        self.announce(news);
-        undo.map(|undo| Leftover::new(self.clone(), undo))
+        let mut left = None;
+        self.change(
+            |claim, now| claim.end(End::Over, now),
+            |undo| left = Some(undo),
+        );
+        left.map(|undo| Leftover::new(self.clone(), undo))
     }
 
     /// Leaves it to the janitor.
@@ -92,14 +117,13 @@ impl Request {
         self.outbox.put(leftover);
     }
 
-    /// Follows the waiters ahead.
-    pub(crate) fn positions(&self) -> watch::Receiver<u64> {
-        self.position.subscribe()
-    }
-
-    /// Follows the loss of the lease; closes when the request is gone.
-    pub(crate) fn losses(&self) -> watch::Receiver<Option<LeaseLost>> {
-        self.lost.subscribe()
+    /// Follows the waiters ahead and the end of the lease; closes when the request is gone.
+    pub(crate) fn follow(&self) -> watch::Receiver<Told> {
+        // Under the lock, or a change in between would be missed.
+        self.look(|claim, _| {
+            let told = || watch::Sender::new(Told::of(claim));
+            self.told.get_or_init(told).subscribe()
+        })
     }
 
     /// One first round in the caller's future: ends as soon as the verdict is certain. What is answered
@@ -156,24 +180,27 @@ impl Request {
         (stands, gone)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> (T, News) {
+    /// `heir` gets what is to be taken back.
+    fn change<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T, heir: impl FnOnce(Undo)) -> T {
         let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
         let was_in_line = claim.is_in_line();
         let changed = change(&mut claim, self.nodes.clock.now());
         telemetry::waiters(was_in_line, claim.is_in_line());
-        let position = claim.position();
-        self.position
-            .send_if_modified(|old| std::mem::replace(old, position) != position);
-        (changed, claim.take_news())
-    }
-
-    fn announce(&self, news: News) {
-        if news.lost.is_some() {
-            self.lost.send_replace(news.lost);
+        let News { wake, undo } = claim.take_news();
+        let told = Told::of(&claim);
+        // Whoever hears of it may look at the claim at once.
+        drop(claim);
+        // Before anybody hears of it: who is told of a loss and then shuts down waits for this, too.
+        if let Some(undo) = undo {
+            heir(undo);
         }
-        if news.wake {
+        if let Some(followed) = self.told.get() {
+            followed.send_if_modified(|old| old.follow(told));
+        }
+        if wake {
             self.wake.notify_waiters();
         }
+        changed
     }
 
     fn enqueue(&self, questions: &[Question]) -> FanOut<Standing> {

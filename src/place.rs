@@ -6,7 +6,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::Id};
+use tokio::task::Id;
 
 use crate::{
     claim::{Claim, End, Phase, Taken},
@@ -120,9 +120,8 @@ impl Place {
         self.request.look(|claim, _| claim.resource().clone())
     }
 
-    /// Follows the waiters ahead.
-    pub(crate) fn positions(&self) -> watch::Receiver<u64> {
-        self.request.positions()
+    pub(crate) fn request(&self) -> &Arc<Request> {
+        &self.request
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -14,11 +14,15 @@ const SUFFIXES: [&str; 3] = [
     ":redlock-fifo:seq",
 ];
 
-/// A valid name and its four keys.
+/// A valid name and its four keys. All in one text, since each request has its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Resource {
-    name: String,
-    keys: [String; 4],
+    /// The keys, one after the other.
+    keys: Box<str>,
+    /// Where each key ends.
+    ends: [usize; 4],
+    /// Where the name starts in the first of them.
+    name: usize,
 }
 
 impl Resource {
@@ -42,26 +46,34 @@ impl Resource {
         if SUFFIXES.iter().any(|suffix| lock.ends_with(suffix)) {
             return Err(ArgumentError::ResourceReserved);
         }
-        let [queue, waiters, seq] = SUFFIXES.map(|suffix| format!("{stem}{suffix}"));
+        let mut ends = [lock.len(); 4];
+        let mut keys = lock;
+        for (end, suffix) in ends[1..].iter_mut().zip(SUFFIXES) {
+            keys.push_str(&stem);
+            keys.push_str(suffix);
+            *end = keys.len();
+        }
         Ok(Self {
-            name: name.to_owned(),
-            keys: [lock, queue, waiters, seq],
+            keys: keys.into(),
+            ends,
+            name: prefix.len(),
         })
     }
 
     /// The name as the user gave it.
     pub(crate) fn name(&self) -> &str {
-        &self.name
+        &self.lock_key()[self.name..]
     }
 
     /// Lock key, queue, waiters, seq: the order in which the scripts take them.
-    pub(crate) fn keys(&self) -> &[String; 4] {
-        &self.keys
+    pub(crate) fn keys(&self) -> [&str; 4] {
+        let [lock, queue, waiters, seq] = self.ends;
+        [0..lock, lock..queue, queue..waiters, waiters..seq].map(|key| &self.keys[key])
     }
 
     /// The key that is the lock.
     pub(crate) fn lock_key(&self) -> &str {
-        let [lock, ..] = &self.keys;
+        let [lock, ..] = self.keys();
         lock
     }
 }

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt, TryFutureExt};
 use tracing::{Instrument, debug, debug_span, field::Empty, info, warn};
 
 use crate::{
@@ -51,21 +52,20 @@ macro_rules! tell {
 
 /// Carries a call out that may wait, within a span of its own. `token` finds the fencing token in what it
 /// comes to.
-pub(crate) async fn within<T>(
+pub(crate) fn within<T>(
     call: &'static str,
     resource: &str,
     carry_out: impl Future<Output = Result<T, LockError>>,
     token: impl Fn(&T) -> Option<u64>,
-) -> Result<T, LockError> {
+) -> impl Future<Output = Result<T, LockError>> {
     let span = debug_span!(target: TARGET, "lock", call, resource, fencing_token = Empty);
-    let outcome = carry_out.instrument(span.clone()).await;
-    match &outcome {
+    let within = carry_out.instrument(span.clone());
+    within.inspect(move |outcome| match outcome {
         Ok(value) => {
             span.record("fencing_token", token(value));
         }
         Err(error) => span.in_scope(|| refused(resource, error)),
-    }
-    outcome
+    })
 }
 
 /// A quorum agreed on the ticket.
@@ -270,15 +270,11 @@ fn refused(resource: &str, error: &LockError) {
 }
 
 /// Hands on what a call to `node` comes to, and tells if it failed.
-pub(crate) async fn watched<T>(
+pub(crate) fn watched<T>(
     node: Arc<str>,
     call: impl Future<Output = Result<T, NodeError>>,
-) -> Result<T, NodeError> {
-    let outcome = call.await;
-    if let Err(error) = &outcome {
-        node_failed(&node, error);
-    }
-    outcome
+) -> impl Future<Output = Result<T, NodeError>> {
+    call.inspect_err(move |error| node_failed(&node, error))
 }
 
 /// A call to a node failed.

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use crate::{
     error::{LockError, ReleaseError},
     guard::LockGuard,
+    lease::{Request, Told},
     place::{Hold, Patience, Place},
     telemetry,
 };
@@ -49,13 +51,13 @@ use crate::{
 #[must_use = "the place in line is given up when the ticket is dropped"]
 pub struct Ticket {
     place: Option<Place>,
-    positions: watch::Receiver<u64>,
+    request: Arc<Request>,
 }
 
 impl Ticket {
     pub(crate) fn new(place: Place) -> Self {
         Self {
-            positions: place.positions(),
+            request: place.request().clone(),
             place: Some(place),
         }
     }
@@ -88,22 +90,18 @@ impl Ticket {
 
     /// How many waiters are ahead, as last heard; 0 is next.
     pub fn position(&self) -> u64 {
-        *self.positions.borrow()
+        self.request.look(|claim, _| claim.position())
     }
 
     /// The position now and at every change, until the ticket is used or given up.
     pub fn positions(&self) -> Positions {
-        let first = self.positions.clone();
-        Positions(
-            futures::stream::unfold((first, true), |(mut positions, first)| async move {
-                if !first {
-                    positions.changed().await.ok()?;
-                }
-                let position = *positions.borrow_and_update();
-                Some((position, (positions, false)))
-            })
-            .boxed(),
-        )
+        let told = self.request.follow();
+        let next = |(mut told, last): (watch::Receiver<Told>, _)| async move {
+            let moved = |told: &Told| Some(told.position) != last;
+            let position = told.wait_for(moved).await.ok()?.position;
+            Some((position?, (told, Some(position))))
+        };
+        Positions(futures::stream::unfold((told, None), next).boxed())
     }
 
     /// Leaves the line, and waits until a quorum of the nodes has confirmed.

@@ -10,7 +10,7 @@ use crate::{
     servers,
     stats::table,
     uncontended::{by_crate, by_hand},
-    usage::Usage,
+    usage::{Usage, server_cpu},
 };
 
 const CYCLES: u32 = 200;
@@ -80,6 +80,11 @@ fn usage() {
     let mut rows = Vec::new();
     for nodes in [1, 3, 5] {
         let servers = servers(nodes);
+        let since = |(client, nodes): (Usage, Duration), cycles: usize| {
+            let busy = server_cpu(&servers) - nodes;
+            let node = busy.as_secs_f64() * 1e6 / (cycles * servers.len()) as f64;
+            (client.per(cycles), node)
+        };
         let spent = runtime().block_on(async {
             let redlock = client(&servers).await;
             let floor = Floor::connect(&servers, 1).await;
@@ -88,19 +93,19 @@ fn usage() {
             for warm in [false, true] {
                 let cycles = if warm { CYCLES } else { CYCLES / 10 };
                 spent.clear();
-                let start = Usage::now();
+                let start = (Usage::now(), server_cpu(&servers));
                 by_crate(&redlock, "r", cycles).await;
-                spent.push(start.per(cycles));
-                let start = Usage::now();
+                spent.push(since(start, cycles));
+                let start = (Usage::now(), server_cpu(&servers));
                 by_hand(&floor, &scripts, cycles).await;
-                spent.push(start.per(cycles));
-                let start = Usage::now();
+                spent.push(since(start, cycles));
+                let start = (Usage::now(), server_cpu(&servers));
                 by_hand(&floor, &bare, cycles).await;
-                spent.push(start.per(cycles));
+                spent.push(since(start, cycles));
             }
             spent
         });
-        for (name, usage) in ["the lock", "same scripts by hand", "bare"]
+        for (name, (usage, node)) in ["the lock", "same scripts by hand", "bare"]
             .iter()
             .zip(spent)
         {
@@ -110,12 +115,20 @@ fn usage() {
                 format!("{:.1}", usage.allocations),
                 format!("{:.0}", usage.bytes),
                 format!("{:.0}", usage.cpu_micros),
+                format!("{node:.0}"),
             ]);
         }
     }
-    let head = ["nodes", "what", "allocations", "bytes allocated", "CPU µs"];
+    let head = [
+        "nodes",
+        "what",
+        "allocations",
+        "bytes allocated",
+        "client CPU µs",
+        "CPU µs of each node",
+    ];
     table(
-        "What an uncontended cycle takes of the client",
+        "What an uncontended cycle takes of the client and of a node",
         &head,
         &rows,
     );

@@ -1,8 +1,10 @@
-//! What this process uses: memory and processor time.
+//! What this process and the servers use: memory and processor time.
 
 use std::{alloc::System, time::Duration};
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, Stats, StatsAlloc};
+
+use crate::server::Server;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -44,6 +46,20 @@ impl Usage {
         let memory = ALLOCATOR.stats() - self.memory;
         memory.bytes_allocated as i64 - memory.bytes_deallocated as i64
     }
+}
+
+/// Processor time that all `servers` together have used.
+pub(crate) fn server_cpu(servers: &[Server]) -> Duration {
+    let used = |server: &Server| {
+        let info = server.text(&["INFO", "cpu"]);
+        let field = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            let own = matches!(name, "used_cpu_sys" | "used_cpu_user");
+            value.trim().parse::<f64>().ok().filter(|_| own)
+        };
+        Duration::from_secs_f64(info.lines().filter_map(field).sum())
+    };
+    servers.iter().map(used).sum()
 }
 
 /// Processor time that this process has used.

@@ -149,6 +149,11 @@ impl Claim {
         if self.phase == Phase::Held {
             self.check_lease(now);
         }
+        self.ended()
+    }
+
+    /// Why there is no lease any more, if it ended.
+    pub(crate) fn ended(&self) -> Option<LeaseLost> {
         match self.phase {
             Phase::Ended(End::Lost(why)) => Some(why),
             Phase::Ended(_) => Some(LeaseLost::Released),
@@ -175,12 +180,6 @@ impl Claim {
         // Also of one that stands aside: what it had may not have been given up yet, and whoever leaves is told
         // when it is.
         self.news.undo = Some(self.undo(now));
-        if self.phase == Phase::Held {
-            self.news.lost = Some(match end {
-                End::Lost(why) => why,
-                End::Over | End::ShutDown => LeaseLost::Released,
-            });
-        }
         self.tell_end(end, now);
         self.phase = Phase::Ended(end);
         self.news.wake = true;

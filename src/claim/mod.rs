@@ -113,7 +113,6 @@ pub(crate) enum End {
 pub(crate) struct News {
     /// Whoever waits for it should look.
     pub(crate) wake: bool,
-    pub(crate) lost: Option<LeaseLost>,
     pub(crate) undo: Option<Undo>,
 }
 
@@ -222,6 +221,11 @@ impl Claim {
         }
     }
 
+    /// Whether its turn may still come.
+    pub(crate) fn waits(&self) -> bool {
+        !matches!(self.phase, Phase::Held | Phase::Ended(_))
+    }
+
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl
     }
@@ -270,7 +274,7 @@ impl Claim {
     pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, NodeError)> + '_ {
         let failure = |(place, seat): (usize, &Seat)| {
             let silent = seat.asked() && self.phase == Phase::Asking;
-            let error = seat.failure.clone();
+            let error = seat.failure.as_deref().cloned();
             Some((place, error.or(silent.then_some(NodeError::TimedOut))?))
         };
         self.seats.iter().enumerate().filter_map(failure)

@@ -31,14 +31,15 @@ pub(crate) struct Seat {
     /// When the server started.
     pub(crate) up_since: Time,
     pub(crate) place: Option<Place>,
-    /// A push that overtook the answer it belongs to: the end of the waiter lease, and the counter.
-    early: Option<(u64, u64)>,
+    /// A push that overtook the answer it belongs to: the end of the waiter lease, and the counter. Boxed, as
+    /// is the failure: a waiter is as large as its seats, and hardly ever has either.
+    early: Option<Box<(u64, u64)>>,
     /// The number the node has of us.
     pub(crate) number: Option<u64>,
     /// How many waiters there were, if there was no room.
     pub(crate) crowd: Option<u64>,
     /// Why the last question went unanswered.
-    pub(crate) failure: Option<NodeError>,
+    pub(crate) failure: Option<Box<NodeError>>,
     /// Whether anything may have reached the node.
     touched: bool,
     /// How many questions were answered.
@@ -230,7 +231,7 @@ impl Seat {
         factor: f64,
     ) -> bool {
         let Some(place) = self.place.take_if(|place| place.lease_end == lease_end) else {
-            self.early = Some((lease_end, seq));
+            self.early = Some(Box::new((lease_end, seq)));
             return false;
         };
         self.vote = Some(Vote {
@@ -245,7 +246,7 @@ impl Seat {
 
     /// Heeds a push that came before the answer which has just told of a place.
     fn pushed_early(&mut self, lease: Duration, factor: f64) {
-        if let Some((lease_end, seq)) = self.early.take() {
+        if let Some((lease_end, seq)) = self.early.take().map(|early| *early) {
             if self.hear_push(lease_end, seq, lease, factor) {
                 tracing::trace!("a push came before its answer");
             }
@@ -266,7 +267,7 @@ impl Seat {
         ) {
             self.loose = self.loose.max(self.asked_until);
         }
-        self.failure = Some(error);
+        self.failure = Some(Box::new(error));
     }
 
     /// What was believed of the node is unknown. A vote that was `counted` in a verdict keeps its validity:

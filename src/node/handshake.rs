@@ -107,7 +107,12 @@ async fn probe(connection: &Connection, context: &Context, shas: &Shas) -> Resul
         Rng.uuid()
     );
     let keys = [format!("{stem}:a"), format!("{stem}:b")];
-    let mut run = shas.run(Script::Handshake, keys.iter().map(String::as_str), 1);
+    let mut run = shas.run(
+        Script::Handshake,
+        keys.iter().map(String::as_str),
+        keys.len(),
+        1,
+    );
     run.arg(&*context.channel);
     let reply = match connection.request(&run).await {
         Ok(reply) => reply,

@@ -25,7 +25,7 @@ pub(crate) use session::NodeClock;
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -305,15 +305,14 @@ pub(crate) fn millis_up(span: Duration) -> u64 {
     u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// The outcome of `call`, or that it did not come by `deadline`.
-pub(crate) async fn timed<T>(
+/// The outcome of `call`, or that it did not come by `deadline`, counted from now.
+///
+/// No `async fn`: one that takes a future keeps it twice, and calls are in calls.
+pub(crate) fn timed<T>(
     clock: Clock,
     deadline: Time,
     call: impl Future<Output = Result<T, NodeError>>,
-) -> Result<T, NodeError> {
-    tokio::select! {
-        biased;
-        outcome = call => outcome,
-        () = clock.sleep_until(deadline) => Err(NodeError::TimedOut),
-    }
+) -> impl Future<Output = Result<T, NodeError>> {
+    let span = deadline.since(clock.now());
+    tokio::time::timeout(span, call).map(|outcome| outcome.unwrap_or(Err(NodeError::TimedOut)))
 }

@@ -64,7 +64,8 @@ impl Shas {
     pub(super) fn run<'a>(
         &self,
         script: Script,
-        keys: impl ExactSizeIterator<Item = &'a str>,
+        keys: impl Iterator<Item = &'a str>,
+        count: usize,
         args: usize,
     ) -> Cmd {
         let [enqueue, extend, release, inspect, handshake] = &self.0;
@@ -75,9 +76,10 @@ impl Shas {
             Script::Inspect => inspect,
             Script::Handshake => handshake,
         };
-        let parts = 3 + keys.len() + args;
-        let mut run = Cmd::with_capacity(parts, 64 * parts);
-        run.arg("EVALSHA").arg(&**sha).arg(keys.len());
+        let parts = 3 + count + args;
+        // The name of the script and an id are longer, the rest is shorter.
+        let mut run = Cmd::with_capacity(parts, 24 * parts);
+        run.arg("EVALSHA").arg(&**sha).arg(count);
         for key in keys {
             run.arg(key);
         }
@@ -187,8 +189,8 @@ impl Request<Vec<Released>> {
 
 impl Request<Report> {
     pub(super) fn inspect(shas: &Shas, resource: &Resource) -> Self {
-        let keys = resource.keys().iter().map(String::as_str);
-        let mut cmd = shas.run(Script::Inspect, keys, 1);
+        let keys = resource.keys();
+        let mut cmd = shas.run(Script::Inspect, keys.into_iter(), keys.len(), 1);
         cmd.arg(MAX_REPORTED);
         Self {
             script: Script::Inspect,
@@ -201,7 +203,7 @@ impl Request<Report> {
 
 impl<T> Request<T> {
     /// The same with another deadline, in milliseconds of the node's clock.
-    pub(super) fn postponed(self, place: usize, deadline: u64) -> Self {
+    pub(super) fn postponed(&self, place: usize, deadline: u64) -> Self {
         let mut cmd = Cmd::with_capacity(self.cmd.args_iter().len(), 0);
         for (at, arg) in self.cmd.args_iter().enumerate() {
             match arg {
@@ -211,7 +213,7 @@ impl<T> Request<T> {
                 _ => continue,
             };
         }
-        Self { cmd, ..self }
+        Self { cmd, ..*self }
     }
 }
 
@@ -223,11 +225,8 @@ fn start<'a>(
     resources: impl ExactSizeIterator<Item = &'a Resource>,
     args: usize,
 ) -> Cmd {
-    let keys: Vec<&str> = resources
-        .flat_map(Resource::keys)
-        .map(String::as_str)
-        .collect();
-    let mut cmd = shas.run(script, keys.into_iter(), args);
+    let count = 4 * resources.len();
+    let mut cmd = shas.run(script, resources.flat_map(Resource::keys), count, args);
     cmd.arg(header.deadline)
         .arg(header.seed)
         .arg(header.extra)

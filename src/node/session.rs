@@ -122,7 +122,7 @@ impl Session {
     ) -> Result<Answer<T>, NodeError> {
         let _place = self.admit()?;
         let started = self.clock.now();
-        let outcome = timed(self.clock, deadline, self.attempt(request, deadline)).await;
+        let outcome = timed(self.clock, deadline, self.attempt(&request, deadline)).await;
         if matches!(outcome, Err(NodeError::TimedOut)) {
             self.unanswered(started);
         }
@@ -146,11 +146,11 @@ impl Session {
 
     async fn attempt<T>(
         &self,
-        request: Request<T>,
+        request: &Request<T>,
         deadline: Time,
     ) -> Result<Answer<T>, NodeError> {
-        let (sent, reply) = self.send(&request).await?;
-        let outcome = self.read(sent, &request, &reply);
+        let (sent, reply) = self.send(request).await?;
+        let outcome = self.read(sent, request, &reply);
         let (
             Err(NodeError::Late),
             Asked::InTime {

@@ -255,6 +255,10 @@ fn a_ticket_that_leaves_moves_the_others_up() {
         let mut positions = third.positions();
         while futures::StreamExt::next(&mut positions).await != Some(0) {}
         guard.release().await.unwrap();
-        third.acquire().await.unwrap().release().await.unwrap();
+        let guard = third.acquire().await.unwrap();
+        // Used up, though the guard and the ticket are still there.
+        let after = futures::StreamExt::next(&mut positions).await;
+        assert_eq!(after, None);
+        guard.release().await.unwrap();
     });
 }
