@@ -6,16 +6,22 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{
+    FutureExt, StreamExt,
+    future::{self, BoxFuture},
+    stream::FuturesUnordered,
+};
 use tokio::sync::mpsc;
 
 use crate::{
     claim::{Question, Send},
+    clock::Time,
     error::NodeError,
     holder::Parts,
     lease::Request,
     node::{Answer, Event, Extended, Standing},
     nodes::Nodes,
+    pace::Pace,
     roll::Roll,
 };
 
@@ -32,6 +38,7 @@ pub(crate) async fn run(
     mut events: mpsc::Receiver<(usize, Event)>,
 ) {
     let mut calls = FuturesUnordered::new();
+    let mut pace = Pace::of(nodes.list.len());
     let mut heard = Vec::with_capacity(EVENTS_AT_ONCE);
     while let Some(wake_at) = roll.sleep_until(nodes.clock.now().plus(NEVER)) {
         tokio::select! {
@@ -39,7 +46,7 @@ pub(crate) async fn run(
             Some(answered) = calls.next() => {
                 let mut next = Some(answered);
                 while let Some(answered) = next {
-                    calls.extend(heed(&nodes, &roll, answered));
+                    heed(&roll, answered, &mut pace);
                     next = calls.next().now_or_never().flatten();
                 }
             }
@@ -49,7 +56,8 @@ pub(crate) async fn run(
             () = roll.rung() => {}
             () = nodes.clock.sleep_until(wake_at) => {}
         }
-        calls.extend(ask(&nodes, &roll));
+        ask(&nodes, &roll, &mut pace);
+        calls.extend(std::iter::from_fn(|| pace.next()).map(|batch| send(&nodes, batch)));
     }
 }
 
@@ -59,9 +67,17 @@ struct Asked {
     question: Question,
 }
 
-/// Questions of one kind to one node, and what came of them.
-struct Answered {
+/// Questions of one kind to one node, for one call.
+struct Batch {
     asked: Vec<Asked>,
+    place: usize,
+    extends: bool,
+    deadline: Time,
+}
+
+/// A batch, and what came of it.
+struct Answered {
+    batch: Batch,
     outcome: Outcome,
 }
 
@@ -70,10 +86,11 @@ enum Outcome {
     Extended(Result<Answer<Vec<Extended>>, NodeError>),
 }
 
-/// Sends what the claims that are due have to ask, in batches.
-fn ask(nodes: &Arc<Nodes>, roll: &Roll) -> Vec<BoxFuture<'static, Answered>> {
+/// Collects what the claims that are due have to ask, in batches.
+fn ask(nodes: &Nodes, roll: &Roll, pace: &mut Pace<Batch>) {
+    let now = nodes.clock.now();
     let mut batches: BTreeMap<(usize, bool, Duration), Vec<Asked>> = BTreeMap::new();
-    for request in roll.take_due(nodes.clock.now()) {
+    for request in roll.take_due(now) {
         for question in request.update(|claim, now| claim.questions(now)) {
             let extends = matches!(question.send, Send::Extend(_));
             let batch = batches.entry((question.place, extends, question.timeout));
@@ -82,64 +99,79 @@ fn ask(nodes: &Arc<Nodes>, roll: &Roll) -> Vec<BoxFuture<'static, Answered>> {
         }
         roll.kick(&request);
     }
-    let mut calls = Vec::new();
-    for ((place, ..), asked) in batches {
+    for ((place, extends, timeout), asked) in batches {
         let limit = nodes
             .list
             .get(place)
             .map_or(1, |node| node.batch_limit().max(1));
         let mut asked = asked.into_iter().peekable();
         while asked.peek().is_some() {
-            calls.extend(send(nodes, asked.by_ref().take(limit).collect()));
+            let batch = Batch {
+                asked: asked.by_ref().take(limit).collect(),
+                place,
+                extends,
+                deadline: now.plus(timeout),
+            };
+            pace.push(place, batch);
         }
     }
-    calls
 }
 
-/// Sends questions of one kind to one node in one call.
-fn send(nodes: &Nodes, asked: Vec<Asked>) -> Option<BoxFuture<'static, Answered>> {
-    let Question { place, timeout, .. } = asked.first()?.question;
-    let (node, terms) = (nodes.list.get(place)?, nodes.terms(timeout));
+/// Sends a batch in one call, if there is still time.
+fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
+    let left = batch.deadline.since(nodes.clock.now());
+    let node = nodes.list.get(batch.place).filter(|_| !left.is_zero());
     let (mut enqueues, mut extends) = (Vec::new(), Vec::new());
-    for Asked { question, .. } in &asked {
+    for Asked { question, .. } in &batch.asked {
         match &question.send {
             Send::Enqueue(send) => enqueues.push(send.clone()),
             Send::Extend(send) => extends.push(send.clone()),
         }
     }
-    let call = if extends.is_empty() {
-        node.enqueue(&enqueues, terms)
-            .map(Outcome::Standing)
-            .boxed()
-    } else {
-        node.extend(&extends, terms).map(Outcome::Extended).boxed()
+    let call = match node {
+        None if batch.extends => future::ready(Outcome::Extended(Err(NodeError::TimedOut))).boxed(),
+        None => future::ready(Outcome::Standing(Err(NodeError::TimedOut))).boxed(),
+        Some(node) if batch.extends => {
+            let call = node.extend(&extends, nodes.terms(left));
+            call.map(Outcome::Extended).boxed()
+        }
+        Some(node) => {
+            let call = node.enqueue(&enqueues, nodes.terms(left));
+            call.map(Outcome::Standing).boxed()
+        }
     };
-    Some(call.map(|outcome| Answered { asked, outcome }).boxed())
+    call.map(|outcome| Answered { batch, outcome }).boxed()
 }
 
 /// Tells the claims what was answered. A batch that was refused as a whole may have one bad key in it,
 /// somebody else's: it is sent again one by one, or that key would take everyone's lease.
-fn heed(nodes: &Nodes, roll: &Roll, answered: Answered) -> Vec<BoxFuture<'static, Answered>> {
-    let Answered { asked, outcome } = answered;
+fn heed(roll: &Roll, answered: Answered, pace: &mut Pace<Batch>) {
+    let Answered { batch, outcome } = answered;
+    pace.over(batch.place);
     let refused = match &outcome {
         Outcome::Standing(outcome) => outcome.as_ref().err(),
         Outcome::Extended(outcome) => outcome.as_ref().err(),
     };
-    if asked.len() > 1 && matches!(refused, Some(NodeError::Refused(_) | NodeError::Garbled)) {
-        return asked
-            .into_iter()
-            .filter_map(|one| send(nodes, vec![one]))
-            .collect();
+    if batch.asked.len() > 1 && matches!(refused, Some(NodeError::Refused(_) | NodeError::Garbled))
+    {
+        for one in batch.asked {
+            let asked = vec![one];
+            pace.push(batch.place, Batch { asked, ..batch });
+        }
+        return;
     }
     match outcome {
-        Outcome::Standing(outcome) => deal(roll, &asked, outcome, |request, question, outcome| {
-            request.update(|claim, now| claim.hear_standing(question, now, outcome));
-        }),
-        Outcome::Extended(outcome) => deal(roll, &asked, outcome, |request, question, outcome| {
-            request.update(|claim, now| claim.hear_extended(question, now, outcome));
-        }),
+        Outcome::Standing(outcome) => {
+            deal(roll, &batch.asked, outcome, |request, question, outcome| {
+                request.update(|claim, now| claim.hear_standing(question, now, outcome));
+            });
+        }
+        Outcome::Extended(outcome) => {
+            deal(roll, &batch.asked, outcome, |request, question, outcome| {
+                request.update(|claim, now| claim.hear_extended(question, now, outcome));
+            });
+        }
     }
-    Vec::new()
 }
 
 /// Deals the answers of a batch out to those who asked.

@@ -70,6 +70,7 @@ mod lease;
 mod leavers;
 mod node;
 mod nodes;
+mod pace;
 mod place;
 mod quorum;
 mod redlock;

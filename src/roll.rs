@@ -243,7 +243,12 @@ impl Entries {
         let Some(entry) = self.requests.get_mut(&key) else {
             return;
         };
-        if let Some(old) = std::mem::replace(&mut entry.due, due) {
+        let old = std::mem::replace(&mut entry.due, due);
+        if old == due {
+            // As after most answers: those of one round make the same due.
+            return;
+        }
+        if let Some(old) = old {
             self.due.remove(&(old, key));
         }
         if let Some(due) = due {

@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["client"],
     &["cleanup"],
     &["keepalive"],
+    &["pace"],
     &["roll"],
     &["lease"],
     &["claim"],
