@@ -11,7 +11,7 @@ use std::{
 };
 
 use redlock_fifo::FifoRedlock;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::task::JoinSet;
 
 use crate::{
     TTL, client,
@@ -102,6 +102,14 @@ fn clock() -> u64 {
     u64::try_from(now.expect("after 1970").as_nanos()).expect("before 2554")
 }
 
+/// Holds for `span`, and not for up to two milliseconds longer, as tokio's timers may.
+async fn hold_for(span: Duration) {
+    if !span.is_zero() {
+        let slept = tokio::task::spawn_blocking(move || std::thread::sleep(span)).await;
+        slept.expect("no panic");
+    }
+}
+
 /// Takes turns with the lock until `end`.
 async fn take_turns(redlock: FifoRedlock, who: u64, hold: Duration, end: Instant) -> Vec<Served> {
     let mut all = Vec::new();
@@ -117,9 +125,7 @@ async fn take_turns(redlock: FifoRedlock, who: u64, hold: Duration, end: Instant
             recorded,
             served,
         });
-        if !hold.is_zero() {
-            sleep(hold).await;
-        }
+        hold_for(hold).await;
         drop(guard);
     }
     all
@@ -163,9 +169,7 @@ fn local_mutex(nodes: usize, tasks: u64, hold: Duration) -> Outcome {
                         recorded: served,
                         served,
                     });
-                    if !hold.is_zero() {
-                        sleep(hold).await;
-                    }
+                    hold_for(hold).await;
                     floor.full_round(&commands.unlock).await;
                     drop(place);
                 }
