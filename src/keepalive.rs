@@ -112,7 +112,7 @@ fn ask(nodes: &Nodes, roll: &Roll, pace: &mut Pace<Batch>) {
                 extends,
                 deadline: now.plus(timeout),
             };
-            pace.push(place, batch);
+            pace.push(place, batch.asked.len(), batch);
         }
     }
 }
@@ -147,7 +147,7 @@ fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
 /// somebody else's: it is sent again one by one, or that key would take everyone's lease.
 fn heed(roll: &Roll, answered: Answered, pace: &mut Pace<Batch>) {
     let Answered { batch, outcome } = answered;
-    pace.over(batch.place);
+    pace.over(batch.place, batch.asked.len());
     let refused = match &outcome {
         Outcome::Standing(outcome) => outcome.as_ref().err(),
         Outcome::Extended(outcome) => outcome.as_ref().err(),
@@ -156,7 +156,7 @@ fn heed(roll: &Roll, answered: Answered, pace: &mut Pace<Batch>) {
     {
         for one in batch.asked {
             let asked = vec![one];
-            pace.push(batch.place, Batch { asked, ..batch });
+            pace.push(batch.place, 1, Batch { asked, ..batch });
         }
         return;
     }

@@ -6,9 +6,9 @@
 
 use std::collections::VecDeque;
 
-/// How many batches may be under way to one node: enough to keep a server busy that is 50 ms away, few enough
-/// for it to serve well within a `node_timeout`.
-const MOST: usize = 32;
+/// How many questions may be under way to one node, a batch more or less: enough to keep a server busy that is
+/// 50 ms away, few enough for it to answer well within a `node_timeout`.
+const MOST: usize = 3_200;
 
 /// Batches for each node, of which some are under way.
 #[derive(Debug)]
@@ -16,7 +16,8 @@ pub(crate) struct Pace<B>(Vec<Line<B>>);
 
 #[derive(Debug)]
 struct Line<B> {
-    waiting: VecDeque<B>,
+    /// Each with how many questions it has.
+    waiting: VecDeque<(usize, B)>,
     under_way: usize,
 }
 
@@ -29,10 +30,10 @@ impl<B> Pace<B> {
         Self((0..nodes).map(line).collect())
     }
 
-    /// A batch for a node comes last.
-    pub(crate) fn push(&mut self, place: usize, batch: B) {
+    /// A batch of `size` questions for a node comes last.
+    pub(crate) fn push(&mut self, place: usize, size: usize, batch: B) {
         if let Some(line) = self.0.get_mut(place) {
-            line.waiting.push_back(batch);
+            line.waiting.push_back((size, batch));
         }
     }
 
@@ -42,16 +43,16 @@ impl<B> Pace<B> {
             if line.under_way >= MOST {
                 return None;
             }
-            let batch = line.waiting.pop_front()?;
-            line.under_way += 1;
+            let (size, batch) = line.waiting.pop_front()?;
+            line.under_way += size;
             Some(batch)
         })
     }
 
-    /// A batch that was under way to a node was answered, or will not be.
-    pub(crate) fn over(&mut self, place: usize) {
+    /// A batch of `size` that was under way to a node was answered, or will not be.
+    pub(crate) fn over(&mut self, place: usize, size: usize) {
         if let Some(line) = self.0.get_mut(place) {
-            line.under_way = line.under_way.saturating_sub(1);
+            line.under_way = line.under_way.saturating_sub(size);
         }
     }
 }
@@ -62,20 +63,20 @@ mod tests {
 
     #[test]
     fn a_burst_is_sent_as_it_is_answered_and_no_node_waits_for_another() {
+        let size = MOST / 4;
         let mut pace = Pace::of(2);
-        for batch in 0..MOST + 2 {
-            pace.push(0, (0, batch));
+        for batch in 0..6 {
+            pace.push(0, size, (0, batch));
         }
-        pace.push(1, (1, 0));
+        pace.push(1, size, (1, 0));
         let sent: Vec<_> = std::iter::from_fn(|| pace.next()).collect();
-        let first = (0..MOST).map(|batch| (0, batch));
-        assert_eq!(sent, first.chain([(1, 0)]).collect::<Vec<_>>());
-        pace.over(0);
-        assert_eq!(pace.next(), Some((0, MOST)));
+        assert_eq!(sent, [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]);
+        pace.over(0, size);
+        assert_eq!(pace.next(), Some((0, 4)));
         assert_eq!(pace.next(), None);
-        pace.over(1);
+        pace.over(1, size);
         assert_eq!(pace.next(), None);
-        pace.over(0);
-        assert_eq!(pace.next(), Some((0, MOST + 1)));
+        pace.over(0, size);
+        assert_eq!(pace.next(), Some((0, 5)));
     }
 }

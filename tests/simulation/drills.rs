@@ -124,7 +124,10 @@ impl Drill<'_> {
         }
         let free = self.now();
         let served = self.served(waits).await;
-        let bound = self.stage.settings().ephemeral + self.poll() + self.round_trips(4);
+        let settings = self.stage.settings();
+        // A keep-alive that was under way when they died may be carried out until its deadline.
+        let lease = settings.ephemeral + settings.node_timeout;
+        let bound = lease + self.poll() + self.round_trips(4);
         self.tell(
             "F3",
             calls,
