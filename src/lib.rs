@@ -118,6 +118,8 @@ pub mod docs {
     pub mod compare {}
     #[doc = include_str!("docs/tuning.md")]
     pub mod tuning {}
+    #[doc = include_str!("docs/performance.md")]
+    pub mod performance {}
     #[doc = include_str!("docs/operating.md")]
     pub mod operating {}
     #[doc = include_str!("docs/observability.md")]
