@@ -2,7 +2,7 @@
 //!
 //! The renewals of very many leases fall due together. Sent together they would pile up at the server, and
 //! the last be answered so late that the connection seems dead; a new one puts every lease in doubt, all are
-//! asked about at once, and so on until all are lost.
+//! asked about at once, and so on.
 
 use std::collections::VecDeque;
 
