@@ -55,7 +55,7 @@ impl Told {
     }
 
     /// Takes what is new in `later`; whether anything is.
-    fn follow(&mut self, later: Self) -> bool {
+    fn catch_up(&mut self, later: Self) -> bool {
         if later.revision <= self.revision {
             return false;
         }
@@ -195,7 +195,7 @@ impl Request {
             heir(undo);
         }
         if let Some(followed) = self.told.get() {
-            followed.send_if_modified(|old| old.follow(told));
+            followed.send_if_modified(|old| old.catch_up(told));
         }
         if wake {
             self.wake.notify_waiters();

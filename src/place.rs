@@ -6,7 +6,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::task::Id;
+use tokio::{sync::watch, task::Id};
 
 use crate::{
     claim::{Claim, End, Phase, Taken},
@@ -14,7 +14,7 @@ use crate::{
     clock::Time,
     error::{LockError, NodeError, ReleaseError},
     guard::{LockGuard, TakingBack},
-    lease::Request,
+    lease::{Request, Told},
     leavers::Leavers,
     resource::Resource,
     roll::Enrolment,
@@ -120,8 +120,14 @@ impl Place {
         self.request.look(|claim, _| claim.resource().clone())
     }
 
-    pub(crate) fn request(&self) -> &Arc<Request> {
-        &self.request
+    /// How many waiters are ahead, as last heard.
+    pub(crate) fn position(&self) -> u64 {
+        self.request.look(|claim, _| claim.position())
+    }
+
+    /// Follows the request.
+    pub(crate) fn follow(&self) -> watch::Receiver<Told> {
+        self.request.follow()
     }
 
     pub(crate) fn phase(&self) -> Phase {

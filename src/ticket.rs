@@ -3,17 +3,19 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use tokio::sync::watch;
 
 use crate::{
     error::{LockError, ReleaseError},
     guard::LockGuard,
-    lease::{Request, Told},
+    lease::Told,
     place::{Hold, Patience, Place},
     telemetry,
 };
@@ -51,14 +53,15 @@ use crate::{
 #[must_use = "the place in line is given up when the ticket is dropped"]
 pub struct Ticket {
     place: Option<Place>,
-    request: Arc<Request>,
+    /// Where it stood at last, once it is spent: then nothing of the request is kept.
+    last: u64,
 }
 
 impl Ticket {
     pub(crate) fn new(place: Place) -> Self {
         Self {
-            request: place.request().clone(),
             place: Some(place),
+            last: 0,
         }
     }
 
@@ -84,24 +87,27 @@ impl Ticket {
         let resource = place.resource();
         let turn = place.wait(patience, hold);
         let outcome = telemetry::within("acquire", resource.name(), turn, token).await;
+        self.last = self.position();
         self.place = None;
         outcome
     }
 
     /// How many waiters are ahead, as last heard; 0 is next.
     pub fn position(&self) -> u64 {
-        self.request.look(|claim, _| claim.position())
+        self.place.as_ref().map_or(self.last, Place::position)
     }
 
     /// The position now and at every change, until the ticket is used or given up.
     pub fn positions(&self) -> Positions {
-        let told = self.request.follow();
+        let Some(place) = &self.place else {
+            return Positions(stream::empty().boxed());
+        };
         let next = |(mut told, last): (watch::Receiver<Told>, _)| async move {
             let moved = |told: &Told| Some(told.position) != last;
             let position = told.wait_for(moved).await.ok()?.position;
             Some((position?, (told, Some(position))))
         };
-        Positions(futures::stream::unfold((told, None), next).boxed())
+        Positions(stream::unfold((place.follow(), None), next).boxed())
     }
 
     /// Leaves the line, and waits until a quorum of the nodes has confirmed.
@@ -145,5 +151,30 @@ impl Stream for Positions {
 impl fmt::Debug for Positions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Positions")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::FifoRedlock;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_spent_ticket_keeps_nothing_of_the_client() {
+        let redlock = FifoRedlock::in_memory(1);
+        let nodes = std::sync::Arc::downgrade(&redlock.client.nodes);
+        let mut ticket = redlock.enqueue("r", Duration::from_secs(10)).await.unwrap();
+        let guard = ticket.acquire().await.unwrap();
+        assert_eq!(
+            (ticket.position(), ticket.positions().next().await),
+            (0, None)
+        );
+        guard.release().await.unwrap();
+        redlock.shutdown().await;
+        drop(redlock);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(nodes.upgrade().is_none());
     }
 }
