@@ -71,7 +71,6 @@ struct Asked {
 struct Batch {
     asked: Vec<Asked>,
     place: usize,
-    extends: bool,
     deadline: Time,
 }
 
@@ -99,7 +98,7 @@ fn ask(nodes: &Nodes, roll: &Roll, pace: &mut Pace<Batch>) {
         }
         roll.kick(&request);
     }
-    for ((place, extends, timeout), asked) in batches {
+    for ((place, _, timeout), asked) in batches {
         let limit = nodes
             .list
             .get(place)
@@ -109,7 +108,6 @@ fn ask(nodes: &Nodes, roll: &Roll, pace: &mut Pace<Batch>) {
             let batch = Batch {
                 asked: asked.by_ref().take(limit).collect(),
                 place,
-                extends,
                 deadline: now.plus(timeout),
             };
             pace.push(place, batch.asked.len(), batch);
@@ -128,16 +126,17 @@ fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
             Send::Extend(send) => extends.push(send.clone()),
         }
     }
-    let call = match node {
-        None if batch.extends => future::ready(Outcome::Extended(Err(NodeError::TimedOut))).boxed(),
-        None => future::ready(Outcome::Standing(Err(NodeError::TimedOut))).boxed(),
-        Some(node) if batch.extends => {
-            let call = node.extend(&extends, nodes.terms(left));
-            call.map(Outcome::Extended).boxed()
-        }
-        Some(node) => {
+    let late = NodeError::TimedOut;
+    let call = match (node, extends.is_empty()) {
+        (None, true) => future::ready(Outcome::Standing(Err(late))).boxed(),
+        (None, false) => future::ready(Outcome::Extended(Err(late))).boxed(),
+        (Some(node), true) => {
             let call = node.enqueue(&enqueues, nodes.terms(left));
             call.map(Outcome::Standing).boxed()
+        }
+        (Some(node), false) => {
+            let call = node.extend(&extends, nodes.terms(left));
+            call.map(Outcome::Extended).boxed()
         }
     };
     call.map(|outcome| Answered { batch, outcome }).boxed()
