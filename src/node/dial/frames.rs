@@ -66,15 +66,26 @@ impl Frames {
                     }
                     after
                 }
-                _ => {
+                State::Line(line) => {
+                    let end = bytes.iter().position(|byte| *byte == b'\n');
+                    let (part, after) = bytes.split_at(end.map_or(bytes.len(), |at| at + 1));
+                    self.length += part.len();
+                    if line.ends(part) {
+                        let (mark, count) = (line.mark, line.count());
+                        self.announced(mark, count);
+                    }
+                    after
+                }
+                State::Mark | State::Astray => {
                     self.length += 1;
-                    self.step(byte);
+                    self.begin(byte);
                     after
                 }
             };
-            if self.least() > LONGEST {
-                return Err(TooLong);
-            }
+        }
+        // Once for all of them: what the parser keeps meanwhile is no more than was read at once.
+        if self.least() > LONGEST {
+            return Err(TooLong);
         }
         Ok(())
     }
@@ -89,19 +100,11 @@ impl Frames {
         self.length.saturating_add(more)
     }
 
-    fn step(&mut self, byte: u8) {
-        match &mut self.state {
-            State::Mark if b"+-:_,#($!=*~>%|".contains(&byte) => {
-                self.state = State::Line(Line::new(byte));
-            }
-            State::Line(line) => {
-                if line.ends(byte) {
-                    let (mark, count) = (line.mark, line.count());
-                    self.announced(mark, count);
-                }
-            }
-            _ => self.state = State::Astray,
-        }
+    fn begin(&mut self, mark: u8) {
+        self.state = match self.state {
+            State::Mark if b"+-:_,#($!=*~>%|".contains(&mark) => State::Line(Line::new(mark)),
+            _ => State::Astray,
+        };
     }
 
     /// The first line of a value is complete; `count` is what it says about the rest.
@@ -140,16 +143,21 @@ impl Line {
         }
     }
 
-    /// Whether it ends with `byte`.
-    fn ends(&mut self, byte: u8) -> bool {
+    /// Whether it ends with `part`, whose only line feed, if any, is the last byte.
+    fn ends(&mut self, part: &[u8]) -> bool {
+        let Some((&byte, before)) = part.split_last() else {
+            return false;
+        };
         let last = MAX_DIGITS - 1;
-        let before = self
-            .length
-            .checked_sub(1)
-            .map(|at| self.digits[at.min(last)]);
+        let earlier = self.length.checked_sub(1);
+        let earlier = earlier.map(|at| self.digits[at.min(last)]);
+        let before = before.last().copied().or(earlier);
         // Of a long line only the last byte is of interest.
-        self.digits[self.length.min(last)] = byte;
-        self.length += 1;
+        for (digit, byte) in self.digits[..last].iter_mut().skip(self.length).zip(part) {
+            *digit = *byte;
+        }
+        self.length += part.len();
+        self.digits[(self.length - 1).min(last)] = byte;
         byte == b'\n' && before == Some(b'\r')
     }
 
