@@ -7,7 +7,10 @@
 //! vote back: a late request of an older generation can do nothing to a newer one (S4). Name and time
 //! are for people; no decision reads them.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use uuid::Uuid;
 
@@ -64,11 +67,13 @@ impl HolderId {
     /// The id of a new request.
     pub(crate) fn new(rng: Rng, signature: &Signature, unix_millis: u64) -> Self {
         let uuid = signature.uuid(rng);
-        let text = format!("{uuid}:0:{}:{unix_millis}", signature.name).into();
+        let mut text = String::with_capacity(64 + signature.name.len());
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{uuid}:0:{}:{unix_millis}", signature.name);
         Self {
             uuid,
             generation: 0,
-            text,
+            text: text.into(),
         }
     }
 

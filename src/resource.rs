@@ -31,25 +31,30 @@ impl Resource {
         if name.is_empty() {
             return Err(ArgumentError::EmptyResource);
         }
-        let lock = format!("{prefix}{name}");
-        if lock.len() > MAX_NAME {
+        let length = prefix.len() + name.len();
+        if length > MAX_NAME {
             return Err(ArgumentError::ResourceTooLong {
-                length: lock.len(),
+                length,
                 most: MAX_NAME,
             });
         }
-        let stem = match tag(&lock) {
-            Some(_) => lock.clone(),
-            None if lock.contains(['{', '}']) => return Err(ArgumentError::ResourceBraces),
-            None => format!("{{{lock}}}"),
+        let suffixes: usize = SUFFIXES.iter().map(|suffix| suffix.len()).sum();
+        let mut keys = String::with_capacity(4 * length + 2 * SUFFIXES.len() + suffixes);
+        keys.push_str(prefix);
+        keys.push_str(name);
+        let (open, close) = match tag(&keys) {
+            Some(_) => ("", ""),
+            None if keys.contains(['{', '}']) => return Err(ArgumentError::ResourceBraces),
+            None => ("{", "}"),
         };
-        if SUFFIXES.iter().any(|suffix| lock.ends_with(suffix)) {
+        if SUFFIXES.iter().any(|suffix| keys.ends_with(suffix)) {
             return Err(ArgumentError::ResourceReserved);
         }
-        let mut ends = [lock.len(); 4];
-        let mut keys = lock;
+        let mut ends = [length; 4];
         for (end, suffix) in ends[1..].iter_mut().zip(SUFFIXES) {
-            keys.push_str(&stem);
+            keys.push_str(open);
+            keys.extend_from_within(..length);
+            keys.push_str(close);
             keys.push_str(suffix);
             *end = keys.len();
         }

@@ -21,7 +21,7 @@ pub(super) fn envelope(reply: &Value) -> Option<(u64, &[Value])> {
 
 /// The answers of `enqueue.lua`.
 pub(super) fn standings(_clock: u64, answers: &[Value]) -> Option<Vec<Standing>> {
-    answers.iter().map(standing).collect()
+    all(answers, standing)
 }
 
 /// The answers of `extend.lua`.
@@ -35,18 +35,27 @@ pub(super) fn extended(_clock: u64, answers: &[Value]) -> Option<Vec<Extended>> 
         },
         _ => None,
     };
-    answers.iter().map(one).collect()
+    all(answers, one)
 }
 
 /// The answers of `release.lua`.
 pub(super) fn released(_clock: u64, answers: &[Value]) -> Option<Vec<Released>> {
-    let one = |answer| match array(answer)? {
+    let one = |answer: &Value| match array(answer)? {
         [Value::Int(2)] => Some(Released::Vote),
         [Value::Int(1)] => Some(Released::Ticket),
         [Value::Int(0)] => Some(Released::Nothing),
         _ => None,
     };
-    answers.iter().map(one).collect()
+    all(answers, one)
+}
+
+/// Each of `answers`, if all are understood. Most calls have one: `collect` would make room for four.
+fn all<T>(answers: &[Value], one: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
+    let mut read = Vec::with_capacity(answers.len());
+    for answer in answers {
+        read.push(one(answer)?);
+    }
+    Some(read)
 }
 
 /// The answer of `inspect.lua`.
