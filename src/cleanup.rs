@@ -15,7 +15,7 @@ use crate::{
     claim::{Quiet, Undo},
     error::NodeError,
     lease::{Confirmed, Leftover, Request},
-    node::{Release, Released},
+    node::{Release, Released, punctual},
     quorum::FanOut,
 };
 
@@ -56,12 +56,13 @@ pub(crate) fn send(leftover: &mut Leftover) {
         let node = nodes.list.get(*place)?;
         Some((*place, node.release(&ask, terms)))
     };
-    leftover.calls = FanOut::of(leftover.undo.places.iter().filter_map(call));
+    let calls = leftover.undo.places.iter().filter_map(call);
+    leftover.calls = Some(FanOut::of(calls, nodes.clock, terms.deadline));
 }
 
 /// The next answer to what [`send`] sent; `None` when all have come.
 pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Released, NodeError>)> {
-    let (place, outcome) = leftover.calls.next().await?;
+    let (place, outcome) = leftover.calls.as_mut()?.next().await?;
     if let Ok(answer) = &outcome {
         let heard = leftover.heard.iter().find(|(node, _)| *node == place);
         let confirmed = Confirmed {
@@ -85,14 +86,14 @@ pub(crate) fn is_done(leftover: &Leftover) -> bool {
     undo.places.iter().all(|&(place, _)| {
         let confirmed = confirmed.iter().find(|(node, _)| *node == place);
         confirmed.is_some_and(|(_, confirmed)| {
-            let quiet = request.look(|claim, _| claim.quiet(place, undo));
+            let quiet = request.look(|claim| claim.quiet(place, undo));
             quiet.is_none_or(|quiet| is_final(*confirmed, quiet))
         })
     })
 }
 
 async fn take_back(mut leftover: Leftover) {
-    if leftover.confirmed.is_empty() && leftover.calls.is_empty() {
+    if leftover.calls.is_none() {
         send(&mut leftover);
     }
     while next(&mut leftover).await.is_some() {}
@@ -125,7 +126,7 @@ async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Opt
         let mut rung = pin!(request.wake.notified());
         rung.as_mut().enable();
         let now = nodes.clock.now();
-        let Some(quiet) = request.look(|claim, _| claim.quiet(place, undo)) else {
+        let Some(quiet) = request.look(|claim| claim.quiet(place, undo)) else {
             return;
         };
         match confirmed {
@@ -144,7 +145,8 @@ async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Opt
         }
         let terms = nodes.terms(nodes.config.node_timeout);
         let heard = heard(request, undo, place);
-        match node.release(&[ask(request, undo)], terms).await {
+        let call = node.release(&[ask(request, undo)], terms);
+        match punctual(nodes.clock, terms.deadline, call).await {
             Ok(answer) => {
                 let had = answer.value.first().copied().unwrap_or(Released::Nothing);
                 let sent = answer.sent;
@@ -168,12 +170,12 @@ fn is_final(confirmed: Confirmed, quiet: Quiet) -> bool {
 }
 
 fn heard(request: &Request, undo: &Undo, place: usize) -> u64 {
-    request.look(|claim, _| claim.quiet(place, undo).map_or(0, |quiet| quiet.heard))
+    request.look(|claim| claim.quiet(place, undo).map_or(0, |quiet| quiet.heard))
 }
 
 fn ask(request: &Request, undo: &Undo) -> Release {
     Release {
-        resource: request.look(|claim, _| claim.resource().clone()),
+        resource: request.look(|claim| claim.resource().clone()),
         id: undo.id.clone(),
     }
 }

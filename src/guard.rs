@@ -81,7 +81,7 @@ impl LockGuard {
     /// The name that is locked, as it was given.
     pub fn resource(&self) -> String {
         self.request
-            .look(|claim, _| claim.resource().name().to_owned())
+            .look(|claim| claim.resource().name().to_owned())
     }
 
     /// A number that rises with every lease of the resource, below 2^53.
@@ -99,7 +99,7 @@ impl LockGuard {
     ///
     /// Read from the clock, without the network.
     pub fn validity(&self) -> Duration {
-        self.request.look(|claim, now| {
+        self.request.look_now(|claim, now| {
             if claim.is_held(now) {
                 claim.valid_until(now).since(now)
             } else {
@@ -114,7 +114,7 @@ impl LockGuard {
     /// have happened to the nodes' memory since the last extension it does not see; see
     /// [`is_valid`](Self::is_valid).
     pub fn is_held(&self) -> bool {
-        self.request.look(|claim, now| claim.is_held(now))
+        self.request.look_now(|claim, now| claim.is_held(now))
     }
 
     /// Asks the nodes whether a quorum of them still has the lease.
@@ -262,7 +262,7 @@ impl LockGuard {
         let nodes = &self.client.nodes;
         if !nodes.quorum.possible_without(tally.nothing) {
             self.request
-                .look(|claim, _| telemetry::lost_unnoticed(claim.who(), self.token));
+                .look(|claim| telemetry::lost_unnoticed(claim.who(), self.token));
             return Err(ReleaseError::Lost(LeaseLost::QuorumLost));
         }
         tally.confirmed(nodes)
@@ -274,7 +274,7 @@ impl LockGuard {
 
     fn no_quorum(&self) -> crate::error::NoQuorum {
         self.request
-            .look(|claim, _| self.client.nodes.no_quorum(claim.failures()))
+            .look(|claim| self.client.nodes.no_quorum(claim.failures()))
     }
 }
 

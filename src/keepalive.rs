@@ -19,7 +19,7 @@ use crate::{
     error::NodeError,
     holder::Parts,
     lease::Request,
-    node::{Answer, Event, Extended, Standing},
+    node::{Answer, Event, Extended, Standing, punctual},
     nodes::Nodes,
     pace::Pace,
     roll::Roll,
@@ -131,11 +131,13 @@ fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
         (None, true) => future::ready(Outcome::Standing(Err(late))).boxed(),
         (None, false) => future::ready(Outcome::Extended(Err(late))).boxed(),
         (Some(node), true) => {
-            let call = node.enqueue(&enqueues, nodes.terms(left));
+            let call = node.enqueue(&enqueues, nodes.terms_until(batch.deadline));
+            let call = punctual(nodes.clock, batch.deadline, call);
             call.map(Outcome::Standing).boxed()
         }
         (Some(node), false) => {
-            let call = node.extend(&extends, nodes.terms(left));
+            let call = node.extend(&extends, nodes.terms_until(batch.deadline));
+            let call = punctual(nodes.clock, batch.deadline, call);
             call.map(Outcome::Extended).boxed()
         }
     };

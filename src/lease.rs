@@ -5,7 +5,7 @@
 //! which the janitor empties.
 
 use std::{
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -87,8 +87,14 @@ impl Request {
     }
 
     /// Looks at the claim without changing it.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&Claim, Time) -> T) -> T {
-        let claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Claim) -> T) -> T {
+        look(&self.claim())
+    }
+
+    /// Looks at what depends on the time, too.
+    pub(crate) fn look_now<T>(&self, look: impl FnOnce(&Claim, Time) -> T) -> T {
+        // The clock is read after the claim was locked: who looks later sees a later time.
+        let claim = self.claim();
         look(&claim, self.nodes.clock.now())
     }
 
@@ -120,7 +126,7 @@ impl Request {
     /// Follows the waiters ahead and the end of the lease; closes when the request is gone.
     pub(crate) fn follow(&self) -> watch::Receiver<Told> {
         // Under the lock, or a change in between would be missed.
-        self.look(|claim, _| {
+        self.look(|claim| {
             let told = || watch::Sender::new(Told::of(claim));
             self.told.get_or_init(told).subscribe()
         })
@@ -143,7 +149,7 @@ impl Request {
             if let Some(question) = questions.get(index) {
                 self.update(|claim, now| claim.hear_standing(question, now, outcome));
             }
-            if self.look(|claim, _| claim.phase() != Phase::Asking || claim.is_hopeless()) {
+            if self.look(|claim| claim.phase() != Phase::Asking || claim.is_hopeless()) {
                 break;
             }
         }
@@ -182,7 +188,7 @@ impl Request {
 
     /// `heir` gets what is to be taken back.
     fn change<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T, heir: impl FnOnce(Undo)) -> T {
-        let mut claim = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut claim = self.claim();
         let was_in_line = claim.is_in_line();
         let changed = change(&mut claim, self.nodes.clock.now());
         telemetry::waiters(was_in_line, claim.is_in_line());
@@ -203,6 +209,10 @@ impl Request {
         changed
     }
 
+    fn claim(&self) -> MutexGuard<'_, Claim> {
+        self.claim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn enqueue(&self, questions: &[Question]) -> FanOut<Standing> {
         let timeout = questions.first().map(|question| question.timeout);
         let terms = self.nodes.terms(timeout.unwrap_or_default());
@@ -213,7 +223,8 @@ impl Request {
             }
             Send::Extend(_) => None,
         };
-        FanOut::of(questions.iter().enumerate().filter_map(call))
+        let calls = questions.iter().enumerate().filter_map(call);
+        FanOut::of(calls, self.nodes.clock, terms.deadline)
     }
 }
 
@@ -236,7 +247,8 @@ impl Extending<'_> {
             let node = nodes.list.get(question.place)?;
             Some((index, node.extend(std::slice::from_ref(ask), terms)))
         };
-        FanOut::of(self.questions.iter().enumerate().filter_map(call))
+        let calls = self.questions.iter().enumerate().filter_map(call);
+        FanOut::of(calls, nodes.clock, terms.deadline)
     }
 
     fn heed(&mut self, index: usize, outcome: Result<crate::node::Answer<Extended>, NodeError>) {
@@ -263,8 +275,8 @@ impl Drop for Extending<'_> {
 pub(crate) struct Leftover {
     pub(crate) request: Arc<Request>,
     pub(crate) undo: Undo,
-    /// Releases that are under way already.
-    pub(crate) calls: FanOut<crate::node::Released>,
+    /// Releases that are under way already; `None` before the first are sent.
+    pub(crate) calls: Option<FanOut<crate::node::Released>>,
     /// How many answers each node had given when the release was sent there.
     pub(crate) heard: Vec<(usize, u64)>,
     pub(crate) confirmed: Vec<(usize, Confirmed)>,
@@ -281,12 +293,13 @@ pub(crate) struct Confirmed {
 
 impl Leftover {
     fn new(request: Arc<Request>, undo: Undo) -> Self {
+        let confirmed = Vec::with_capacity(undo.places.len());
         Self {
             request,
             undo,
-            calls: FanOut::default(),
+            calls: None,
             heard: Vec::new(),
-            confirmed: Vec::new(),
+            confirmed,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     error::{NoQuorum, NodeError, NodeFailure},
     grace::Grace,
     holder::{HolderId, Signature},
-    node::{Era, Node, Terms},
+    node::{Node, Terms},
     quorum::Quorum,
     rng::Rng,
     telemetry::{self, Limit},
@@ -82,31 +82,33 @@ impl Nodes {
         HolderId::new(self.rng, &self.signature, self.clock.unix_millis())
     }
 
-    /// The terms of a call that may take `timeout`.
+    /// The terms of calls that may take `timeout` from now on.
     pub(crate) fn terms(&self, timeout: Duration) -> Terms {
+        self.terms_until(self.clock.now().plus(timeout))
+    }
+
+    /// The terms of calls that have until `deadline`.
+    pub(crate) fn terms_until(&self, deadline: Time) -> Terms {
         let now = self.clock.now();
-        let era = |(place, node): (usize, &Arc<dyn Node>)| {
-            let era = node.era().ok()?;
-            self.grace.learn(place, era.up_since);
-            Some(era)
-        };
-        let eras: Vec<Era> = self.list.iter().enumerate().filter_map(era).collect();
-        let clocks = eras.iter().map(|era| era.node_micros(now));
         // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
         // behind when these lose their memory, too.
-        let extras = eras
-            .iter()
-            .map(|era| era.extra(now, self.config.restart_grace));
+        let (mut seed, mut extra) = (0, 0);
+        for (place, node) in self.list.iter().enumerate() {
+            let Ok(era) = node.era() else { continue };
+            self.grace.learn(place, era.up_since);
+            seed = seed.max(era.node_micros(now) + SEED_LEAD);
+            extra = extra.max(era.extra(now, self.config.restart_grace));
+        }
         Terms {
-            deadline: now.plus(timeout),
+            deadline,
             lease: self.config.fifo_ephemeral_ttl,
             unheard: self
                 .config
                 .fifo_retry_delay
                 .saturating_mul(2)
                 .max(SHORTEST_UNHEARD),
-            seed: clocks.max().map_or(0, |furthest| furthest + SEED_LEAD),
-            extra: extras.max().unwrap_or(0),
+            seed,
+            extra,
         }
     }
 
@@ -153,12 +155,17 @@ impl Nodes {
 
     /// The nodes whose votes do not count yet, and for how long.
     pub(crate) fn in_grace(&self, now: Time) -> Vec<(usize, Duration)> {
-        let left = |(place, node): (usize, &Arc<dyn Node>)| {
-            let era = node.era().ok()?;
-            let left = self.grace.left(place, era.up_since, now);
+        let start = |(place, node): (usize, &Arc<dyn Node>)| {
+            let up_since = node.era().ok()?.up_since;
+            self.grace.learn(place, up_since);
+            Some((place, up_since))
+        };
+        let starts: Vec<_> = self.list.iter().enumerate().filter_map(start).collect();
+        let left = |(place, up_since)| {
+            let left = self.grace.left(up_since, now);
             (!left.is_zero()).then_some((place, left))
         };
-        self.list.iter().enumerate().filter_map(left).collect()
+        starts.into_iter().filter_map(left).collect()
     }
 
     /// Warns that a quorum is missing because of restarts; once, until a lock is had again.

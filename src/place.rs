@@ -117,12 +117,12 @@ impl Place {
     }
 
     pub(crate) fn resource(&self) -> Arc<Resource> {
-        self.request.look(|claim, _| claim.resource().clone())
+        self.request.look(|claim| claim.resource().clone())
     }
 
     /// How many waiters are ahead, as last heard.
     pub(crate) fn position(&self) -> u64 {
-        self.request.look(|claim, _| claim.position())
+        self.request.look(|claim| claim.position())
     }
 
     /// Follows the request.
@@ -131,12 +131,12 @@ impl Place {
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.request.look(|claim, _| claim.phase())
+        self.request.look(|claim| claim.phase())
     }
 
     /// How many waiters the nodes told of that had no room.
     pub(crate) fn queue_full(&self) -> LockError {
-        let waiting = self.request.look(|claim, _| claim.crowd());
+        let waiting = self.request.look(|claim| claim.crowd());
         LockError::QueueFull { waiting }
     }
 
@@ -153,7 +153,7 @@ impl Place {
         }
         match self.phase() {
             Phase::Ended(_) => Err(LockError::ShutDown),
-            Phase::Waiting if !self.request.look(|claim, _| claim.is_recorded()) => {
+            Phase::Waiting if !self.request.look(|claim| claim.is_recorded()) => {
                 Err(self.no_quorum())
             }
             _ => Ok(()),
@@ -202,7 +202,11 @@ impl Place {
             rung.as_mut().enable();
             match self.phase() {
                 Phase::Granted { .. } | Phase::Fencing { .. } => {}
-                Phase::Waiting if self.request.look(|claim, now| claim.waits_for_grace(now)) => {
+                Phase::Waiting
+                    if self
+                        .request
+                        .look_now(|claim, now| claim.waits_for_grace(now)) =>
+                {
                     return Err(self.no_quorum());
                 }
                 _ => return Ok(None),
@@ -211,7 +215,7 @@ impl Place {
                 return outcome.map(Some);
             }
             self.client.roll.kick(&self.request);
-            let votes_end = self.request.look(|claim, now| claim.valid_until(now));
+            let votes_end = self.request.look_now(|claim, now| claim.valid_until(now));
             tokio::select! {
                 biased;
                 () = rung => {}
@@ -238,7 +242,7 @@ impl Place {
             Taken::Ended(End::ShutDown) => Some(Err(LockError::ShutDown)),
             Taken::Ended(_) => Some(Err(LockError::TicketSpent)),
             Taken::Lease(majority) => {
-                self.request.look(|claim, _| {
+                self.request.look(|claim| {
                     let leavers = &self.client.leavers;
                     leavers.served(self.task, claim.resource().name());
                 });
@@ -257,7 +261,7 @@ impl Place {
             Patience::Until(deadline) => Some(deadline),
             Patience::WhileMoving(None) => None,
             Patience::WhileMoving(Some(span)) => {
-                Some(self.request.look(|claim, _| claim.progress()).plus(span))
+                Some(self.request.look(|claim| claim.progress()).plus(span))
             }
         }
     }
@@ -266,11 +270,11 @@ impl Place {
         let cut_off = |claim: &Claim, now| claim.is_cut_off() || claim.waits_for_grace(now);
         match self.phase() {
             Phase::Asking => return self.no_quorum(),
-            _ if self.request.look(cut_off) => return self.no_quorum(),
+            _ if self.request.look_now(cut_off) => return self.no_quorum(),
             Phase::Outside => return self.queue_full(),
             _ => {}
         }
-        self.request.look(|claim, now| LockError::TimedOut {
+        self.request.look_now(|claim, now| LockError::TimedOut {
             position: claim.position(),
             holder_ttl: claim.holder_left(now),
         })
@@ -278,7 +282,7 @@ impl Place {
 
     fn no_quorum(&self) -> LockError {
         let nodes = &self.client.nodes;
-        let mut failures: Vec<_> = self.request.look(|claim, _| claim.failures().collect());
+        let mut failures: Vec<_> = self.request.look(|claim| claim.failures().collect());
         for (place, left) in nodes.in_grace(nodes.clock.now()) {
             if failures.iter().all(|(failed, _)| *failed != place) {
                 failures.push((place, NodeError::RestartGrace { left }));
@@ -294,7 +298,7 @@ impl Drop for Place {
         if matches!(self.phase(), Phase::Held) {
             return;
         }
-        self.request.look(|claim, _| {
+        self.request.look(|claim| {
             let leaves = claim.is_in_line();
             let name = claim.resource().name();
             let times = leaves.then(|| self.client.leavers.left(self.task, name));

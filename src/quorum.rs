@@ -5,15 +5,14 @@
 //! background: a request that was never sent would leave a slow node without it.
 
 use std::{
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
+    future,
+    task::{Context, Poll, ready},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, future::BoxFuture};
 
 use crate::{
-    clock::Time,
+    clock::{Clock, Time},
     error::NodeError,
     node::{Answer, Call},
     task,
@@ -41,10 +40,12 @@ impl Quorum {
     }
 
     /// The quorum-th best of `values`, the best first: what a quorum has at least.
-    pub(crate) fn weakest<T: Ord>(self, values: impl Iterator<Item = T>) -> Option<T> {
-        let mut values: Vec<T> = values.collect();
-        values.sort_unstable_by(|a, b| b.cmp(a));
-        values.into_iter().nth(self.size() - 1)
+    ///
+    /// For a handful of nodes it is cheaper to count again for each of them than to make a list.
+    pub(crate) fn weakest<T: Ord>(self, values: impl Iterator<Item = T> + Clone) -> Option<T> {
+        let shared = |value: &T| values.clone().filter(|other| other >= value).count();
+        let shared_by_quorum = |value: &T| shared(value) >= self.size();
+        values.clone().filter(shared_by_quorum).max()
     }
 }
 
@@ -100,21 +101,35 @@ impl Majority {
 }
 
 /// One request under way to several nodes, each under a key of the asker's.
+///
+/// They are few, so all of them are looked at whenever one may have been answered: cheaper than to note which.
 pub(crate) struct FanOut<T> {
-    calls: FuturesUnordered<Keyed<T>>,
+    calls: Vec<(usize, Call<Vec<T>>)>,
+    clock: Clock,
+    /// Of all the calls.
+    deadline: Time,
+    /// Set by the first look that leaves something open.
+    timer: Option<BoxFuture<'static, ()>>,
 }
 
 impl<T: Send + 'static> FanOut<T> {
-    /// Waits for all of `calls`, each a batch of one.
-    pub(crate) fn of(calls: impl Iterator<Item = (usize, Call<Vec<T>>)>) -> Self {
+    /// Waits for all of `calls`, each a batch of one, until the `deadline` that they have.
+    pub(crate) fn of(
+        calls: impl Iterator<Item = (usize, Call<Vec<T>>)>,
+        clock: Clock,
+        deadline: Time,
+    ) -> Self {
         Self {
-            calls: calls.map(|(key, call)| Keyed { key, call }).collect(),
+            calls: calls.collect(),
+            clock,
+            deadline,
+            timer: None,
         }
     }
 
     /// The next outcome, under its key; `None` when all have come.
     pub(crate) async fn next(&mut self) -> Option<(usize, Result<Answer<T>, NodeError>)> {
-        let (key, outcome) = self.calls.next().await?;
+        let (key, outcome) = future::poll_fn(|cx| self.poll_next(cx)).await?;
         let only = |answer: Answer<Vec<T>>| {
             let value = answer.value.into_iter().next().ok_or(NodeError::Garbled)?;
             Ok(Answer {
@@ -124,10 +139,6 @@ impl<T: Send + 'static> FanOut<T> {
             })
         };
         Some((key, outcome.and_then(only)))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.calls.is_empty()
     }
 
     /// Waits for what is left in the background and hands it to `heed`.
@@ -144,33 +155,31 @@ impl<T: Send + 'static> FanOut<T> {
             }
         });
     }
-}
 
-impl<T> std::fmt::Debug for FanOut<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FanOut({})", self.calls.len())
-    }
-}
-
-impl<T> Default for FanOut<T> {
-    fn default() -> Self {
-        Self {
-            calls: FuturesUnordered::new(),
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome<T>>> {
+        loop {
+            for place in 0..self.calls.len() {
+                if let Poll::Ready(outcome) = self.calls[place].1.as_mut().poll(cx) {
+                    let (key, _) = self.calls.remove(place);
+                    return Poll::Ready(Some((key, outcome)));
+                }
+            }
+            if self.calls.is_empty() {
+                return Poll::Ready(None);
+            }
+            let (clock, deadline) = (self.clock, self.deadline);
+            let timer = || async move { clock.sleep_until(deadline).await }.boxed();
+            ready!(self.timer.get_or_insert_with(timer).as_mut().poll(cx));
+            self.timer = None;
         }
     }
 }
 
-struct Keyed<T> {
-    key: usize,
-    call: Call<Vec<T>>,
-}
+type Outcome<T> = (usize, Result<Answer<Vec<T>>, NodeError>);
 
-impl<T> Future for Keyed<T> {
-    type Output = (usize, Result<Answer<Vec<T>>, NodeError>);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let key = self.key;
-        self.call.as_mut().poll(cx).map(|outcome| (key, outcome))
+impl<T> std::fmt::Debug for FanOut<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FanOut({})", self.calls.len())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     error::{BuildError, LockError, ReleaseError},
     guard::LockGuard,
     inspection::{Inspection, NodeInspection},
-    node::memory::MemoryCluster,
+    node::{Node, memory::MemoryCluster, punctual},
     resource::Resource,
     ticket::Ticket,
 };
@@ -289,7 +289,12 @@ impl FifoRedlock {
     pub async fn inspect(&self, resource: &str) -> Result<Inspection, LockError> {
         let nodes = &self.client.nodes;
         let name = Arc::new(Resource::new(&nodes.config.key_prefix, resource)?);
-        let asks = nodes.list.iter().map(|node| node.inspect(&name));
+        let (clock, deadline) = (
+            nodes.clock,
+            nodes.clock.now().plus(nodes.config.node_timeout),
+        );
+        let ask = |node: &Arc<dyn Node>| punctual(clock, deadline, node.inspect(&name, deadline));
+        let asks = nodes.list.iter().map(ask);
         let reports = join_all(asks).await;
         let failures: Vec<_> = reports
             .iter()

@@ -83,8 +83,7 @@ pub(crate) struct Enrolment {
 impl Roll {
     /// Enrols a request.
     pub(crate) fn enrol(self: &Arc<Self>, request: &Arc<Request>) -> Enrolment {
-        let (uuid, resource) =
-            request.look(|claim, _| (claim.id().uuid(), claim.resource().clone()));
+        let (uuid, resource) = request.look(|claim| (claim.id().uuid(), claim.resource().clone()));
         let mut entries = self.entries();
         entries.arrivals += 1;
         let key = entries.arrivals;
@@ -201,7 +200,7 @@ impl Roll {
 
     /// Notes when a request is due. If it waited for room and has a place now, whoever is next may ask.
     fn schedule(&self, request: &Request) -> Option<Arc<Request>> {
-        self.note(&request.look(Seen::of))
+        self.note(&request.look_now(Seen::of))
     }
 
     fn note(&self, seen: &Seen) -> Option<Arc<Request>> {
@@ -350,7 +349,7 @@ mod tests {
         let roll = Arc::new(Roll::default());
         let _enrolment = roll.enrol(&request);
         // A thread looks, and is overtaken by another that changes the claim and notes it.
-        let before = request.look(Seen::of);
+        let before = request.look_now(Seen::of);
         request.update(|claim, _| claim.stand_outside());
         roll.kick(&request);
         let never = request.nodes.clock.now().plus(ttl);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    claim::{Claim, Phase, Question, Send},
+    claim::{Claim, Phase, Question, Send, seat::Seat},
     clock::Time,
     node::{Enqueue, Extend},
     quorum::Majority,
@@ -18,7 +18,8 @@ impl Claim {
     /// The questions that are due.
     pub(crate) fn questions(&mut self, now: Time) -> Vec<Question> {
         self.tick(now);
-        let mut questions = Vec::new();
+        let due = |seat: &&Seat| !seat.asked() && seat.due <= now;
+        let mut questions = Vec::with_capacity(self.seats.iter().filter(due).count());
         for place in 0..self.seats.len() {
             let Some(send) = self.send(place, now) else {
                 continue;
@@ -37,7 +38,7 @@ impl Claim {
             .nodes
             .config
             .timeout(if ttl.is_zero() { self.ttl } else { ttl });
-        let mut questions = Vec::new();
+        let mut questions = Vec::with_capacity(self.seats.len());
         for place in 0..self.seats.len() {
             let send = Send::Extend(self.extend_of(place, ttl, now));
             questions.push(self.question(place, timeout, send, now));

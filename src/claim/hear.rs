@@ -1,5 +1,7 @@
 //! What a claim is told: answers, pushes, new connections; and what follows while no lease is held.
 
+use std::cmp::Reverse;
+
 use crate::{
     claim::{Claim, EAGER_ROUNDS, Phase, Question, Send, seat::Seat},
     clock::Time,
@@ -49,6 +51,7 @@ impl Claim {
                         _ => {}
                     }
                 }
+                self.nodes.grace.learn(place, answer.era.up_since);
                 seat.hear(now, ttl, asked, &answer, lease, factor);
                 if first_vote && seat.vote.is_some() {
                     self.eager = EAGER_ROUNDS;
@@ -87,7 +90,10 @@ impl Claim {
             Ok(answer) if repair && answer.value == Extended::Gone => {
                 seat.fail(NodeError::Garbled);
             }
-            Ok(answer) => seat.hear_extended(&answer, ttl, token, factor),
+            Ok(answer) => {
+                self.nodes.grace.learn(place, answer.era.up_since);
+                seat.hear_extended(&answer, ttl, token, factor);
+            }
             Err(error) => seat.fail(error),
         }
         let found_gone = seat.gone && !was_gone;
@@ -258,9 +264,9 @@ impl Claim {
     }
 
     fn move_up(&mut self, now: Time) {
-        let mut ahead: Vec<u64> = self.seats.iter().filter_map(Seat::ahead).collect();
-        ahead.sort_unstable();
-        let Some(&position) = ahead.get(self.nodes.quorum.size() - 1).or(ahead.last()) else {
+        let ahead = self.seats.iter().filter_map(Seat::ahead);
+        let agreed = self.nodes.quorum.weakest(ahead.clone().map(Reverse));
+        let Some(position) = agreed.map(|Reverse(ahead)| ahead).or(ahead.max()) else {
             return;
         };
         if position < self.position {

@@ -111,7 +111,7 @@ impl Claim {
 
     /// Until when the lease may be trusted; `now` if it may not.
     pub(crate) fn valid_until(&self, now: Time) -> Time {
-        let votes = self.votes(now, |_, _| true).map(|vote| vote.until);
+        let votes = self.votes(now, |_| true).map(|vote| vote.until);
         let until = self.nodes.quorum.weakest(votes).unwrap_or(now);
         self.held_until.map_or(until, |end| until.min(end))
     }
@@ -248,54 +248,47 @@ impl Claim {
         // On a node whose clock is slow it lasts longer than that.
         let longest = longest.saturating_add(drift(longest, config.clock_drift_factor));
         let touched = |(_, seat): &(usize, &Seat)| seat.touched();
+        let touched = self.seats.iter().enumerate().filter(touched);
+        let mut places = Vec::with_capacity(self.seats.len());
+        places.extend(touched.map(|(place, seat)| (place, seat.quiet())));
         Undo {
             id: self.id.clone(),
-            places: self
-                .seats
-                .iter()
-                .enumerate()
-                .filter(touched)
-                .map(|(place, seat)| (place, seat.quiet()))
-                .collect(),
+            places,
             expires: now.plus(longest).plus(config.node_timeout),
         }
     }
 
     pub(super) fn majority(&self, now: Time) -> Option<Majority> {
         let grace = &self.nodes.grace;
-        self.majority_of(now, |place, seat| {
-            grace.left(place, seat.up_since, now).is_zero()
-        })
+        self.majority_of(now, |seat| grace.left(seat.up_since, now).is_zero())
     }
 
     /// The majority of those that have the fencing token, too: votes that came later do not count, or
     /// their counters would raise the token after it was written (S2).
     pub(super) fn fenced_majority(&self, now: Time) -> Option<Majority> {
         let grace = &self.nodes.grace;
-        self.majority_of(now, |place, seat| {
-            seat.fenced == Some(self.token) && grace.left(place, seat.up_since, now).is_zero()
+        self.majority_of(now, |seat| {
+            seat.fenced == Some(self.token) && grace.left(seat.up_since, now).is_zero()
         })
     }
 
     pub(super) fn majority_of(
         &self,
         now: Time,
-        counts: impl Fn(usize, &Seat) -> bool,
+        counts: impl Fn(&Seat) -> bool + Clone,
     ) -> Option<Majority> {
-        let votes: Vec<Vote> = self.votes(now, counts).collect();
-        Majority::of(self.nodes.quorum, votes.into_iter(), now)
+        Majority::of(self.nodes.quorum, self.votes(now, counts), now)
     }
 
     fn votes(
         &self,
         now: Time,
-        counts: impl Fn(usize, &Seat) -> bool,
-    ) -> impl Iterator<Item = Vote> {
+        counts: impl Fn(&Seat) -> bool + Clone,
+    ) -> impl Iterator<Item = Vote> + Clone {
         let stands = move |vote: &Vote| vote.until > now;
-        let seats = self.seats.iter().enumerate();
-        seats.filter_map(move |(place, seat)| {
+        self.seats.iter().filter_map(move |seat| {
             let vote = seat.vote.filter(stands)?;
-            counts(place, seat).then_some(vote)
+            counts(seat).then_some(vote)
         })
     }
 }

@@ -326,6 +326,6 @@ impl Claim {
 
     /// Whether enough nodes voted, but too many of them restarted too recently.
     pub(crate) fn waits_for_grace(&self, now: Time) -> bool {
-        self.majority(now).is_none() && self.majority_of(now, |_, _| true).is_some()
+        self.majority(now).is_none() && self.majority_of(now, |_| true).is_some()
     }
 }

@@ -82,11 +82,16 @@ impl Link {
 
     /// The session, or why there is none.
     pub(super) fn session(&self) -> Result<Arc<Session>, NodeError> {
+        self.look(Arc::clone)
+    }
+
+    /// Looks at the session for a moment; or why there is none.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Arc<Session>) -> T) -> Result<T, NodeError> {
         match &*self.state.borrow() {
             State::Starting => Err(NodeError::Down("connecting".to_owned())),
             State::Down(error) => Err(error.clone()),
             State::Up(session) => match session.health().cause() {
-                None => Ok(session.clone()),
+                None => Ok(look(session)),
                 Some(cause) => Err(NodeError::Down(cause.to_owned())),
             },
         }

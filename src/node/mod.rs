@@ -23,9 +23,16 @@ pub(crate) mod tls;
 #[cfg(test)]
 pub(crate) use session::NodeClock;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{self, Future},
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
-use futures::{FutureExt, future::BoxFuture};
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -37,6 +44,9 @@ use crate::{
 };
 
 /// A call under way. It sends nothing more once dropped; what was sent may still be carried out.
+///
+/// It gives up when it is looked at after its deadline, but has no timer to see to that: one does for all calls
+/// of a round ([`FanOut`](crate::quorum::FanOut)), and [`punctual`] for a single one.
 pub(crate) type Call<T> = BoxFuture<'static, Result<Answer<T>, NodeError>>;
 
 /// One independent server.
@@ -54,7 +64,7 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
     fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>>;
 
     /// Who holds and who waits; see `scripts/inspect.lua`.
-    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report>;
+    fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report>;
 
     /// The connection as it stands, or why there is none.
     fn era(&self) -> Result<Era, NodeError>;
@@ -305,14 +315,29 @@ pub(crate) fn millis_up(span: Duration) -> u64 {
     u64::try_from(span.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// The outcome of `call`, or that it did not come by `deadline`, counted from now.
-///
-/// No `async fn`: one that takes a future keeps it twice, and calls are in calls.
-pub(crate) fn timed<T>(
+/// The outcome of `call`, or that it had not come when this was looked at after `deadline`.
+pub(crate) fn unless_overdue<T>(
     clock: Clock,
     deadline: Time,
-    call: impl Future<Output = Result<T, NodeError>>,
+    mut call: Pin<&mut impl Future<Output = Result<T, NodeError>>>,
 ) -> impl Future<Output = Result<T, NodeError>> {
-    let span = deadline.since(clock.now());
-    tokio::time::timeout(span, call).map(|outcome| outcome.unwrap_or(Err(NodeError::TimedOut)))
+    future::poll_fn(move |cx| match call.as_mut().poll(cx) {
+        Poll::Pending if clock.now() >= deadline => Poll::Ready(Err(NodeError::TimedOut)),
+        outcome => outcome,
+    })
+}
+
+/// The outcome of `call`, which is looked at once more when its `deadline` has come.
+pub(crate) async fn punctual<T>(
+    clock: Clock,
+    deadline: Time,
+    mut call: Call<T>,
+) -> Result<Answer<T>, NodeError> {
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut call => return outcome,
+            () = clock.sleep_until(deadline) => {}
+        }
+    }
 }

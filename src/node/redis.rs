@@ -17,7 +17,7 @@ use super::{
     request::{Header, Request, Shas},
     roster::Roster,
 };
-use crate::{error::NodeError, resource::Resource, telemetry};
+use crate::{clock::Time, error::NodeError, resource::Resource, telemetry};
 
 /// How many requests one call carries: enough to make batches pay, few enough to leave the server to
 /// others in between.
@@ -27,7 +27,6 @@ const BATCH: usize = 100;
 pub(crate) struct RedisNode {
     name: Arc<str>,
     batch_limit: usize,
-    context: Context,
     link: Link,
 }
 
@@ -76,11 +75,10 @@ impl RedisNode {
         context: Context,
         roster: Arc<Roster>,
     ) -> Arc<Self> {
-        let link = Link::start(source, name.clone(), context.clone(), roster);
+        let link = Link::start(source, name.clone(), context, roster);
         Arc::new(Self {
             name,
             batch_limit,
-            context,
             link,
         })
     }
@@ -123,20 +121,18 @@ impl Node for RedisNode {
         self.call(terms, |shas, header| Request::release(shas, header, batch))
     }
 
-    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report> {
-        let (clock, wait) = (self.context.clock, self.context.config.node_timeout);
+    fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {
         match self.link.session() {
             Err(error) => self.down(error),
             Ok(session) => {
                 let request = Request::inspect(session.shas(), resource);
-                let call = async move { session.call(request, clock.now().plus(wait)).await };
-                telemetry::watched(self.name.clone(), call).boxed()
+                telemetry::watched(self.name.clone(), session.call(request, deadline)).boxed()
             }
         }
     }
 
     fn era(&self) -> Result<Era, NodeError> {
-        self.link.session().map(|session| session.era())
+        self.link.look(|session| session.era())
     }
 
     fn batch_limit(&self) -> usize {

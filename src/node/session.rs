@@ -8,6 +8,7 @@ mod health;
 mod node_clock;
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,6 +17,7 @@ use std::{
 };
 
 use redis::{Cmd, RedisError, RedisResult, Value, cmd};
+use tokio::time::timeout;
 
 use super::{
     Answer, Context, Era, Terms,
@@ -26,7 +28,7 @@ use super::{
     millis_up,
     reply::envelope,
     request::{Asked, Header, Request, Script, Shas},
-    timed,
+    unless_overdue,
 };
 use crate::{
     clock::{Clock, Time},
@@ -122,7 +124,8 @@ impl Session {
     ) -> Result<Answer<T>, NodeError> {
         let _place = self.admit()?;
         let started = self.clock.now();
-        let outcome = timed(self.clock, deadline, self.attempt(&request, deadline)).await;
+        let attempt = pin!(self.attempt(&request, deadline));
+        let outcome = unless_overdue(self.clock, deadline, attempt).await;
         if matches!(outcome, Err(NodeError::TimedOut)) {
             self.unanswered(started);
         }
@@ -133,8 +136,7 @@ impl Session {
     pub(super) async fn beat(&self) {
         let sent = self.clock.now();
         let ping = cmd("PING");
-        let reply = async { Ok(self.connection.request(&ping).await) };
-        match timed(self.clock, sent.plus(self.node_timeout), reply).await {
+        match timeout(self.node_timeout, self.connection.request(&ping)).await {
             Err(_) => self.unanswered(sent),
             // A refusal is one, too: a user may lack the right.
             Ok(Err(error)) if error.code().is_none() => {

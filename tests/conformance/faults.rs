@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures::future;
 
-use super::rig::{Rig, impatient, resource, until};
+use super::rig::{Rig, impatient, until};
 use crate::{
     error::NodeError,
-    node::{Event, Node, Release, Released, Standing},
+    node::{Event, Node, Released, Standing},
     server::Server,
 };
 
@@ -42,8 +42,8 @@ async fn a_call_that_runs_late_does_nothing() {
     let rig = Rig::open(&server.url()).up().await;
     server.pause();
     let terms = rig.terms_until(Duration::from_millis(30));
-    let late = rig.node.enqueue(&[rig.ask("late", &rig.id())], terms).await;
-    assert_eq!(late.map(|answer| answer.value), Err(NodeError::TimedOut));
+    let late = rig.enqueue_by(terms, "late", &rig.id()).await;
+    assert_eq!(late, Err(NodeError::TimedOut));
     server.resume();
     // One connection keeps the order, so the late one has run by the time this one is answered.
     rig.enqueue("timely", &rig.id()).await.expect("carried out");
@@ -57,15 +57,9 @@ async fn a_release_runs_however_late() {
     let id = rig.id();
     rig.enqueue("r", &id).await.expect("carried out");
     server.pause();
-    let release = Release {
-        resource: resource("r"),
-        id,
-    };
-    let unheard = rig
-        .node
-        .release(&[release], rig.terms_until(Duration::from_millis(30)))
-        .await;
-    assert_eq!(unheard.map(|answer| answer.value), Err(NodeError::TimedOut));
+    let terms = rig.terms_until(Duration::from_millis(30));
+    let unheard = rig.release_by(terms, "r", &id).await;
+    assert_eq!(unheard, Err(NodeError::TimedOut));
     server.resume();
     until(|| async { server.keys() == ["{r}:redlock-fifo:seq"] }).await;
 }
@@ -108,11 +102,8 @@ async fn leases_too_short_for_the_way_say_nothing_about_the_connection() {
     server.pause();
     for _ in 0..5 {
         let terms = rig.terms_until(Duration::from_millis(3));
-        let timed_out = rig.node.enqueue(&[rig.ask("r", &rig.id())], terms).await;
-        assert_eq!(
-            timed_out.map(|answer| answer.value),
-            Err(NodeError::TimedOut)
-        );
+        let timed_out = rig.enqueue_by(terms, "r", &rig.id()).await;
+        assert_eq!(timed_out, Err(NodeError::TimedOut));
     }
     server.resume();
     assert!(rig.enqueue("r", &rig.id()).await.is_ok());

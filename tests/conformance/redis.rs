@@ -43,7 +43,8 @@ async fn a_foreign_value_of_any_length_is_no_reason_to_disconnect() {
     let server = Server::start();
     let rig = Rig::open(&server.url()).up().await;
     server.command(&["SET", "r", &"x".repeat(2 << 20)]);
-    let report = rig.node.inspect(&resource("r")).await;
+    let deadline = rig.terms().deadline;
+    let report = rig.node.inspect(&resource("r"), deadline).await;
     let (holder, _) = report.expect("answered").value.holder.expect("held");
     assert_eq!(holder, "x".repeat(1024));
     assert_eq!(rig.node.era().expect("up").epoch, 1);
@@ -103,6 +104,7 @@ async fn a_call_that_is_never_polled_sends_nothing() {
     let server = Server::start();
     let rig = Rig::open(&server.url()).up().await;
     drop(rig.node.enqueue(&[rig.ask("r", &rig.id())], rig.terms()));
-    rig.node.inspect(&resource("r")).await.expect("carried out");
+    let inspection = rig.node.inspect(&resource("r"), rig.terms().deadline);
+    inspection.await.expect("carried out");
     assert_eq!(server.keys(), [""; 0]);
 }

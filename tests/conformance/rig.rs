@@ -13,8 +13,8 @@ use crate::{
     error::{NodeError, WrongServer},
     holder::{HolderId, Signature},
     node::{
-        Context, Enqueue, Event, Events, Extend, Extended, Node, Release, Released, Standing,
-        Terms, address::Address, redis::RedisNode, roster::Roster,
+        Call, Context, Enqueue, Event, Events, Extend, Extended, Node, Release, Released, Standing,
+        Terms, address::Address, punctual, redis::RedisNode, roster::Roster,
     },
     resource::Resource,
     rng::Rng,
@@ -124,11 +124,17 @@ impl Rig {
     }
 
     pub(super) async fn enqueue(&self, name: &str, id: &HolderId) -> Result<Standing, NodeError> {
-        let answer = self
-            .node
-            .enqueue(&[self.ask(name, id)], self.terms())
-            .await?;
-        Ok(answer.value[0])
+        self.enqueue_by(self.terms(), name, id).await
+    }
+
+    pub(super) async fn enqueue_by(
+        &self,
+        terms: Terms,
+        name: &str,
+        id: &HolderId,
+    ) -> Result<Standing, NodeError> {
+        let call = self.node.enqueue(&[self.ask(name, id)], terms);
+        self.only(terms, call).await
     }
 
     pub(super) async fn extend(
@@ -144,15 +150,30 @@ impl Rig {
             token: 0,
             repair: false,
         };
-        Ok(self.node.extend(&[request], self.terms()).await?.value[0])
+        let terms = self.terms();
+        self.only(terms, self.node.extend(&[request], terms)).await
     }
 
     pub(super) async fn release(&self, name: &str, id: &HolderId) -> Result<Released, NodeError> {
+        self.release_by(self.terms(), name, id).await
+    }
+
+    pub(super) async fn release_by(
+        &self,
+        terms: Terms,
+        name: &str,
+        id: &HolderId,
+    ) -> Result<Released, NodeError> {
         let request = Release {
             resource: resource(name),
             id: id.clone(),
         };
-        Ok(self.node.release(&[request], self.terms()).await?.value[0])
+        self.only(terms, self.node.release(&[request], terms)).await
+    }
+
+    async fn only<T: Copy>(&self, terms: Terms, call: Call<Vec<T>>) -> Result<T, NodeError> {
+        let answer = punctual(self.context.clock, terms.deadline, call).await?;
+        Ok(answer.value[0])
     }
 
     pub(super) async fn event(&mut self) -> Event {

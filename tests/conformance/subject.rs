@@ -151,7 +151,7 @@ impl Subject {
 
     pub(super) async fn report(&self, name: &str) -> Report {
         self.node
-            .inspect(&resource(name))
+            .inspect(&resource(name), self.terms().deadline)
             .await
             .expect("carried out")
             .value

@@ -1,7 +1,7 @@
 //! A client's end of the way to a node: the third implementation of the trait, beside the table in memory
 //! and the Redis server. What a call comes to is the same as there: an answer, a refusal, or silence.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures::FutureExt;
 
@@ -14,7 +14,7 @@ use crate::{
     error::NodeError,
     node::{
         Answer, Call, Enqueue, Era, Extend, Extended, Node, Release, Released, Report, Standing,
-        Terms, timed,
+        Terms, unless_overdue,
     },
     resource::Resource,
 };
@@ -68,8 +68,7 @@ impl Node for Wire {
         })
     }
 
-    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report> {
-        let deadline = self.clock.now().plus(self.patience);
+    fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {
         self.call(
             Ask::Inspect(resource.clone()),
             deadline,
@@ -105,15 +104,17 @@ impl Wire {
         async move {
             let started = wire.clock.now();
             let mut sent = None;
-            let attempts = async {
-                match wire.attempt(&ask, refused_after, read, &mut sent).await {
-                    Err(NodeError::Late) if wire.clock.now() < deadline => {
-                        wire.attempt(&ask, refused_after, read, &mut sent).await
+            let outcome = {
+                let attempts = pin!(async {
+                    match wire.attempt(&ask, refused_after, read, &mut sent).await {
+                        Err(NodeError::Late) if wire.clock.now() < deadline => {
+                            wire.attempt(&ask, refused_after, read, &mut sent).await
+                        }
+                        outcome => outcome,
                     }
-                    outcome => outcome,
-                }
+                });
+                unless_overdue(wire.clock, deadline, attempts).await
             };
-            let outcome = timed(wire.clock, deadline, attempts).await;
             if let (Err(NodeError::TimedOut), Some((epoch, number))) = (&outcome, sent)
                 && wire.clock.now().since(started) >= wire.patience / 2
             {

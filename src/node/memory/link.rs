@@ -1,6 +1,7 @@
 //! A client's connection to a memory node: its requests on their way there and back.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -17,7 +18,7 @@ use crate::{
     error::NodeError,
     node::{
         Answer, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released, Report,
-        Standing, Terms, timed,
+        Standing, Terms, unless_overdue,
     },
     resource::Resource,
     telemetry::watched,
@@ -39,34 +40,44 @@ impl Node for MemoryLink {
 
     fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
         let batch = batch.to_vec();
-        self.call(Some(terms), Some(terms.deadline), move |state, header| {
-            state.each(header, &batch, |table, header, ask, publish| {
-                table.enqueue(header, ask, publish)
-            })
-        })
+        self.call(
+            Some(terms),
+            terms.deadline,
+            Some(terms.deadline),
+            move |state, header| {
+                state.each(header, &batch, |table, header, ask, publish| {
+                    table.enqueue(header, ask, publish)
+                })
+            },
+        )
     }
 
     fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
         let batch = batch.to_vec();
-        self.call(Some(terms), Some(terms.deadline), move |state, header| {
-            state.each(header, &batch, |table, header, ask, publish| {
-                table.extend(header, ask, publish)
-            })
-        })
+        self.call(
+            Some(terms),
+            terms.deadline,
+            Some(terms.deadline),
+            move |state, header| {
+                state.each(header, &batch, |table, header, ask, publish| {
+                    table.extend(header, ask, publish)
+                })
+            },
+        )
     }
 
     fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
         let batch = batch.to_vec();
-        self.call(Some(terms), None, move |state, header| {
+        self.call(Some(terms), terms.deadline, None, move |state, header| {
             state.each(header, &batch, |table, header, ask, publish| {
                 table.release(header, ask, publish)
             })
         })
     }
 
-    fn inspect(&self, resource: &Arc<Resource>) -> Call<Report> {
+    fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {
         let resource = resource.clone();
-        self.call(None, None, move |state, header| {
+        self.call(None, deadline, None, move |state, header| {
             state.table.inspect(header, resource.lock_key())
         })
     }
@@ -102,14 +113,11 @@ impl MemoryLink {
     fn call<T: Send + 'static>(
         &self,
         terms: Option<Terms>,
+        deadline: Time,
         refused_after: Option<Time>,
         act: impl Fn(&mut State, Header) -> T + Send + Sync + 'static,
     ) -> Call<T> {
         let clock = self.context.clock;
-        let deadline = terms.map_or_else(
-            || clock.now().plus(self.context.config.node_timeout),
-            |terms| terms.deadline,
-        );
         let round = Round {
             server: self.server.clone(),
             offset: self.offset.clone(),
@@ -118,12 +126,15 @@ impl MemoryLink {
             refused_after,
             act: Arc::new(act),
         };
-        let call = timed(clock, deadline, async move {
-            match round.run().await {
-                Err(NodeError::Late) => round.run().await,
-                outcome => outcome,
-            }
-        });
+        let call = async move {
+            let attempt = pin!(async {
+                match round.run().await {
+                    Err(NodeError::Late) => round.run().await,
+                    outcome => outcome,
+                }
+            });
+            unless_overdue(clock, deadline, attempt).await
+        };
         watched(self.server.name.clone(), call).boxed()
     }
 }
