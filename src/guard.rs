@@ -16,12 +16,11 @@ use std::{
 
 use crate::{
     claim::Claim,
-    cleanup,
     client::Client,
-    error::{ArgumentError, ExtendError, LeaseLost, NodeError, ReleaseError},
-    lease::{Leftover, Request},
-    node::Released,
+    error::{ArgumentError, ExtendError, LeaseLost, ReleaseError},
+    lease::Request,
     quorum::Majority,
+    release::TakingBack,
     roll::Enrolment,
     telemetry,
 };
@@ -309,72 +308,5 @@ impl Future for Lost {
 impl fmt::Debug for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lost")
-    }
-}
-
-/// A release that its caller waits for. Whenever it is dropped, the janitor goes on with it.
-pub(crate) struct TakingBack {
-    leftover: Option<Leftover>,
-}
-
-/// What the nodes answered to a release.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    votes: usize,
-    nothing: usize,
-    others: usize,
-    failed: Vec<(usize, NodeError)>,
-}
-
-impl TakingBack {
-    pub(crate) fn new(leftover: Leftover) -> Self {
-        Self {
-            leftover: Some(leftover),
-        }
-    }
-
-    /// Releases on all nodes, until the verdict is certain.
-    pub(crate) async fn tally(mut self) -> Tally {
-        let mut tally = Tally::default();
-        let Some(leftover) = &mut self.leftover else {
-            return tally;
-        };
-        let quorum = leftover.request.nodes.quorum;
-        cleanup::send(leftover);
-        while let Some((place, outcome)) = cleanup::next(leftover).await {
-            match outcome {
-                Ok(Released::Vote) => tally.votes += 1,
-                Ok(Released::Nothing) => tally.nothing += 1,
-                Ok(Released::Ticket) => tally.others += 1,
-                Err(error) => tally.failed.push((place, error)),
-            }
-            if tally.votes.max(tally.others) >= quorum.size()
-                || !quorum.possible_without(tally.nothing)
-            {
-                break;
-            }
-        }
-        tally
-    }
-}
-
-impl Tally {
-    /// Whether a quorum confirmed, whatever it was that they gave up.
-    pub(crate) fn confirmed(self, nodes: &crate::nodes::Nodes) -> Result<(), ReleaseError> {
-        if self.votes + self.nothing + self.others >= nodes.quorum.size() {
-            return Ok(());
-        }
-        let failed = self.failed.into_iter();
-        Err(ReleaseError::Unconfirmed(nodes.no_quorum(failed)))
-    }
-}
-
-impl Drop for TakingBack {
-    fn drop(&mut self) {
-        let open = |leftover: &Leftover| !cleanup::is_done(leftover);
-        if let Some(leftover) = self.leftover.take().filter(open) {
-            let request = leftover.request.clone();
-            request.leave(leftover);
-        }
     }
 }

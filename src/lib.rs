@@ -74,6 +74,7 @@ mod pace;
 mod place;
 mod quorum;
 mod redlock;
+mod release;
 mod resource;
 mod rng;
 mod roll;

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["place"],
     &["guard"],
     &["client"],
+    &["release"],
     &["cleanup"],
     &["keepalive"],
     &["pace"],
