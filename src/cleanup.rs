@@ -169,7 +169,7 @@ fn is_final(confirmed: Confirmed, quiet: Quiet) -> bool {
     in_order || found
 }
 
-fn heard(request: &Request, undo: &Undo, place: usize) -> u64 {
+fn heard(request: &Request, undo: &Undo, place: usize) -> u32 {
     request.look(|claim| claim.quiet(place, undo).map_or(0, |quiet| quiet.heard))
 }
 

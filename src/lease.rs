@@ -278,7 +278,7 @@ pub(crate) struct Leftover {
     /// Releases that are under way already; `None` before the first are sent.
     pub(crate) calls: Option<FanOut<crate::node::Released>>,
     /// How many answers each node had given when the release was sent there.
-    pub(crate) heard: Vec<(usize, u64)>,
+    pub(crate) heard: Vec<(usize, u32)>,
     pub(crate) confirmed: Vec<(usize, Confirmed)>,
 }
 
@@ -287,7 +287,7 @@ pub(crate) struct Leftover {
 pub(crate) struct Confirmed {
     pub(crate) sent: Time,
     /// How many answers the node had given by then.
-    pub(crate) heard: u64,
+    pub(crate) heard: u32,
     pub(crate) had: crate::node::Released,
 }
 

@@ -3,6 +3,7 @@
 //! Sends it at once and counts what the nodes confirm. Whatever is left is the janitor's (`cleanup`).
 
 use crate::{
+    claim::Claim,
     cleanup,
     error::{NodeError, ReleaseError},
     lease::Leftover,
@@ -40,7 +41,11 @@ impl TakingBack {
         let quorum = leftover.request.nodes.quorum;
         cleanup::send(leftover);
         while let Some((place, outcome)) = cleanup::next(leftover).await {
+            let may_repair = |claim: &Claim, now| claim.may_repair(place, now);
+            let open = leftover.request.look_now(may_repair);
             match outcome {
+                // A repair that is under way on an earlier connection may take the vote again.
+                Ok(_) if open => tally.failed.push((place, NodeError::TimedOut)),
                 Ok(Released::Vote) => tally.votes += 1,
                 Ok(Released::Nothing) => tally.nothing += 1,
                 Ok(Released::Ticket) => tally.others += 1,
@@ -73,6 +78,61 @@ impl Drop for TakingBack {
         if let Some(leftover) = self.leftover.take().filter(open) {
             let request = leftover.request.clone();
             request.leave(leftover);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        FifoRedlock, MemoryCluster,
+        claim::{Question, Send, Taken},
+        lease::Request,
+    };
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    /// A lease on all nodes of `redlock`, and the questions of an extend that nobody waits for any more, which
+    /// takes the vote of the first node again if that has forgotten it.
+    async fn repairing(redlock: &FifoRedlock) -> (Arc<Request>, Vec<Question>) {
+        let request = redlock.client.request("r", TTL, None).unwrap();
+        request.ask(|_| {}).await;
+        while request.look(Claim::is_asking) {
+            tokio::task::yield_now().await;
+        }
+        let taken = request.update(|claim, now| claim.take(now, None, None));
+        assert!(matches!(taken, Taken::Lease(_)));
+        let questions = request.update(|claim, now| {
+            claim.hear_up(0, now);
+            claim.extend_now(TTL, now)
+        });
+        let repairs = |question: &&Question| match &question.send {
+            Send::Extend(extend) => extend.repair,
+            Send::Enqueue(_) => false,
+        };
+        assert_eq!(questions.iter().filter(repairs).count(), 1);
+        (request, questions)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_node_that_may_take_the_vote_again_has_not_confirmed() {
+        for answered in [false, true] {
+            let cluster = MemoryCluster::new(3);
+            let redlock = FifoRedlock::builder().memory(&cluster).connect().await;
+            let redlock = redlock.unwrap();
+            let (request, questions) = repairing(&redlock).await;
+            if answered {
+                let late = || Err(NodeError::Late);
+                request.update(|claim, now| claim.hear_extended(&questions[0], now, late()));
+            }
+            cluster.node(2).stop();
+            let leftover = request.take_back().expect("held");
+            let tally = TakingBack::new(leftover).tally().await;
+            let confirmed = tally.confirmed(&redlock.client.nodes);
+            assert_eq!(confirmed.is_ok(), answered, "{confirmed:?}");
         }
     }
 }

@@ -111,9 +111,9 @@ impl Claim {
 
     fn question(&mut self, place: usize, timeout: Duration, send: Send, now: Time) -> Question {
         self.stamps += 1;
-        let makes = match &send {
-            Send::Enqueue(_) => true,
-            Send::Extend(extend) => extend.repair,
+        let (makes, repairs) = match &send {
+            Send::Enqueue(_) => (true, false),
+            Send::Extend(extend) => (extend.repair, extend.repair),
         };
         if let Some(seat) = self.seats.get_mut(place) {
             let quiet = if makes {
@@ -122,7 +122,7 @@ impl Claim {
             } else {
                 Time::default()
             };
-            seat.ask(self.stamps, quiet);
+            seat.ask(self.stamps, quiet, repairs);
         }
         Question {
             place,

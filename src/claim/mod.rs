@@ -266,7 +266,7 @@ impl Claim {
     /// asked.
     pub(crate) fn crowd(&self) -> u64 {
         let told = self.seats.iter().filter_map(|seat| seat.crowd).max();
-        told.or(self.room).unwrap_or(0)
+        told.map(u64::from).or(self.room).unwrap_or(0)
     }
 
     /// The nodes that gave no usable answer, and why. Once there was a verdict, a question that is under
@@ -290,6 +290,13 @@ impl Claim {
                 known.map(|(_, quiet)| *quiet)
             }
         }
+    }
+
+    /// Whether a node may yet take the vote again by what was asked of it before.
+    pub(crate) fn may_repair(&self, place: usize, now: Time) -> bool {
+        self.seats
+            .get(place)
+            .is_some_and(|seat| seat.may_repair(now))
     }
 
     /// Whether a question is still under way to some node.

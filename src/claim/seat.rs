@@ -37,19 +37,21 @@ pub(crate) struct Seat {
     /// The number the node has of us.
     pub(crate) number: Option<u64>,
     /// How many waiters there were, if there was no room.
-    pub(crate) crowd: Option<u64>,
+    pub(crate) crowd: Option<u32>,
     /// Why the last question went unanswered.
     pub(crate) failure: Option<Box<NodeError>>,
     /// Whether anything may have reached the node.
     touched: bool,
     /// How many questions were answered.
-    heard: u64,
+    heard: u32,
     /// If the last question is the first that reached the node: `loose` as it was before.
     before_first: Option<Time>,
     /// The question under way, and until when it may be carried out.
     question: Option<(u64, Time)>,
     /// Until when a question that nobody waits for any more may be carried out.
     loose: Time,
+    /// The same of those, and of the question under way, that take the vote again.
+    repair_until: Time,
     /// The deadline of the question that was answered last.
     asked_until: Time,
 }
@@ -60,7 +62,7 @@ pub(crate) struct Quiet {
     /// Until then something unanswered may still be carried out.
     pub(crate) after: Time,
     /// How many answers have come: one that came after a release was sent proves nothing of their order.
-    pub(crate) heard: u64,
+    pub(crate) heard: u32,
     /// If the very first question is the last one: the same as `after`, once a release has found something,
     /// which only that question can have made.
     pub(crate) after_find: Option<Time>,
@@ -100,13 +102,18 @@ impl Seat {
             before_first: Some(Time::default()),
             question: None,
             loose: Time::default(),
+            repair_until: Time::default(),
             asked_until: Time::default(),
         }
     }
 
-    /// A question is sent. Until `quiet` it may make something on the node that is not there now.
-    pub(crate) fn ask(&mut self, stamp: u64, quiet: Time) {
+    /// A question is sent. Until `quiet` it may make something on the node that is not there now: if it
+    /// `repairs`, the vote, even after a release.
+    pub(crate) fn ask(&mut self, stamp: u64, quiet: Time, repairs: bool) {
         self.drop_question();
+        if repairs {
+            self.repair_until = quiet;
+        }
         self.before_first = (!self.touched).then_some(self.loose);
         self.question = Some((stamp, quiet));
     }
@@ -122,10 +129,15 @@ impl Seat {
             return false;
         };
         self.asked_until = quiet;
-        self.heard += 1;
+        self.heard = self.heard.wrapping_add(1);
         self.failure = None;
         self.crowd = None;
         true
+    }
+
+    /// Whether the vote may yet be taken again by what was asked before.
+    pub(crate) fn may_repair(&self, now: Time) -> bool {
+        self.repair_until > now
     }
 
     /// Whether anything may have reached the node.
@@ -191,7 +203,7 @@ impl Seat {
             }
             Standing::Full { waiting, .. } => {
                 self.vote = None;
-                self.crowd = Some(waiting);
+                self.crowd = Some(u32::try_from(waiting).unwrap_or(u32::MAX));
             }
             Standing::Superseded => self.vote = None,
         }
@@ -219,6 +231,7 @@ impl Seat {
             }
             Extended::InLine | Extended::Gone => None,
         };
+        self.repair_until = self.repair_until.min(self.loose);
     }
 
     /// A push told of a vote. False if it has not grown from the lease that we know: then the answer that
@@ -267,6 +280,7 @@ impl Seat {
         ) {
             self.loose = self.loose.max(self.asked_until);
         }
+        self.repair_until = self.repair_until.min(self.loose);
         self.failure = Some(Box::new(error));
     }
 
