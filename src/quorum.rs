@@ -43,6 +43,10 @@ impl Quorum {
     ///
     /// For a handful of nodes it is cheaper to count again for each of them than to make a list.
     pub(crate) fn weakest<T: Ord>(self, values: impl Iterator<Item = T> + Clone) -> Option<T> {
+        // As most often, while answers come in.
+        if values.clone().count() < self.size() {
+            return None;
+        }
         let shared = |value: &T| values.clone().filter(|other| other >= value).count();
         let shared_by_quorum = |value: &T| shared(value) >= self.size();
         values.clone().filter(shared_by_quorum).max()

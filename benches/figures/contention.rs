@@ -126,7 +126,7 @@ async fn take_turns(redlock: FifoRedlock, who: u64, hold: Duration, end: Instant
             served,
         });
         hold_for(hold).await;
-        drop(guard);
+        guard.release().await.expect("held");
     }
     all
 }

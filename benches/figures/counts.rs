@@ -74,48 +74,56 @@ pub(crate) fn run() {
     usage();
 }
 
+/// What cycles took, in sums of rounds.
+#[derive(Default)]
+struct Spent {
+    allocations: f64,
+    bytes: f64,
+    cpu_micros: f64,
+    node_micros: f64,
+}
+
 /// What a cycle takes of this process; that of the driver is in all of them.
 fn usage() {
-    const CYCLES: usize = 2_000;
+    const ROUNDS: usize = 20;
+    const CYCLES: usize = 100;
     let mut rows = Vec::new();
     for nodes in [1, 3, 5] {
         let servers = servers(nodes);
-        let since = |(client, nodes): (Usage, Duration), cycles: usize| {
-            let busy = server_cpu(&servers) - nodes;
-            let node = busy.as_secs_f64() * 1e6 / (cycles * servers.len()) as f64;
-            (client.per(cycles), node)
-        };
-        let spent = runtime().block_on(async {
+        let mut spent = [Spent::default(), Spent::default(), Spent::default()];
+        runtime().block_on(async {
             let redlock = client(&servers).await;
             let floor = Floor::connect(&servers, 1).await;
             let (scripts, bare) = (floor.scripts("floor"), floor.bare("bare"));
-            let mut spent = Vec::new();
-            for warm in [false, true] {
-                let cycles = if warm { CYCLES } else { CYCLES / 10 };
-                spent.clear();
-                let start = (Usage::now(), server_cpu(&servers));
-                by_crate(&redlock, "r", cycles).await;
-                spent.push(since(start, cycles));
-                let start = (Usage::now(), server_cpu(&servers));
-                by_hand(&floor, &scripts, cycles).await;
-                spent.push(since(start, cycles));
-                let start = (Usage::now(), server_cpu(&servers));
-                by_hand(&floor, &bare, cycles).await;
-                spent.push(since(start, cycles));
+            // They take turns, as a machine is faster at times; the first rounds warm up.
+            for round in 0..ROUNDS + 2 {
+                for (place, spent) in spent.iter_mut().enumerate() {
+                    let (busy, usage) = (server_cpu(&servers), Usage::now());
+                    match place {
+                        0 => by_crate(&redlock, "r", CYCLES).await,
+                        1 => by_hand(&floor, &scripts, CYCLES).await,
+                        _ => by_hand(&floor, &bare, CYCLES).await,
+                    };
+                    let (each, busy) = (usage.per(CYCLES), server_cpu(&servers) - busy);
+                    if round >= 2 {
+                        spent.allocations += each.allocations;
+                        spent.bytes += each.bytes;
+                        spent.cpu_micros += each.cpu_micros;
+                        spent.node_micros += busy.as_secs_f64() * 1e6 / (CYCLES * nodes) as f64;
+                    }
+                }
             }
-            spent
         });
-        for (name, (usage, node)) in ["the lock", "same scripts by hand", "bare"]
-            .iter()
-            .zip(spent)
-        {
+        let names = ["the lock", "same scripts by hand", "bare"];
+        for (name, spent) in names.iter().zip(spent) {
+            let each = |sum: f64| sum / ROUNDS as f64;
             rows.push(vec![
                 nodes.to_string(),
                 (*name).to_owned(),
-                format!("{:.1}", usage.allocations),
-                format!("{:.0}", usage.bytes),
-                format!("{:.0}", usage.cpu_micros),
-                format!("{node:.0}"),
+                format!("{:.1}", each(spent.allocations)),
+                format!("{:.0}", each(spent.bytes)),
+                format!("{:.0}", each(spent.cpu_micros)),
+                format!("{:.0}", each(spent.node_micros)),
             ]);
         }
     }
