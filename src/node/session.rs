@@ -260,7 +260,7 @@ impl Session {
     fn unanswered(&self, started: Time) {
         // A lease of a few milliseconds is waited for as long; that says nothing about the connection.
         if self.clock.now().since(started) >= self.node_timeout / 2 {
-            self.health.unanswered();
+            self.health.unanswered(started);
         }
     }
 

@@ -49,6 +49,7 @@ pub(super) const NETWORK: &[&str] = &[
     "push late",
     "push doubled",
     "connection replaced after timeouts",
+    "unanswered by a server that answers others",
     "connected again",
 ];
 

@@ -49,8 +49,9 @@ pub(super) struct Way {
     pub(super) fair: Weather,
     link: Option<Link>,
     epochs: u64,
-    /// Connects for the second and every later time.
     timeouts: u32,
+    /// When the last answer came.
+    heard: Ms,
     /// When what was sent last arrives, there and back.
     last: (Ms, Ms),
     /// Since when everything that is sent arrives in time.
@@ -104,6 +105,7 @@ impl Way {
             link: None,
             epochs: 0,
             timeouts: 0,
+            heard: 0,
             last: (0, 0),
             healthy: None,
         }
@@ -331,6 +333,7 @@ impl World {
     }
 
     fn answer(&mut self, client: usize, node: usize, epoch: u64, number: u64, outcome: Outcome) {
+        let now = self.now();
         let way = &mut self.ways[client][node];
         let Some(link) = way.link.as_mut().filter(|link| link.epoch == epoch) else {
             return;
@@ -342,6 +345,7 @@ impl World {
             });
         }
         way.timeouts = 0;
+        way.heard = now;
         if let Some(sender) = link.waiting.remove(&number) {
             // Whoever asked may be gone.
             let _ = sender.send(outcome);
@@ -387,20 +391,22 @@ impl World {
         }
     }
 
-    /// A call was not answered in time.
+    /// A call that began at `began` was not answered in time.
     pub(super) fn unanswered(
         &mut self,
         client: usize,
         node: usize,
         epoch: u64,
-        number: Option<u64>,
+        number: u64,
+        began: Ms,
     ) {
         let way = &mut self.ways[client][node];
         let Some(link) = way.link.as_mut().filter(|link| link.epoch == epoch) else {
             return;
         };
-        if let Some(number) = number {
-            link.waiting.remove(&number);
+        link.waiting.remove(&number);
+        if way.heard > began {
+            return count("unanswered by a server that answers others");
         }
         way.timeouts += 1;
         if way.timeouts >= MAX_TIMEOUTS {

@@ -103,6 +103,7 @@ impl Wire {
         let wire = self.clone();
         async move {
             let started = wire.clock.now();
+            let began = wire.sim.with(|world| world.now());
             let mut sent = None;
             let outcome = {
                 let attempts = pin!(async {
@@ -119,7 +120,7 @@ impl Wire {
                 && wire.clock.now().since(started) >= wire.patience / 2
             {
                 wire.sim
-                    .with(|world| world.unanswered(wire.client, wire.node, epoch, Some(number)));
+                    .with(|world| world.unanswered(wire.client, wire.node, epoch, number, began));
             }
             outcome
         }

@@ -68,8 +68,12 @@ impl Health {
         *last = now.max(*last);
     }
 
-    /// Notes a call that was not answered.
-    pub(crate) fn unanswered(&self) {
+    /// Notes a call that was sent at `sent` and not answered in time. Where other answers have come since, the
+    /// server is slow and not gone: a new connection would put all leases in doubt, and make it slower yet.
+    pub(crate) fn unanswered(&self, sent: Time) {
+        if self.last() > sent {
+            return;
+        }
         if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_TIMEOUTS {
             self.lose("no answer in time");
         }
@@ -84,14 +88,29 @@ mod tests {
 
     #[test]
     fn only_timeouts_in_a_row_end_a_session() {
-        let health = Health::default();
-        health.unanswered();
-        health.unanswered();
-        health.heard(Time::default());
-        health.unanswered();
-        health.unanswered();
+        let (health, sent) = (Health::default(), Time::default());
+        health.unanswered(sent);
+        health.unanswered(sent);
+        health.heard(sent);
+        health.unanswered(sent);
+        health.unanswered(sent);
         assert_eq!(health.cause(), None);
-        health.unanswered();
+        health.unanswered(sent);
+        assert_eq!(health.cause(), Some("no answer in time"));
+    }
+
+    #[test]
+    fn a_server_that_answers_other_calls_is_slow_and_not_gone() {
+        let (health, sent) = (Health::default(), Time::default());
+        let later = sent.plus(Duration::from_millis(1));
+        health.heard(later);
+        for _ in 0..10 {
+            health.unanswered(sent);
+        }
+        assert_eq!(health.cause(), None);
+        for _ in 0..3 {
+            health.unanswered(later);
+        }
         assert_eq!(health.cause(), Some("no answer in time"));
     }
 
