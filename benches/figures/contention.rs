@@ -75,8 +75,8 @@ impl Outcome {
         let longest = self.waits.quantile(1.0);
         vec![
             name.to_owned(),
-            format!("{:.0}", self.per_second),
-            format!("{:.0}", self.handoffs),
+            format!("{:.1}", self.per_second),
+            format!("{:.1}", self.handoffs),
             self.inversions.to_string(),
             millis(self.waits.median()),
             millis(self.waits.quantile(0.999)),
