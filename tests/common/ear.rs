@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use tracing::{
@@ -57,6 +57,10 @@ pub(crate) struct Ear(Arc<Mutex<Vec<Told>>>);
 
 impl Ear {
     pub(crate) fn listen() -> (Self, DefaultGuard) {
+        DEAF.call_once(|| {
+            // Where there is another already, that one will do.
+            let _ = tracing::subscriber::set_global_default(Deaf);
+        });
         let ear = Self::default();
         let guard = tracing::subscriber::set_default(ear.clone());
         (ear, guard)
@@ -119,6 +123,32 @@ impl Subscriber for Ear {
         event.record(&mut told);
         self.0.lock().unwrap().push(told);
     }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+static DEAF: Once = Once::new();
+
+/// Wants to be told of everything, and heeds nothing. Without a subscriber that is always there, an event whose
+/// place another thread meets for the first time while an ear opens may be taken for one that nobody wants.
+struct Deaf;
+
+impl Subscriber for Deaf {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
 
     fn enter(&self, _: &span::Id) {}
 
