@@ -264,6 +264,10 @@ pub(crate) struct Waiting {
 /// How many waiters a report lists at most.
 pub(crate) const MAX_REPORTED: usize = 1000;
 
+/// How many requests one call carries: enough to make batches pay, few enough to leave the server to others in
+/// between.
+pub(crate) const BATCH: usize = 128;
+
 /// What a node tells without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {

@@ -9,8 +9,8 @@ use futures::{FutureExt, future};
 use redis::aio::ConnectionLike;
 
 use super::{
-    Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released, Report, Standing,
-    Terms,
+    BATCH, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released, Report,
+    Standing, Terms,
     address::Address,
     dial::Source,
     link::Link,
@@ -18,10 +18,6 @@ use super::{
     roster::Roster,
 };
 use crate::{clock::Time, error::NodeError, resource::Resource, telemetry};
-
-/// How many requests one call carries: enough to make batches pay, few enough to leave the server to
-/// others in between.
-const BATCH: usize = 100;
 
 /// One Redis server.
 pub(crate) struct RedisNode {

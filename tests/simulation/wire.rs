@@ -13,8 +13,8 @@ use crate::{
     clock::{Clock, Time},
     error::NodeError,
     node::{
-        Answer, Call, Enqueue, Era, Extend, Extended, Node, Release, Released, Report, Standing,
-        Terms, unless_overdue,
+        Answer, BATCH, Call, Enqueue, Era, Extend, Extended, Node, Release, Released, Report,
+        Standing, Terms, unless_overdue,
     },
     resource::Resource,
 };
@@ -88,7 +88,7 @@ impl Node for Wire {
     }
 
     fn batch_limit(&self) -> usize {
-        100
+        BATCH
     }
 }
 

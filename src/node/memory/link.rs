@@ -17,8 +17,8 @@ use crate::{
     clock::{Clock, Time},
     error::NodeError,
     node::{
-        Answer, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released, Report,
-        Standing, Terms, unless_overdue,
+        Answer, BATCH, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released,
+        Report, Standing, Terms, unless_overdue,
     },
     resource::Resource,
     telemetry::watched,
@@ -91,7 +91,7 @@ impl Node for MemoryLink {
     }
 
     fn batch_limit(&self) -> usize {
-        100
+        BATCH
     }
 }
 
