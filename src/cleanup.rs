@@ -69,6 +69,7 @@ pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Relea
             sent: answer.sent,
             heard: heard.map_or(0, |(_, heard)| *heard),
             had: answer.value,
+            epoch: answer.era.epoch,
         };
         leftover.confirmed.push((place, confirmed));
     }
@@ -150,7 +151,13 @@ async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Opt
             Ok(answer) => {
                 let had = answer.value.first().copied().unwrap_or(Released::Nothing);
                 let sent = answer.sent;
-                confirmed = Some(Confirmed { sent, heard, had });
+                let epoch = answer.era.epoch;
+                confirmed = Some(Confirmed {
+                    sent,
+                    heard,
+                    had,
+                    epoch,
+                });
             }
             Err(_) => {
                 confirmed = None;
@@ -163,7 +170,9 @@ async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Opt
 
 /// Whether nothing that was asked before can be carried out after that release.
 fn is_final(confirmed: Confirmed, quiet: Quiet) -> bool {
-    let Confirmed { sent, heard, had } = confirmed;
+    let Confirmed {
+        sent, heard, had, ..
+    } = confirmed;
     let in_order = quiet.after <= sent && quiet.heard == heard;
     let found = had != Released::Nothing && quiet.after_find.is_some_and(|after| after <= sent);
     in_order || found

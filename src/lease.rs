@@ -289,6 +289,8 @@ pub(crate) struct Confirmed {
     /// How many answers the node had given by then.
     pub(crate) heard: u32,
     pub(crate) had: crate::node::Released,
+    /// The connection that it came over.
+    pub(crate) epoch: u64,
 }
 
 impl Leftover {

@@ -41,7 +41,8 @@ impl TakingBack {
         let quorum = leftover.request.nodes.quorum;
         cleanup::send(leftover);
         while let Some((place, outcome)) = cleanup::next(leftover).await {
-            let may_repair = |claim: &Claim, now| claim.may_repair(place, now);
+            let epoch = leftover.confirmed.last().map_or(0, |(_, last)| last.epoch);
+            let may_repair = |claim: &Claim, now| claim.may_repair(place, epoch, now);
             let open = leftover.request.look_now(may_repair);
             match outcome {
                 // A repair that is under way on an earlier connection may take the vote again.
@@ -128,6 +129,9 @@ mod tests {
                 let late = || Err(NodeError::Late);
                 request.update(|claim, now| claim.hear_extended(&questions[0], now, late()));
             }
+            // The first has a new connection.
+            cluster.node(0).stop();
+            cluster.node(0).restart();
             cluster.node(2).stop();
             let leftover = request.take_back().expect("held");
             let tally = TakingBack::new(leftover).tally().await;

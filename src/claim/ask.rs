@@ -115,6 +115,11 @@ impl Claim {
             Send::Enqueue(_) => (true, false),
             Send::Extend(extend) => (extend.repair, extend.repair),
         };
+        let epoch = || {
+            let node = self.nodes.list.get(place)?;
+            Some(node.era().map_or(0, |era| era.epoch))
+        };
+        let repairs = repairs.then(epoch).flatten();
         if let Some(seat) = self.seats.get_mut(place) {
             let quiet = if makes {
                 // The node's clock is known to within a round trip, and that takes a timeout at most.

@@ -292,11 +292,10 @@ impl Claim {
         }
     }
 
-    /// Whether a node may yet take the vote again by what was asked of it before.
-    pub(crate) fn may_repair(&self, place: usize, now: Time) -> bool {
-        self.seats
-            .get(place)
-            .is_some_and(|seat| seat.may_repair(now))
+    /// Whether a node whose connection `epoch` has answered a release may yet take the vote again.
+    pub(crate) fn may_repair(&self, place: usize, epoch: u64, now: Time) -> bool {
+        let seat = self.seats.get(place);
+        seat.is_some_and(|seat| seat.may_repair(epoch, now))
     }
 
     /// Whether a question is still under way to some node.

@@ -52,6 +52,8 @@ pub(crate) struct Seat {
     loose: Time,
     /// The same of those, and of the question under way, that take the vote again.
     repair_until: Time,
+    /// The connection at the time when the last of them was asked.
+    repair_epoch: u32,
     /// The deadline of the question that was answered last.
     asked_until: Time,
 }
@@ -103,16 +105,18 @@ impl Seat {
             question: None,
             loose: Time::default(),
             repair_until: Time::default(),
+            repair_epoch: 0,
             asked_until: Time::default(),
         }
     }
 
-    /// A question is sent. Until `quiet` it may make something on the node that is not there now: if it
-    /// `repairs`, the vote, even after a release.
-    pub(crate) fn ask(&mut self, stamp: u64, quiet: Time, repairs: bool) {
+    /// A question is sent. Until `quiet` it may make something on the node that is not there now. One that
+    /// repairs is asked over the connection `repairs`.
+    pub(crate) fn ask(&mut self, stamp: u64, quiet: Time, repairs: Option<u64>) {
         self.drop_question();
-        if repairs {
+        if let Some(epoch) = repairs {
             self.repair_until = quiet;
+            self.repair_epoch = short(epoch);
         }
         self.before_first = (!self.touched).then_some(self.loose);
         self.question = Some((stamp, quiet));
@@ -135,9 +139,10 @@ impl Seat {
         true
     }
 
-    /// Whether the vote may yet be taken again by what was asked before.
-    pub(crate) fn may_repair(&self, now: Time) -> bool {
-        self.repair_until > now
+    /// Whether the vote may yet be taken again by what was asked before, when the connection `epoch` has answered
+    /// a release: what was asked over that one was carried out first.
+    pub(crate) fn may_repair(&self, epoch: u64, now: Time) -> bool {
+        self.repair_until > now && self.repair_epoch != short(epoch)
     }
 
     /// Whether anything may have reached the node.
@@ -330,4 +335,9 @@ impl Seat {
             self.loose = self.loose.max(deadline);
         }
     }
+}
+
+/// Enough to tell a connection from the ones before it.
+fn short(epoch: u64) -> u32 {
+    epoch as u32
 }
