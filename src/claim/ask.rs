@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    claim::{Claim, Phase, Question, Send, seat::Seat},
+    claim::{Claim, Phase, Question, Send},
     clock::Time,
     node::{Enqueue, Extend},
     quorum::Majority,
@@ -18,8 +18,8 @@ impl Claim {
     /// The questions that are due.
     pub(crate) fn questions(&mut self, now: Time) -> Vec<Question> {
         self.tick(now);
-        let due = |seat: &&Seat| !seat.asked() && seat.due <= now;
-        let mut questions = Vec::with_capacity(self.seats.iter().filter(due).count());
+        let due = self.seats.iter().filter(|seat| seat.is_due(now));
+        let mut questions = Vec::with_capacity(due.count());
         for place in 0..self.seats.len() {
             let Some(send) = self.send(place, now) else {
                 continue;
@@ -111,23 +111,21 @@ impl Claim {
 
     fn question(&mut self, place: usize, timeout: Duration, send: Send, now: Time) -> Question {
         self.stamps += 1;
-        let (makes, repairs) = match &send {
-            Send::Enqueue(_) => (true, false),
-            Send::Extend(extend) => (extend.repair, extend.repair),
-        };
+        let enqueues = matches!(send, Send::Enqueue(_));
+        let repairs = matches!(&send, Send::Extend(extend) if extend.repair);
         let epoch = || {
             let node = self.nodes.list.get(place)?;
             Some(node.era().map_or(0, |era| era.epoch))
         };
-        let repairs = repairs.then(epoch).flatten();
+        let repairs_over = repairs.then(epoch).flatten();
         if let Some(seat) = self.seats.get_mut(place) {
-            let quiet = if makes {
+            let quiet = if enqueues || repairs {
                 // The node's clock is known to within a round trip, and that takes a timeout at most.
                 now.plus(timeout).plus(self.nodes.config.node_timeout)
             } else {
                 Time::default()
             };
-            seat.ask(self.stamps, quiet, repairs);
+            seat.ask(self.stamps, quiet, repairs_over);
         }
         Question {
             place,
@@ -139,10 +137,7 @@ impl Claim {
 
     /// What is to be sent to a node now.
     fn send(&self, place: usize, now: Time) -> Option<Send> {
-        let seat = self
-            .seats
-            .get(place)
-            .filter(|seat| !seat.asked() && seat.due <= now)?;
+        let seat = self.seats.get(place).filter(|seat| seat.is_due(now))?;
         match self.phase {
             Phase::Asking if seat.number.is_some() || seat.crowd.is_some() => None,
             Phase::Asking | Phase::Outside | Phase::Waiting => Some(Send::Enqueue(Enqueue {

@@ -127,6 +127,11 @@ impl Seat {
         self.question.is_some()
     }
 
+    /// Whether it is time to ask, and nothing is under way.
+    pub(crate) fn is_due(&self, now: Time) -> bool {
+        !self.asked() && self.due <= now
+    }
+
     /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next.
     pub(crate) fn answers(&mut self, stamp: u64) -> bool {
         let Some((_, quiet)) = self.question.take_if(|(asked, _)| *asked == stamp) else {

@@ -18,7 +18,9 @@ use crate::{
     error::NodeError,
     node::{
         Answer, BATCH, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released,
-        Report, Standing, Terms, unless_overdue,
+        Report, Standing, Terms,
+        table::{Publish, Table},
+        unless_overdue,
     },
     resource::Resource,
     telemetry::watched,
@@ -39,40 +41,15 @@ impl Node for MemoryLink {
     }
 
     fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
-        let batch = batch.to_vec();
-        self.call(
-            Some(terms),
-            terms.deadline,
-            Some(terms.deadline),
-            move |state, header| {
-                state.each(header, &batch, |table, header, ask, publish| {
-                    table.enqueue(header, ask, publish)
-                })
-            },
-        )
+        self.each(batch, terms, Some(terms.deadline), Table::enqueue)
     }
 
     fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
-        let batch = batch.to_vec();
-        self.call(
-            Some(terms),
-            terms.deadline,
-            Some(terms.deadline),
-            move |state, header| {
-                state.each(header, &batch, |table, header, ask, publish| {
-                    table.extend(header, ask, publish)
-                })
-            },
-        )
+        self.each(batch, terms, Some(terms.deadline), Table::extend)
     }
 
     fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
-        let batch = batch.to_vec();
-        self.call(Some(terms), terms.deadline, None, move |state, header| {
-            state.each(header, &batch, |table, header, ask, publish| {
-                table.release(header, ask, publish)
-            })
-        })
+        self.each(batch, terms, None, Table::release)
     }
 
     fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {
@@ -108,6 +85,23 @@ impl MemoryLink {
             server,
             context,
         }
+    }
+
+    /// A call that does `act` for each request of a batch.
+    fn each<A, T>(
+        &self,
+        batch: &[A],
+        terms: Terms,
+        refused_after: Option<Time>,
+        act: fn(&mut Table, Header, &A, Publish<'_>) -> T,
+    ) -> Call<Vec<T>>
+    where
+        A: Clone + Send + Sync + 'static,
+        T: Send + 'static,
+    {
+        let batch = batch.to_vec();
+        let all = move |state: &mut State, header| state.each(header, &batch, act);
+        self.call(Some(terms), terms.deadline, refused_after, all)
     }
 
     fn call<T: Send + 'static>(
