@@ -3,13 +3,11 @@
 use std::time::Duration;
 
 use crate::{
-    TTL, client,
-    floor::Floor,
-    level, runtime,
+    TTL, client, level, runtime,
     server::Server,
     servers,
     stats::table,
-    uncontended::{by_crate, by_hand},
+    uncontended::Sides,
     usage::{Usage, server_cpu},
 };
 
@@ -92,18 +90,12 @@ fn usage() {
         let servers = servers(nodes);
         let mut spent = [Spent::default(), Spent::default(), Spent::default()];
         runtime().block_on(async {
-            let redlock = client(&servers).await;
-            let floor = Floor::connect(&servers, 1).await;
-            let (scripts, bare) = (floor.scripts("floor"), floor.bare("bare"));
+            let sides = Sides::connect(&servers).await;
             // They take turns, as a machine is faster at times; the first rounds warm up.
             for round in 0..ROUNDS + 2 {
-                for (place, spent) in spent.iter_mut().enumerate() {
+                for (side, spent) in spent.iter_mut().enumerate() {
                     let (busy, usage) = (server_cpu(&servers), Usage::now());
-                    match place {
-                        0 => by_crate(&redlock, "r", CYCLES).await,
-                        1 => by_hand(&floor, &scripts, CYCLES).await,
-                        _ => by_hand(&floor, &bare, CYCLES).await,
-                    };
+                    sides.block(side, CYCLES).await;
                     let (each, busy) = (usage.per(CYCLES), server_cpu(&servers) - busy);
                     if round >= 2 {
                         spent.allocations += each.allocations;

@@ -7,7 +7,9 @@ use redlock_fifo::FifoRedlock;
 use crate::{
     TTL, client,
     floor::{Commands, Floor},
-    runtime, servers,
+    runtime,
+    server::Server,
+    servers,
     stats::{Sample, micros, ratio, table},
 };
 
@@ -37,25 +39,48 @@ pub(crate) async fn by_crate(redlock: &FifoRedlock, resource: &str, cycles: usiz
     sample
 }
 
+/// Those that are compared: the lock, the same scripts by hand, the bare commands.
+pub(crate) struct Sides {
+    redlock: FifoRedlock,
+    floor: Floor,
+    scripts: Commands,
+    bare: Commands,
+}
+
+impl Sides {
+    pub(crate) async fn connect(servers: &[Server]) -> Self {
+        let floor = Floor::connect(servers, 1).await;
+        Self {
+            redlock: client(servers).await,
+            scripts: floor.scripts("floor"),
+            bare: floor.bare("bare"),
+            floor,
+        }
+    }
+
+    /// A block of cycles of one of the three.
+    pub(crate) async fn block(&self, side: usize, cycles: usize) -> Sample {
+        match side {
+            0 => by_crate(&self.redlock, "r", cycles).await,
+            1 => by_hand(&self.floor, &self.scripts, cycles).await,
+            _ => by_hand(&self.floor, &self.bare, cycles).await,
+        }
+    }
+}
+
 pub(crate) fn run() {
     let mut rows = Vec::new();
     for nodes in [1, 3, 5] {
         let servers = servers(nodes);
         let mut samples = [Sample::default(), Sample::default(), Sample::default()];
         runtime().block_on(async {
-            let floor = Floor::connect(&servers, 1).await;
-            let redlock = client(&servers).await;
-            let (by_script, by_set) = (floor.scripts("floor"), floor.bare("bare"));
+            let sides = Sides::connect(&servers).await;
             for round in 0..ROUNDS {
-                for (place, sample) in samples.iter_mut().enumerate() {
+                for (side, sample) in samples.iter_mut().enumerate() {
                     // What the slowest node still does must not weigh on the next block; and each block comes
                     // after a rest, as a machine is slower then.
                     tokio::time::sleep(Duration::from_millis(5)).await;
-                    let block = match place {
-                        0 => by_crate(&redlock, "r", CYCLES).await,
-                        1 => by_hand(&floor, &by_script, CYCLES).await,
-                        _ => by_hand(&floor, &by_set, CYCLES).await,
-                    };
+                    let block = sides.block(side, CYCLES).await;
                     // The first rounds warm up.
                     if round >= ROUNDS / 8 {
                         sample.extend(block);
