@@ -1,38 +1,29 @@
 //! Runs a command under the lock, like flock(1), but on servers: `flock NAME [--timeout S] [--no-wait] -- CMD…`
 //!
-//! Waits in line and tells its place. The command is killed when the lease is lost, before anyone else can
-//! have the lock; it gets the fencing token in `FENCING_TOKEN`. SIGINT, SIGTERM and SIGHUP are passed on to it,
-//! and its exit code is ours (128 + n if signal n ended it, or the wait). Ours alone: 1, no lock in time; 70,
-//! lease lost.
+//! Waits in line and tells its place. When the lease is lost, the command is killed with all that it started, before
+//! anyone else can have the lock; for that it has a process group of its own, and cannot read from a terminal. It gets
+//! the fencing token in `FENCING_TOKEN`, and each signal that we get. Its exit code is ours (128 + n if signal n ended it,
+//! or the wait). Ours alone: 1, no lock in time; 70, lease lost.
 //!
 //! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example flock -- nightly -- ./backup.sh`; without
 //! `REDIS_URLS` the nodes are in memory, and without a command it runs `true`.
 
-use std::{
-    env,
-    error::Error,
-    io,
-    os::unix::process::ExitStatusExt,
-    process::{ExitCode, ExitStatus},
-    time::Duration,
-};
+use std::{env, error::Error, os::unix::process::ExitStatusExt, process::ExitCode, time::Duration};
 
-use futures::{
-    StreamExt,
-    stream::{self, Stream},
-};
+use futures::StreamExt;
 use redlock_fifo::{FifoRedlock, FifoRedlockBuilder, LockGuard, MemoryCluster};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::{
-    process::Command,
-    signal::unix::{SignalKind, signal},
-    time::{sleep, timeout},
-};
+use rustix::process::{Pid, Signal, kill_process_group};
+use signal_hook_tokio::Signals;
+use tokio::{process::Command, time::timeout};
 
 const TTL: Duration = Duration::from_secs(10);
+const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+const OTHERS: [Signal; 4] = [Signal::TSTP, Signal::CONT, Signal::USR1, Signal::USR2];
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, Box<dyn Error>> {
+async fn main() -> Outcome<ExitCode> {
     let mut args = env::args().skip(1);
     let (mut name, mut patience) = ("flock".to_owned(), Duration::MAX);
     while let Some(arg) = args.next() {
@@ -46,16 +37,17 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
             _ => name = arg,
         }
     }
-    let program = args.next().unwrap_or_else(|| "true".to_owned());
+    let mut command = Command::new(args.next().unwrap_or_else(|| "true".to_owned()));
+    command.args(args).process_group(0);
 
-    let builder = FifoRedlock::builder().fifo_retry_count(None);
+    let builder = FifoRedlock::builder()
+        .fifo_retry_count(None)
+        .fifo_queue_length(None);
     let builder = match env::var("REDIS_URLS") {
         Ok(urls) => urls.split(',').fold(builder, FifoRedlockBuilder::node),
         Err(_) => builder.memory(&MemoryCluster::new(3)),
     };
     let redlock = builder.connect().await?;
-    let mut command = Command::new(program);
-    command.args(args).kill_on_drop(true);
     let code = flock(&redlock, &name, patience, command).await;
     redlock.shutdown().await; // What was dropped on the way has left the servers by then.
     Ok(ExitCode::from(code?))
@@ -68,69 +60,66 @@ async fn flock(
     name: &str,
     patience: Duration,
     command: Command,
-) -> Result<u8, Box<dyn Error>> {
-    let mut signals = signals()?;
-    let wait = async {
-        if patience.is_zero() {
-            return Ok(redlock.try_lock(name, TTL).await?);
-        }
-        timeout(patience, wait(redlock, name))
-            .await
-            .ok()
-            .transpose()
-    };
-    let guard: Result<Option<LockGuard>, Box<dyn Error>> = tokio::select! {
+) -> Outcome<u8> {
+    let mut signals = Signals::new(ENDING.map(Signal::as_raw))?;
+    let guard = tokio::select! {
         biased;
-        guard = wait => guard,
-        Some(signal) = signals.next() => return Ok(128 + u8::try_from(signal.as_raw())?),
+        guard = wait(redlock, name, patience) => guard?,
+        Some(signal) = signals.next() => return Ok(128 + u8::try_from(signal)?),
     };
-    match guard? {
-        Some(guard) => run(command, guard, signals).await,
-        None => {
-            eprintln!("flock: {name} is locked");
-            Ok(1)
-        }
+    if let Some(guard) = guard {
+        return run(command, guard, signals).await;
     }
+    eprintln!("flock: {name} is locked");
+    Ok(1)
 }
 
 /// Waits for the turn, and tells each time the line gets shorter.
-async fn wait(redlock: &FifoRedlock, name: &str) -> Result<LockGuard, Box<dyn Error>> {
-    let mut ticket = redlock.enqueue(name, TTL).await?;
-    let mut positions = ticket.positions();
-    // What is free is ours before there is anything to tell.
-    let mut quiet = Box::pin(sleep(Duration::from_millis(100)));
-    loop {
-        tokio::select! {
-            biased;
-            guard = ticket.acquire() => return Ok(guard?),
-            Some(ahead) = positions.next(), if quiet.is_elapsed() => {
-                eprintln!("flock: waiting for {name}, {ahead} ahead");
-            }
-            () = &mut quiet, if !quiet.is_elapsed() => {}
-        }
+async fn wait(redlock: &FifoRedlock, name: &str, patience: Duration) -> Outcome<Option<LockGuard>> {
+    let free = redlock.try_lock(name, TTL).await;
+    if patience.is_zero() || matches!(free, Ok(Some(_))) {
+        return Ok(free?);
     }
+    let in_line = async {
+        let mut ticket = redlock.enqueue(name, TTL).await?;
+        let mut positions = ticket.positions();
+        loop {
+            tokio::select! {
+                biased;
+                guard = ticket.acquire() => return guard,
+                Some(ahead) = positions.next() => eprintln!("flock: waiting for {name}, {ahead} ahead"),
+            }
+        }
+    };
+    Ok(timeout(patience, in_line).await.ok().transpose()?)
 }
 
 /// Waits for the end of the command, or makes one.
-async fn run(
-    mut command: Command,
-    guard: LockGuard,
-    mut signals: impl Stream<Item = Signal> + Unpin,
-) -> Result<u8, Box<dyn Error>> {
-    command.env("FENCING_TOKEN", guard.fencing_token().to_string());
-    let mut child = command.spawn()?;
-    let pid = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
+async fn run(mut command: Command, guard: LockGuard, mut signals: Signals) -> Outcome<u8> {
+    for signal in OTHERS {
+        signals.handle().add_signal(signal.as_raw())?;
+    }
+    let mut child = command
+        .env("FENCING_TOKEN", guard.fencing_token().to_string())
+        .spawn()?;
+    let group = child
+        .id()
+        .and_then(|id| Pid::from_raw(id.try_into().ok()?))
+        .ok_or("it runs")?;
     let mut lost = guard.lost();
-    let status: ExitStatus = loop {
+    let status = loop {
         tokio::select! {
             biased;
             why = &mut lost => {
-                child.kill().await?;
+                kill_process_group(group, Signal::KILL)?;
                 eprintln!("flock: killed the command, as the lease was lost: {why}");
                 return Ok(70);
             }
             status = child.wait() => break status?,
-            Some(signal) = signals.next() => pid.map_or(Ok(()), |pid| kill_process(pid, signal))?,
+            Some(signal) = signals.next() => {
+                let signal = Signal::from_named_raw(signal).ok_or("a name")?;
+                let _ = kill_process_group(group, signal); // It may have ended just now.
+            }
         }
     };
     if let Err(error) = guard.release().await {
@@ -138,19 +127,4 @@ async fn run(
     }
     let code = status.code().or_else(|| Some(128 + status.signal()?));
     Ok(code.and_then(|code| code.try_into().ok()).unwrap_or(1))
-}
-
-/// The signals that would end us, as they come.
-fn signals() -> io::Result<impl Stream<Item = Signal> + Unpin> {
-    let heed = |kind: Signal| {
-        let mut signals = signal(SignalKind::from_raw(kind.as_raw()))?;
-        Ok(stream::poll_fn(move |cx| {
-            signals.poll_recv(cx).map(|heard| heard.map(|()| kind))
-        }))
-    };
-    let all: io::Result<Vec<_>> = [Signal::INT, Signal::TERM, Signal::HUP]
-        .map(heed)
-        .into_iter()
-        .collect();
-    Ok(stream::select_all(all?))
 }

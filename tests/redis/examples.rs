@@ -50,8 +50,9 @@ fn flock(servers: &[Server], args: &[&str]) -> Child {
         .expect("it runs")
 }
 
-fn terminate(child: &Child) {
-    let sent = Command::new("kill").arg(child.id().to_string()).status();
+fn send(child: &Child, signal: &str) {
+    let args = ["-s", signal, &child.id().to_string()];
+    let sent = Command::new("kill").args(args).status();
     assert!(sent.expect("kill").success());
 }
 
@@ -119,12 +120,14 @@ async fn flock_waits_in_line_unless_told_not_to() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flock_passes_signals_on() {
     let servers = servers(3);
-    let script = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let script = "trap 'echo first' USR1; trap 'echo told; exit 3' TERM; echo ready; \
+                  while :; do sleep 0.05; done";
     let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
     assert_eq!(first_line(&mut child.stdout), "ready\n");
-    terminate(&child);
+    send(&child, "USR1");
+    send(&child, "TERM");
     let (output, _, code) = outcome(child);
-    assert_eq!((output.as_str(), code), ("told\n", Some(3)));
+    assert_eq!((output.as_str(), code), ("first\ntold\n", Some(3)));
     assert_eq!(residue(&servers, NAME), [""; 0]);
 }
 
@@ -136,7 +139,7 @@ async fn flock_leaves_the_line_on_a_signal() {
     let mut waiting = flock(&servers, &[NAME, "--", "echo", "ran"]);
     let told = first_line(&mut waiting.stderr);
     assert_eq!(told, "flock: waiting for nightly, 0 ahead\n");
-    terminate(&waiting);
+    send(&waiting, "TERM");
     let (output, _, code) = outcome(waiting);
     assert_eq!((output.as_str(), code), ("", Some(128 + 15)));
     let inspection = redlock.inspect(NAME).await.expect("a quorum");
@@ -153,9 +156,10 @@ async fn flock_that_cannot_run_its_command_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s3_flock_kills_its_command_when_the_lease_is_lost() {
+async fn s3_flock_kills_its_command_and_what_that_started_when_the_lease_is_lost() {
     let servers = servers(3);
-    let script = "echo $$; while :; do sleep 0.05; done";
+    // What the command has started dies with it.
+    let script = "sh -c 'echo $$; while :; do sleep 0.05; done'; exit 0";
     let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
     let pid = first_line(&mut child.stdout);
     let lost = now();
