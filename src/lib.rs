@@ -52,6 +52,9 @@
 //!
 //! A runtime with time, and for servers I/O, enabled is needed.
 
+// Says on docs.rs which items a feature brings.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod acquire;
 mod builder;
 mod claim;
