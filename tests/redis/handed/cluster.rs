@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::{FutureExt, future::join_all};
 use redis::{cluster::ClusterClient, cluster_async::ClusterConnection};
-use redlock_fifo::{FifoRedlock, LockGuard};
+use redlock_fifo::{FifoRedlock, LockGuard, Ticket};
 use tokio::time::timeout;
 
 use super::{TTL, left_over, no_quorum, over, port, serves_in_order};
@@ -149,4 +149,57 @@ async fn a_cluster_is_one_node_however_many_masters_it_has() {
     masters[1].kill();
     let tally = no_quorum(&client, &names(&masters, 1)[1]).await;
     assert_eq!((tally.needed(), tally.answered()), (1, 0), "{tally}");
+}
+
+/// Moves the slot of all that is on one master to another, as a resharding does, but key by key and with a
+/// second between the keys.
+async fn move_slot(masters: &[Server], name: &str, from: &Server, to: &Server) {
+    let slot = from.number(&["CLUSTER", "KEYSLOT", name]).to_string();
+    let id = |master: &Server| master.text(&["CLUSTER", "MYID"]);
+    let set = |master: &Server, state: &str, id: &str| {
+        master.command(&["CLUSTER", "SETSLOT", &slot, state, id]);
+    };
+    set(to, "IMPORTING", &id(from));
+    set(from, "MIGRATING", &id(to));
+    for key in from.keys() {
+        let next = now() + Duration::from_secs(1);
+        from.command(&["MIGRATE", "127.0.0.1", &port(to), &key, "0", "5000"]);
+        until("some have asked for it meanwhile", || now() > next).await;
+    }
+    for master in [to, from].into_iter().chain(masters) {
+        set(master, "NODE", &id(to));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_and_its_line_move_with_their_slot() {
+    let masters = masters().await;
+    let holding = over(connection(&masters).await).await;
+    let waiting = over(connection(&masters).await).await;
+    let name = &names(&masters, 1)[0];
+    let guard = holding.lock(name, TTL).await.expect("free");
+    let token = guard.fencing_token();
+    let mut first = waiting.enqueue(name, TTL).await.expect("enqueued");
+    let mut second = holding.enqueue(name, TTL).await.expect("enqueued");
+    let serve = async |ticket: &mut Ticket| {
+        let served = timeout(PATIENCE, ticket.acquire()).await;
+        served.expect("in time").expect("served")
+    };
+    let moved = async {
+        move_slot(&masters, name, &masters[0], &masters[1]).await;
+        assert_eq!(masters[0].keys(), [""; 0]);
+        assert!(guard.is_held());
+        guard.extend(2 * TTL).await.expect("held");
+        guard.release().await.expect("held");
+    };
+    let (one, ()) = tokio::join!(serve(&mut first), moved);
+    assert!(one.fencing_token() > token, "S2");
+    let token = one.fencing_token();
+    assert!(second.acquire().now_or_never().is_none(), "F1");
+    one.release().await.expect("held");
+    assert!(serve(&mut second).await.fencing_token() > token, "S2");
+    holding.shutdown().await;
+    waiting.shutdown().await;
+    assert_eq!(left_over(&masters), [""; 0]);
+    assert_eq!(masters[1].keys().len(), 1, "the counter");
 }
