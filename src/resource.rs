@@ -43,6 +43,8 @@ impl Resource {
         keys.push_str(prefix);
         keys.push_str(name);
         let (open, close) = match tag(&keys) {
+            // Its queue would be that of the name without braces, whose votes would go to those who wait for it.
+            Some(tag) if tag.len() + 2 == length => return Err(ArgumentError::ResourceBraced),
             Some(_) => ("", ""),
             None if keys.contains(['{', '}']) => return Err(ArgumentError::ResourceBraces),
             None => ("{", "}"),
@@ -93,6 +95,8 @@ fn tag(key: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prop_assert, prop_assume, proptest};
+
     use super::*;
 
     #[test]
@@ -115,6 +119,22 @@ mod tests {
         assert_eq!(tagged.keys()[3], "app:{tenant}:a:redlock-fifo:seq");
     }
 
+    proptest! {
+        // Whoever passes the vote of one resource on would give it to those who wait for the other.
+        #[test]
+        fn s1_no_two_resources_share_a_key(
+            one in "[{}ab]{1,4}(:redlock-fifo:(queue|waiters|seq))?",
+            other in "[{}ab]{1,4}(:redlock-fifo:(queue|waiters|seq))?",
+        ) {
+            for other in [other, format!("{{{one}}}"), format!("{one}:redlock-fifo:seq")] {
+                prop_assume!(one != other);
+                if let (Ok(one), Ok(other)) = (Resource::new("", &one), Resource::new("", &other)) {
+                    prop_assert!(one.keys().iter().all(|key| !other.keys().contains(key)));
+                }
+            }
+        }
+    }
+
     #[test]
     fn names_that_would_leave_their_slot_or_collide_are_refused() {
         let refused = |name: &str| Resource::new("", name).expect_err(name);
@@ -125,6 +145,10 @@ mod tests {
                 "{name}"
             );
         }
+        assert!(matches!(refused("{a}"), ArgumentError::ResourceBraced));
+        let prefixed = Resource::new("{a", "}");
+        assert!(matches!(prefixed, Err(ArgumentError::ResourceBraced)));
+        assert!(Resource::new("", "{a}b").is_ok() && Resource::new("b", "{a}").is_ok());
         assert!(matches!(
             refused("{a}:redlock-fifo:queue"),
             ArgumentError::ResourceReserved
