@@ -222,7 +222,9 @@ pub enum ArgumentError {
     #[error("the name of the resource has a brace but no hash tag")]
     ResourceBraces,
     /// The name, prefix included, is in braces as a whole: its queue would be that of the name without them.
-    #[error("the name of the resource is nothing but a hash tag; give it without the braces, or with more")]
+    #[error(
+        "the name of the resource is nothing but a hash tag; give it without the braces, or with more"
+    )]
     ResourceBraced,
     /// The name ends like a key that the crate keeps for another resource.
     #[error("the name of the resource ends in one of the crate's own suffixes")]

@@ -32,7 +32,9 @@ impl Claim {
 
     /// Questions of an extend by hand: to all nodes, whatever is under way.
     pub(crate) fn extend_now(&mut self, ttl: Duration, now: Time) -> Vec<Question> {
-        self.ask_all(now);
+        if !ttl.is_zero() {
+            self.ask_all(now);
+        }
         self.longest = self.longest.max(ttl);
         let timeout = self
             .nodes

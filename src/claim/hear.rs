@@ -97,8 +97,12 @@ impl Claim {
             Err(error) => seat.fail(error),
         }
         let found_gone = seat.gone && !was_gone;
+        // What only asked has renewed nothing: what was due, or under way before it, still is.
+        let renews = !ttl.is_zero() || seat.gone;
         self.tell_janitor();
-        self.schedule(place, now);
+        if renews {
+            self.schedule(place, now);
+        }
         match self.phase {
             Phase::Fencing { done: false, .. } if self.fenced_majority(now).is_some() => {
                 // However long that took, whoever waits for it has not been able to take it before now.

@@ -28,6 +28,18 @@ fn a_guard_outlives_its_ttl_by_itself() {
 }
 
 #[test]
+fn asking_whether_it_is_valid_keeps_no_lease_from_being_renewed() {
+    run(3, async |cluster| {
+        let client = cluster.client().await;
+        let guard = client.lock("shorts", TTL).await.unwrap();
+        for _ in 0..20 {
+            sleep(TTL / 10).await;
+            assert!(guard.is_valid().await.unwrap());
+        }
+    });
+}
+
+#[test]
 fn started_extension_outlives_the_ttl_until_it_is_stopped() {
     run(3, async |cluster| {
         let client = cluster.client().await;
