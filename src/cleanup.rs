@@ -6,15 +6,16 @@
 //! request that was never answered may still be carried out until its deadline; the release is repeated
 //! after that (S4).
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     claim::{Quiet, Undo},
+    clock::Clock,
     error::NodeError,
-    lease::{Confirmed, Leftover, Request},
+    lease::{Confirmed, Leftover, Pending, Request},
     node::{Release, Released, punctual},
     quorum::FanOut,
 };
@@ -24,10 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Empties the outbox until everyone who could put something there is gone and all is done.
-pub(crate) async fn run(
-    mut outbox: mpsc::UnboundedReceiver<Leftover>,
-    pending: Arc<watch::Sender<usize>>,
-) {
+pub(crate) async fn run(mut outbox: mpsc::UnboundedReceiver<Leftover>) {
     let mut jobs = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -36,12 +34,10 @@ pub(crate) async fn run(
                 Some(leftover) => jobs.push(take_back(leftover)),
                 None => break,
             },
-            Some(()) = jobs.next() => pending.send_modify(|pending| *pending -= 1),
+            Some(()) = jobs.next() => {}
         }
     }
-    while let Some(()) = jobs.next().await {
-        pending.send_modify(|pending| *pending -= 1);
-    }
+    while let Some(()) = jobs.next().await {}
 }
 
 /// Sends the releases of `leftover` to all its nodes.
@@ -189,8 +185,15 @@ fn ask(request: &Request, undo: &Undo) -> Release {
     }
 }
 
-/// Waits until everything that was left so far is done.
-pub(crate) async fn idle(pending: &watch::Sender<usize>) {
-    // The sender lives as long as this borrow, so the wait cannot fail.
-    let _ = pending.subscribe().wait_for(|pending| *pending == 0).await;
+/// Waits until everything that was left so far is taken back, or has expired: a release may be its caller's, who
+/// need not poll it any more.
+pub(crate) async fn idle(clock: Clock, pending: &watch::Sender<Pending>) {
+    let expires = pending.borrow().expires;
+    let mut pending = pending.subscribe();
+    tokio::select! {
+        biased;
+        // The sender lives as long as this borrow, so the wait cannot fail.
+        _ = pending.wait_for(|pending| pending.count == 0) => {}
+        () = clock.sleep_until(expires) => {}
+    }
 }

@@ -72,7 +72,7 @@ impl Client {
     pub(crate) async fn shut_down(&self) {
         self.nodes.close();
         self.roll.shut_down();
-        cleanup::idle(self.outbox.pending()).await;
+        cleanup::idle(self.nodes.clock, self.outbox.pending()).await;
     }
 
     fn start(&self) {
@@ -87,7 +87,7 @@ impl Client {
                 self.roll.clone(),
                 events,
             ));
-            task::spawn(cleanup::run(leftovers, self.outbox.pending().clone()));
+            task::spawn(cleanup::run(leftovers));
         }
     }
 }

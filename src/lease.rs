@@ -280,6 +280,8 @@ pub(crate) struct Leftover {
     /// How many answers each node had given when the release was sent there.
     pub(crate) heard: Vec<(usize, u32)>,
     pub(crate) confirmed: Vec<(usize, Confirmed)>,
+    /// Whoever takes it back, the janitor or the caller of a release: it counts until that is done.
+    _counted: Counted,
 }
 
 /// A release that a node confirmed.
@@ -297,6 +299,7 @@ impl Leftover {
     fn new(request: Arc<Request>, undo: Undo) -> Self {
         let confirmed = Vec::with_capacity(undo.places.len());
         Self {
+            _counted: Counted::new(&request.outbox.pending, undo.expires),
             request,
             undo,
             calls: None,
@@ -310,8 +313,35 @@ impl Leftover {
 #[derive(Clone, Debug)]
 pub(crate) struct Outbox {
     sender: mpsc::UnboundedSender<Leftover>,
-    /// How many were put and are not done.
-    pending: Arc<watch::Sender<usize>>,
+    pending: Arc<watch::Sender<Pending>>,
+}
+
+/// What was left and is not taken back yet.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) count: usize,
+    /// When all of it has expired by itself.
+    pub(crate) expires: Time,
+}
+
+/// One of those that are pending.
+#[derive(Debug)]
+struct Counted(Arc<watch::Sender<Pending>>);
+
+impl Counted {
+    fn new(pending: &Arc<watch::Sender<Pending>>, expires: Time) -> Self {
+        pending.send_modify(|pending| {
+            pending.count += 1;
+            pending.expires = pending.expires.max(expires);
+        });
+        Self(pending.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|pending| pending.count -= 1);
+    }
 }
 
 impl Outbox {
@@ -320,20 +350,16 @@ impl Outbox {
         // Unbounded, since a drop cannot wait; each request puts one for each of its generations at
         // most, and the janitor works on all at once.
         let (sender, receiver) = mpsc::unbounded_channel();
-        let pending = Arc::new(watch::Sender::new(0));
+        let pending = Arc::default();
         (Self { sender, pending }, receiver)
     }
 
-    /// The count that the janitor takes down.
-    pub(crate) fn pending(&self) -> &Arc<watch::Sender<usize>> {
+    pub(crate) fn pending(&self) -> &watch::Sender<Pending> {
         &self.pending
     }
 
     fn put(&self, leftover: Leftover) {
-        self.pending.send_modify(|pending| *pending += 1);
-        if self.sender.send(leftover).is_err() {
-            // The runtime is gone and the janitor with it: the leases expire by themselves.
-            self.pending.send_modify(|pending| *pending -= 1);
-        }
+        // If the runtime is gone and the janitor with it, the leases expire by themselves.
+        let _ = self.sender.send(leftover);
     }
 }

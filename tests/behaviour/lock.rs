@@ -254,7 +254,6 @@ fn unrelated_names_do_not_block_each_other() {
             "a",
             "a__5",
             "a__1",
-            "{a}",
             "{a}:x",
             "{a}:redlock-fifo",
             "a:queue",

@@ -3,6 +3,7 @@
 
 use std::{task::Poll, time::Duration};
 
+use futures::FutureExt;
 use redlock_fifo::{FifoRedlock, LeaseLost, LockError, LockGuard, MemoryCluster, Ticket};
 use tokio::time::sleep;
 
@@ -347,6 +348,33 @@ async fn shutdown_called_again_waits_for_the_same() {
         assert!(matches!(refused, Err(LockError::ShutDown)));
         scene.finish(Sickness::AllHang, "shut down").await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_shutdown_waits_for_a_release_that_another_task_awaits() {
+    let scene = Scene::new().await;
+    let guard = hold(&scene).await;
+    let nodes = || scene.cluster.nodes();
+    nodes().for_each(|node| node.set_latency(Duration::from_millis(200)));
+    let release = tokio::spawn(guard.release());
+    tokio::task::yield_now().await;
+    scene.client.shutdown().await;
+    assert!(nodes().all(|node| node.used().is_empty()));
+    release.await.unwrap().unwrap();
+}
+
+/// One that nobody polls any more ends with the lease.
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_for_a_release_for_longer_than_the_lease() {
+    let scene = Scene::new().await;
+    let guard = hold(&scene).await;
+    scene.cluster.nodes().for_each(|node| node.pause());
+    let mut release = std::pin::pin!(guard.release());
+    assert!(release.as_mut().now_or_never().is_none());
+    let start = now();
+    scene.client.shutdown().await;
+    assert!(start.elapsed() >= TTL);
+    scene.cluster.nodes().for_each(|node| node.resume());
 }
 
 #[tokio::test(start_paused = true)]
