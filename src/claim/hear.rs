@@ -217,6 +217,7 @@ impl Claim {
             .seats
             .iter()
             .any(|seat| seat.vote.is_some() && seat.outranked)
+            && self.may_give_back(now)
         {
             self.give_back(now);
             return;
@@ -300,6 +301,18 @@ impl Claim {
                 self.schedule(place, now);
             }
         }
+    }
+
+    /// At once a few times in a row, and then once per poll: each time all nodes are asked anew, and one that lies
+    /// would have that done as fast as it answers, before the votes of the others are in.
+    fn may_give_back(&mut self, now: Time) -> bool {
+        let poll = self.nodes.poll();
+        let next = self.next_give_back.max(now).plus(poll);
+        let may = next.since(now) <= poll * u32::from(EAGER_ROUNDS);
+        if may {
+            self.next_give_back = next;
+        }
+        may
     }
 
     /// Gives all votes back: the nodes get a new generation in their place, with the same ticket.

@@ -62,6 +62,8 @@ pub(crate) struct Claim {
     /// When the request last moved forward.
     progress: Time,
     eager: u8,
+    /// When votes may be given back again, if that goes on once per poll.
+    next_give_back: Time,
     token: u64,
     /// How often a held lease is renewed; `None`: not at all.
     renewal: Option<Duration>,
@@ -177,6 +179,7 @@ impl Claim {
             asked: now,
             progress: now,
             eager: 0,
+            next_give_back: now,
             token: 0,
             renewal: None,
             held_until: None,

@@ -191,10 +191,16 @@ impl Standing {
         }
     }
 
-    /// Whether no node of ours can have said so to a request with the number `asked`: it has that number
-    /// in line from then on. One with another would be told again as fast as it answers.
+    /// Whether no node of ours can have said so to the newest generation of a request, with the number `asked`:
+    /// who has one has it in line from then on, whatever room there is, and who has none comes last. One
+    /// that says otherwise would be told again as fast as it answers.
     pub(crate) fn contradicts(&self, asked: Option<u64>) -> bool {
-        matches!(self, Self::Waiting { number, .. } if asked.is_some_and(|asked| asked != *number))
+        match self {
+            Self::Granted { outranked, .. } => *outranked && asked.is_none(),
+            Self::Waiting { number, .. } => asked.is_some_and(|asked| asked != *number),
+            Self::Full { .. } => asked.is_some(),
+            Self::Superseded => true,
+        }
     }
 }
 

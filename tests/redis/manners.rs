@@ -265,6 +265,22 @@ pub(crate) fn restless() -> Vec<(&'static str, Manner)> {
             lines(move |call| vec![waits(call, asked_number(call), ends(), 0)]),
         ),
         (
+            "a newer generation, ever",
+            lines(|call| vec![Act::Send(call.envelope(":3\r\n"))]),
+        ),
+        (
+            "no room, ever",
+            lines(|call| vec![Act::Send(call.envelope("*2\r\n:64\r\n:9000\r\n"))]),
+        ),
+        // The one that gives a vote: with an honest one it would be a quorum.
+        (
+            "a waiter before us, ever",
+            lines(|call| {
+                let vote = format!("*4\r\n:1\r\n:{}\r\n:9000\r\n:1\r\n", asked_number(call));
+                vec![Act::Send(call.envelope(&vote))]
+            }),
+        ),
+        (
             "pushes of another lease",
             lines(move |call| {
                 let ends = ends();
