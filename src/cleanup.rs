@@ -65,7 +65,7 @@ pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Relea
             sent: answer.sent,
             heard: heard.map_or(0, |(_, heard)| *heard),
             had: answer.value,
-            epoch: answer.era.epoch,
+            era: answer.era,
         };
         leftover.confirmed.push((place, confirmed));
     }
@@ -147,12 +147,12 @@ async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Opt
             Ok(answer) => {
                 let had = answer.value.first().copied().unwrap_or(Released::Nothing);
                 let sent = answer.sent;
-                let epoch = answer.era.epoch;
+                let era = answer.era;
                 confirmed = Some(Confirmed {
                     sent,
                     heard,
                     had,
-                    epoch,
+                    era,
                 });
             }
             Err(_) => {

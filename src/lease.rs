@@ -291,8 +291,7 @@ pub(crate) struct Confirmed {
     /// How many answers the node had given by then.
     pub(crate) heard: u32,
     pub(crate) had: crate::node::Released,
-    /// The connection that it came over.
-    pub(crate) epoch: u64,
+    pub(crate) era: crate::node::Era,
 }
 
 impl Leftover {

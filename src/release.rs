@@ -41,11 +41,12 @@ impl TakingBack {
         let quorum = leftover.request.nodes.quorum;
         cleanup::send(leftover);
         while let Some((place, outcome)) = cleanup::next(leftover).await {
-            let epoch = leftover.confirmed.last().map_or(0, |(_, last)| last.epoch);
-            let may_repair = |claim: &Claim, now| claim.may_repair(place, epoch, now);
-            let open = leftover.request.look_now(may_repair);
+            let era = leftover.confirmed.last().map(|(_, last)| last.era);
+            let may_give =
+                |claim: &Claim, now| era.is_some_and(|era| claim.may_give(place, era, now));
+            let open = leftover.request.look_now(may_give);
             match outcome {
-                // A repair that is under way on an earlier connection may take the vote again.
+                // What is under way on an earlier connection may take the vote again.
                 Ok(_) if open => tally.failed.push((place, NodeError::TimedOut)),
                 Ok(Released::Vote) => tally.votes += 1,
                 Ok(Released::Nothing) => tally.nothing += 1,
@@ -92,6 +93,7 @@ mod tests {
         FifoRedlock, MemoryCluster,
         claim::{Question, Send, Taken},
         lease::Request,
+        node::Answer,
     };
 
     const TTL: Duration = Duration::from_secs(10);
@@ -129,14 +131,57 @@ mod tests {
                 let late = || Err(NodeError::Late);
                 request.update(|claim, now| claim.hear_extended(&questions[0], now, late()));
             }
-            // The first has a new connection.
-            cluster.node(0).stop();
-            cluster.node(0).restart();
+            cluster.node(0).reconnect();
             cluster.node(2).stop();
             let leftover = request.take_back().expect("held");
             let tally = TakingBack::new(leftover).tally().await;
             let confirmed = tally.confirmed(&redlock.client.nodes);
             assert_eq!(confirmed.is_ok(), answered, "{confirmed:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_repair_over_a_newer_connection_does_not_hide_an_older_one() {
+        let cluster = MemoryCluster::new(3);
+        let redlock = FifoRedlock::builder().memory(&cluster).connect().await;
+        let redlock = redlock.unwrap();
+        let (request, _unanswered) = repairing(&redlock).await;
+        cluster.node(0).reconnect();
+        let questions = request.update(|claim, now| {
+            claim.hear_up(0, now);
+            claim.extend_now(TTL, now)
+        });
+        let Send::Extend(ask) = &questions[0].send else {
+            unreachable!("it extends");
+        };
+        assert!(ask.repair);
+        let nodes = &redlock.client.nodes;
+        let terms = nodes.terms(Duration::from_millis(500));
+        let call = nodes.list[0].extend(std::slice::from_ref(ask), terms);
+        let Answer { sent, era, value } = call.await.unwrap();
+        let value = value[0];
+        let answer = Ok(Answer { sent, era, value });
+        request.update(|claim, now| claim.hear_extended(&questions[0], now, answer));
+        cluster.node(2).stop();
+        let leftover = request.take_back().expect("held");
+        let tally = TakingBack::new(leftover).tally().await;
+        let confirmed = tally.confirmed(nodes);
+        assert!(
+            confirmed.is_err(),
+            "the first repair may yet be carried out"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_node_that_may_yet_give_the_vote_has_not_confirmed() {
+        let cluster = MemoryCluster::new(3);
+        let redlock = FifoRedlock::builder().memory(&cluster).connect().await;
+        cluster.node(0).pause();
+        let guard = redlock.unwrap().lock("r", TTL).await.unwrap();
+        // The first request is under way on the old connection.
+        cluster.node(0).reconnect();
+        cluster.node(2).stop();
+        let confirmed = guard.release().await;
+        assert!(confirmed.is_err(), "{confirmed:?}");
     }
 }

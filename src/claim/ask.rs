@@ -113,21 +113,16 @@ impl Claim {
 
     fn question(&mut self, place: usize, timeout: Duration, send: Send, now: Time) -> Question {
         self.stamps += 1;
-        let enqueues = matches!(send, Send::Enqueue(_));
-        let repairs = matches!(&send, Send::Extend(extend) if extend.repair);
-        let epoch = || {
-            let node = self.nodes.list.get(place)?;
-            Some(node.era().map_or(0, |era| era.epoch))
+        let takes = match &send {
+            Send::Enqueue(_) => true,
+            Send::Extend(extend) => extend.repair,
         };
-        let repairs_over = repairs.then(epoch).flatten();
+        // The node's clock is known to within a round trip, and that takes a timeout at most.
+        let takes = takes.then(|| now.plus(timeout).plus(self.nodes.config.node_timeout));
+        let node = self.nodes.list.get(place).filter(|_| takes.is_some());
+        let era = node.and_then(|node| node.era().ok());
         if let Some(seat) = self.seats.get_mut(place) {
-            let quiet = if enqueues || repairs {
-                // The node's clock is known to within a round trip, and that takes a timeout at most.
-                now.plus(timeout).plus(self.nodes.config.node_timeout)
-            } else {
-                Time::default()
-            };
-            seat.ask(self.stamps, quiet, repairs_over);
+            seat.ask(self.stamps, takes, era, now);
         }
         Question {
             place,

@@ -25,7 +25,7 @@ use crate::{
     clock::Time,
     error::{LeaseLost, NodeError},
     holder::HolderId,
-    node::{Enqueue, Extend},
+    node::{Enqueue, Era, Extend},
     nodes::Nodes,
     quorum::Majority,
     resource::Resource,
@@ -295,10 +295,10 @@ impl Claim {
         }
     }
 
-    /// Whether a node whose connection `epoch` has answered a release may yet take the vote again.
-    pub(crate) fn may_repair(&self, place: usize, epoch: u64, now: Time) -> bool {
+    /// Whether a node that has answered a release over `era` may yet give the vote.
+    pub(crate) fn may_give(&self, place: usize, era: Era, now: Time) -> bool {
         let seat = self.seats.get(place);
-        seat.is_some_and(|seat| seat.may_repair(epoch, now))
+        seat.is_some_and(|seat| seat.may_take(era, now))
     }
 
     /// Whether a question is still under way to some node.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     clock::Time,
     error::NodeError,
-    node::{Answer, Extended, Standing},
+    node::{Answer, Era, Extended, Standing},
     quorum::Vote,
     validity::valid_until,
 };
@@ -50,10 +50,10 @@ pub(crate) struct Seat {
     question: Option<(u64, Time)>,
     /// Until when a question that nobody waits for any more may be carried out.
     loose: Time,
-    /// The same of those, and of the question under way, that take the vote again.
-    repair_until: Time,
-    /// The connection at the time when the last of them was asked.
-    repair_epoch: u32,
+    /// The same of those, and of the question under way, that may take the vote.
+    takes_until: Time,
+    /// What they were asked over.
+    takes_over: Over,
     /// The deadline of the question that was answered last.
     asked_until: Time,
 }
@@ -104,22 +104,22 @@ impl Seat {
             before_first: Some(Time::default()),
             question: None,
             loose: Time::default(),
-            repair_until: Time::default(),
-            repair_epoch: 0,
+            takes_until: Time::default(),
+            takes_over: Over::default(),
             asked_until: Time::default(),
         }
     }
 
-    /// A question is sent. Until `quiet` it may make something on the node that is not there now. One that
-    /// repairs is asked over the connection `repairs`.
-    pub(crate) fn ask(&mut self, stamp: u64, quiet: Time, repairs: Option<u64>) {
+    /// A question is sent over `era`. If it may take the vote or a place, then until `takes`.
+    pub(crate) fn ask(&mut self, stamp: u64, takes: Option<Time>, era: Option<Era>, now: Time) {
         self.drop_question();
-        if let Some(epoch) = repairs {
-            self.repair_until = quiet;
-            self.repair_epoch = short(epoch);
+        if let Some(until) = takes {
+            let earlier = (self.takes_until > now).then_some(self.takes_over);
+            self.takes_over = Over::of(era).and(earlier);
+            self.takes_until = self.takes_until.max(until);
         }
         self.before_first = (!self.touched).then_some(self.loose);
-        self.question = Some((stamp, quiet));
+        self.question = Some((stamp, takes.unwrap_or_default()));
     }
 
     /// Whether a question is under way.
@@ -144,10 +144,12 @@ impl Seat {
         true
     }
 
-    /// Whether the vote may yet be taken again by what was asked before, when the connection `epoch` has answered
-    /// a release: what was asked over that one was carried out first.
-    pub(crate) fn may_repair(&self, epoch: u64, now: Time) -> bool {
-        self.repair_until > now && self.repair_epoch != short(epoch)
+    /// Whether the vote may yet be taken by what was asked before, when a release was answered over `era`: what
+    /// was asked over that connection was carried out first, and what an earlier run was asked never will be.
+    pub(crate) fn may_take(&self, era: Era, now: Time) -> bool {
+        let answered = Over::of(Some(era));
+        let other = self.takes_over != answered && self.takes_over.same_run(answered);
+        self.takes_until > now && other
     }
 
     /// Whether anything may have reached the node.
@@ -217,6 +219,7 @@ impl Seat {
             }
             Standing::Superseded => self.vote = None,
         }
+        self.takes_until = self.takes_until.min(self.loose);
     }
 
     pub(crate) fn hear_extended(
@@ -241,7 +244,7 @@ impl Seat {
             }
             Extended::InLine | Extended::Gone => None,
         };
-        self.repair_until = self.repair_until.min(self.loose);
+        self.takes_until = self.takes_until.min(self.loose);
     }
 
     /// A push told of a vote. False if it has not grown from the lease that we know: then the answer that
@@ -290,7 +293,7 @@ impl Seat {
         ) {
             self.loose = self.loose.max(self.asked_until);
         }
-        self.repair_until = self.repair_until.min(self.loose);
+        self.takes_until = self.takes_until.min(self.loose);
         self.failure = Some(Box::new(error));
     }
 
@@ -342,7 +345,74 @@ impl Seat {
     }
 }
 
-/// Enough to tell a connection from the ones before it.
-fn short(epoch: u64) -> u32 {
-    epoch as u32
+/// A run of a server and a connection to it: enough of both to tell them from others of the same second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Over {
+    /// 0: any.
+    run: u16,
+    /// 0: not one alone.
+    epoch: u16,
+}
+
+impl Over {
+    fn of(era: Option<Era>) -> Self {
+        era.map_or(Self::default(), |Era { run, epoch, .. }| Self {
+            run: run as u16,
+            epoch: epoch as u16,
+        })
+    }
+
+    /// Whether both may be the same run.
+    fn same_run(self, other: Self) -> bool {
+        self.run == other.run || self.run == 0 || other.run == 0
+    }
+
+    /// This and, if what went over it may still be carried out, an earlier one.
+    fn and(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(earlier) if earlier != self && earlier.same_run(self) => Self {
+                run: if earlier.run == self.run { self.run } else { 0 },
+                epoch: 0,
+            },
+            _ => self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c3_what_was_asked_is_over_if_it_went_over_the_same_connection_or_to_an_earlier_run() {
+        let era = |run, epoch| Era {
+            epoch,
+            run,
+            up_since: Time::default(),
+            clock_offset: 0,
+            pushes: true,
+        };
+        let now = Time::default().plus(Duration::from_secs(9));
+        let later = now.plus(Duration::from_secs(1));
+        let asked = |eras: &[Option<Era>]| {
+            let mut seat = Seat::new(now);
+            for (stamp, era) in (0..).zip(eras) {
+                seat.ask(stamp, Some(later), *era, now);
+            }
+            seat
+        };
+        let one = asked(&[Some(era(3, 1))]);
+        assert!(!one.may_take(era(3, 1), now));
+        assert!(one.may_take(era(3, 2), now));
+        assert!(!one.may_take(era(4, 2), now));
+        assert!(!one.may_take(era(3, 2), later));
+        assert!(one.may_take(era(0, 2), now), "the run is not known");
+        let two = asked(&[Some(era(3, 1)), Some(era(3, 2))]);
+        assert!(two.may_take(era(3, 2), now), "the first went over another");
+        assert!(!two.may_take(era(4, 3), now));
+        let restarted = asked(&[Some(era(3, 1)), Some(era(4, 2))]);
+        assert!(!restarted.may_take(era(4, 2), now));
+        let unknown = asked(&[Some(era(3, 1)), None]);
+        assert!(unknown.may_take(era(3, 1), now) && unknown.may_take(era(4, 2), now));
+    }
 }

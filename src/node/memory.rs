@@ -142,14 +142,17 @@ impl MemoryNode {
     /// restarted without persistence.
     pub fn restart(&self) {
         let mut state = self.0.state();
-        state.condition = Condition::Running;
         state.held_back.clear();
         state.table.clear();
-        state.epoch += 1;
+        state.run += 1;
         state.started = self.0.clock.now();
-        for (_, events) in &state.clients {
-            events.tell(Event::Up);
-        }
+        state.connect();
+    }
+
+    /// Answers on new connections, while what it was asked on the old ones hangs.
+    #[cfg(test)]
+    pub(crate) fn reconnect(&self) {
+        self.0.state().connect();
     }
 
     /// Hangs the node, as SIGSTOP does: requests are kept and nothing is answered.
@@ -249,6 +252,7 @@ struct State {
     condition: Condition,
     table: Table,
     epoch: u64,
+    run: u64,
     started: Time,
     /// How far the clock was stepped, in microseconds.
     step: i64,
@@ -279,6 +283,7 @@ impl Server {
                 condition: Condition::Running,
                 table: Table::default(),
                 epoch: 1,
+                run: 1,
                 started: clock.now(),
                 step: 0,
                 latency: Duration::ZERO,
@@ -318,6 +323,14 @@ impl fmt::Debug for Server {
 }
 
 impl State {
+    fn connect(&mut self) {
+        self.condition = Condition::Running;
+        self.epoch += 1;
+        for (_, events) in &self.clients {
+            events.tell(Event::Up);
+        }
+    }
+
     fn offset(&self) -> i64 {
         (MEMORY_EPOCH_MILLIS as i64)
             .saturating_mul(1000)
@@ -331,6 +344,7 @@ impl State {
     fn era(&self, clock_offset: i64) -> Era {
         Era {
             epoch: self.epoch,
+            run: self.run,
             up_since: self.started,
             clock_offset,
             pushes: true,

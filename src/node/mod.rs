@@ -105,6 +105,8 @@ pub(crate) struct Answer<T> {
 pub(crate) struct Era {
     /// Rises with every connection; what was believed of the node before it is unknown.
     pub(crate) epoch: u64,
+    /// Tells the run of the server from others: what an earlier one was asked died with it. 0 if unknown.
+    pub(crate) run: u64,
     /// When the server started, as the client's clock has it; never earlier than it really was.
     pub(crate) up_since: Time,
     /// The server's clock, in microseconds, at the origin of the client's.

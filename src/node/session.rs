@@ -8,6 +8,7 @@ mod health;
 mod node_clock;
 
 use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     pin::pin,
     sync::{
         Arc,
@@ -45,6 +46,7 @@ const MAX_IN_FLIGHT: usize = 16 * 1024;
 pub(super) struct Session {
     connection: Connection,
     epoch: u64,
+    run: u64,
     pushes: bool,
     found: Found,
     health: Arc<Health>,
@@ -65,6 +67,7 @@ impl Session {
         Self {
             connection: dialled.connection,
             epoch,
+            run: found.run_id.as_deref().map_or(0, number_of),
             pushes: dialled.listens,
             found,
             health,
@@ -98,6 +101,7 @@ impl Session {
     pub(super) fn era(&self) -> Era {
         Era {
             epoch: self.epoch,
+            run: self.run,
             up_since: self.found.up_since,
             clock_offset: self.found.node_clock.offset(),
             pushes: self.pushes,
@@ -282,4 +286,9 @@ impl Session {
         }
         Ok(place)
     }
+}
+
+/// A number for the run of a server with this id; never 0.
+fn number_of(run_id: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(run_id) | 1
 }

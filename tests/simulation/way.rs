@@ -115,6 +115,7 @@ impl Way {
         let link = self.link.as_ref()?;
         Some(Era {
             epoch: link.epoch,
+            run: link.run,
             up_since: link.up_since,
             clock_offset: link.clock.offset(),
             pushes: true,
