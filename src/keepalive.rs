@@ -70,6 +70,8 @@ struct Asked {
 /// Questions of one kind to one node, for one call.
 struct Batch {
     asked: Vec<Asked>,
+    /// How many these were when they were to be sent.
+    size: usize,
     place: usize,
     deadline: Time,
 }
@@ -105,20 +107,24 @@ fn ask(nodes: &Nodes, roll: &Roll, pace: &mut Pace<Batch>) {
             .map_or(1, |node| node.batch_limit().max(1));
         let mut asked = asked.into_iter().peekable();
         while asked.peek().is_some() {
+            let asked: Vec<_> = asked.by_ref().take(limit).collect();
             let batch = Batch {
-                asked: asked.by_ref().take(limit).collect(),
+                size: asked.len(),
+                asked,
                 place,
                 deadline: now.plus(timeout),
             };
-            pace.push(place, batch.asked.len(), batch);
+            pace.push(place, batch.size, batch);
         }
     }
 }
 
 /// Sends a batch in one call, if there is still time.
-fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
+fn send(nodes: &Nodes, mut batch: Batch) -> BoxFuture<'static, Answered> {
+    batch.asked.retain(still_wanted);
     let left = batch.deadline.since(nodes.clock.now());
-    let node = nodes.list.get(batch.place).filter(|_| !left.is_zero());
+    let sent = !left.is_zero() && !batch.asked.is_empty();
+    let node = nodes.list.get(batch.place).filter(|_| sent);
     let (mut enqueues, mut extends) = (Vec::new(), Vec::new());
     for Asked { question, .. } in &batch.asked {
         match &question.send {
@@ -144,11 +150,26 @@ fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
     call.map(|outcome| Answered { batch, outcome }).boxed()
 }
 
+/// Whether a question that waited for its turn may be sent: its claim may have ended since, and have been released
+/// on that node. Such a one was never sent.
+fn still_wanted(asked: &Asked) -> bool {
+    let Asked { request, question } = asked;
+    let wanted = request.look(|claim| claim.asks(question));
+    if !wanted {
+        let never_sent = NodeError::Down("not asked any more".into());
+        request.update(|claim, now| match question.send {
+            Send::Enqueue(_) => claim.hear_standing(question, now, Err(never_sent)),
+            Send::Extend(_) => claim.hear_extended(question, now, Err(never_sent)),
+        });
+    }
+    wanted
+}
+
 /// Tells the claims what was answered. A batch that was refused as a whole may have one bad key in it,
 /// somebody else's: it is sent again one by one, or that key would take everyone's lease.
 fn heed(roll: &Roll, answered: Answered, pace: &mut Pace<Batch>) {
     let Answered { batch, outcome } = answered;
-    pace.over(batch.place, batch.asked.len());
+    pace.over(batch.place, batch.size);
     let refused = match &outcome {
         Outcome::Standing(outcome) => outcome.as_ref().err(),
         Outcome::Extended(outcome) => outcome.as_ref().err(),
@@ -156,8 +177,17 @@ fn heed(roll: &Roll, answered: Answered, pace: &mut Pace<Batch>) {
     if batch.asked.len() > 1 && matches!(refused, Some(NodeError::Refused(_) | NodeError::Garbled))
     {
         for one in batch.asked {
-            let asked = vec![one];
-            pace.push(batch.place, 1, Batch { asked, ..batch });
+            let (asked, size) = (vec![one], 1);
+            let place = batch.place;
+            pace.push(
+                place,
+                size,
+                Batch {
+                    asked,
+                    size,
+                    ..batch
+                },
+            );
         }
         return;
     }
@@ -211,6 +241,41 @@ fn heed_event(roll: &Roll, place: usize, event: Event) {
                 request.update(|claim, now| claim.hear_up(place, now));
                 roll.kick(&request);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FifoRedlock, MemoryCluster};
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_what_waited_to_be_sent_is_not_sent_once_its_request_has_ended() {
+        let cluster = MemoryCluster::new(1);
+        let redlock = FifoRedlock::builder().memory(&cluster).connect().await;
+        let client = redlock.unwrap().client;
+        for ends in [false, true] {
+            let request = client.request("r", Duration::from_secs(10), None).unwrap();
+            let mut questions = request.update(|claim, now| claim.questions(now));
+            let question = questions.pop().unwrap();
+            let asked = vec![Asked {
+                request: request.clone(),
+                question,
+            }];
+            let batch = Batch {
+                asked,
+                size: 1,
+                place: 0,
+                deadline: client.nodes.clock.now().plus(Duration::from_secs(1)),
+            };
+            let leftover = ends.then(|| request.take_back());
+            let answered = send(&client.nodes, batch).await;
+            assert_eq!(answered.batch.size, 1);
+            assert_eq!(cluster.node(0).get("r").is_some(), !ends);
+            assert!(!ends || request.look(|claim| !claim.is_asking()));
+            drop(leftover);
+            cluster.node(0).delete("r");
         }
     }
 }

@@ -301,6 +301,13 @@ impl Claim {
         seat.is_some_and(|seat| seat.may_take(era, now))
     }
 
+    /// Whether it still waits for the answer to `question`, and the answer matters.
+    pub(crate) fn asks(&self, question: &Question) -> bool {
+        let seat = self.seats.get(question.place);
+        let waits = seat.is_some_and(|seat| seat.waits_for(question.stamp));
+        waits && !matches!(self.phase, Phase::Ended(_))
+    }
+
     /// Whether a question is still under way to some node.
     pub(crate) fn is_asking(&self) -> bool {
         self.seats.iter().any(Seat::asked)

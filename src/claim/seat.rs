@@ -127,6 +127,11 @@ impl Seat {
         self.question.is_some()
     }
 
+    /// Whether `stamp` is the question under way.
+    pub(crate) fn waits_for(&self, stamp: u64) -> bool {
+        self.question.is_some_and(|(asked, _)| asked == stamp)
+    }
+
     /// Whether it is time to ask, and nothing is under way.
     pub(crate) fn is_due(&self, now: Time) -> bool {
         !self.asked() && self.due <= now
