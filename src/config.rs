@@ -155,12 +155,13 @@ impl Config {
         if ttl > MAX_TTL {
             return Err(ArgumentError::TtlTooLong { most: MAX_TTL });
         }
+        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let ttl = Duration::from_millis(millis);
         let drift = drift(ttl, self.clock_drift_factor);
         if ttl <= drift {
             return Err(ArgumentError::TtlTooShort { ttl, drift });
         }
-        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        Ok(Duration::from_millis(millis))
+        Ok(ttl)
     }
 
     /// How long a waiter waits without moving forward: in Python a poll takes `retry_delay` and
@@ -230,6 +231,10 @@ mod tests {
         assert!(config.ttl(Duration::from_millis(10)).is_ok());
         assert!(matches!(
             config.ttl(Duration::from_millis(2)),
+            Err(ArgumentError::TtlTooShort { .. })
+        ));
+        assert!(matches!(
+            config.ttl(Duration::from_micros(2_500)),
             Err(ArgumentError::TtlTooShort { .. })
         ));
         assert!(matches!(
