@@ -120,8 +120,9 @@ impl Holder {
         self.ttl
     }
 
-    /// The resource's counter: the holder's fencing token, or a little more if others have asked since.
-    /// `None` if no client of ours has asked of late.
+    /// The resource's counter: the holder's fencing token is this or lower, as nodes do not keep it apart. It is
+    /// higher once others have asked, far higher after a node lost its memory or the counter expired, a minute
+    /// after the last who asked. `None` if no client of ours has asked of late.
     pub fn fencing_token(&self) -> Option<u64> {
         self.fencing_token
     }
