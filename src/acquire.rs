@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use crate::{
     claim::Phase,
     client::Client,
-    error::LockError,
+    error::{ArgumentError, LockError},
     guard::LockGuard,
     place::{Hold, Patience, Place},
     telemetry,
@@ -166,6 +166,9 @@ impl Order {
 
     async fn wait(&self) -> Result<LockGuard, LockError> {
         let nodes = &self.client.nodes;
+        if self.hold.max_hold == Some(Duration::ZERO) {
+            return Err(ArgumentError::ZeroMaxHold.into());
+        }
         let patience = match self.wait {
             Wait::AsSet => Patience::of_settings(&self.client),
             Wait::AtMost(span) => Patience::Until(nodes.clock.now().plus(span)),

@@ -246,6 +246,9 @@ pub enum ArgumentError {
     /// An interval of zero.
     #[error("the interval is zero")]
     ZeroInterval,
+    /// A `max_hold` of zero: the lease would be lost at once.
+    #[error("max_hold is zero")]
+    ZeroMaxHold,
 }
 
 /// Why a lock was not given.
