@@ -108,8 +108,20 @@ impl Place {
             if self.phase() != Phase::Asking || round == nodes.config.retry_count {
                 return;
             }
-            let pause = nodes.config.retry_delay;
-            nodes.clock.sleep_until(nodes.clock.now().plus(pause)).await;
+            let next = nodes.clock.now().plus(nodes.config.retry_delay);
+            // It may be shut down meanwhile, or the late answers be enough.
+            loop {
+                let mut rung = pin!(self.request.wake.notified());
+                rung.as_mut().enable();
+                if self.phase() != Phase::Asking {
+                    return;
+                }
+                tokio::select! {
+                    biased;
+                    () = rung => {}
+                    () = nodes.clock.sleep_until(next) => break,
+                }
+            }
         }
     }
 
