@@ -272,11 +272,12 @@ impl Claim {
         told.map(u64::from).or(self.room).unwrap_or(0)
     }
 
-    /// The nodes that gave no usable answer, and why. Once there was a verdict, a question that is under
-    /// way is no failure.
+    /// The nodes that gave no usable answer, and why. Once there was a verdict, also that there is no quorum, a
+    /// question that is under way is no failure.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, NodeError)> + '_ {
-        let failure = |(place, seat): (usize, &Seat)| {
-            let silent = seat.asked() && self.phase == Phase::Asking;
+        let waits = self.phase == Phase::Asking && !self.is_cut_off();
+        let failure = move |(place, seat): (usize, &Seat)| {
+            let silent = seat.asked() && waits;
             let error = seat.failure.as_deref().cloned();
             Some((place, error.or(silent.then_some(NodeError::TimedOut))?))
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redlock_fifo::{FifoRedlock, LockError, MemoryCluster};
+use redlock_fifo::{ArgumentError, FifoRedlock, LockError, MemoryCluster};
 
 use crate::cluster::now;
 
@@ -44,4 +44,43 @@ async fn a_question_that_is_under_way_when_the_patience_ends_is_no_failure() {
             "{patience:?}: {outcome:?}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_not_waited_for_is_no_failure() {
+    let cluster = MemoryCluster::new(3);
+    let client = client(&cluster).await;
+    cluster.node(0).stop();
+    cluster.node(1).stop();
+    cluster.node(2).set_latency(Duration::from_millis(50));
+    let Err(LockError::NoQuorum(tally)) = client.lock("r", TTL).await else {
+        panic!("a quorum is down");
+    };
+    let failed: Vec<_> = tally.failures().iter().map(|it| it.node()).collect();
+    assert_eq!(failed, ["memory node 0", "memory node 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_the_pause_between_two_rounds() {
+    let cluster = MemoryCluster::new(3);
+    let pause = Duration::from_secs(3600);
+    let builder = FifoRedlock::builder().memory(&cluster);
+    let builder = builder.retry_count(2).retry_delay(pause);
+    let client = builder.connect().await.expect("memory nodes");
+    cluster.nodes().for_each(|node| node.stop());
+    let start = now();
+    let lock = tokio::spawn(client.lock("r", TTL));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    client.shutdown().await;
+    assert_eq!(lock.await.unwrap().err(), Some(LockError::ShutDown));
+    assert!(start.elapsed() < pause);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_would_be_lost_at_once_is_refused() {
+    let cluster = MemoryCluster::new(3);
+    let lock = client(&cluster).await.lock("r", TTL);
+    let outcome = lock.max_hold(Duration::ZERO).await.err();
+    let expected = LockError::Argument(ArgumentError::ZeroMaxHold);
+    assert_eq!(outcome, Some(expected));
 }
