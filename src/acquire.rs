@@ -17,7 +17,6 @@ use crate::{
     error::{ArgumentError, LockError},
     guard::LockGuard,
     place::{Hold, Patience, Place},
-    telemetry,
 };
 
 /// A request for a lock; await it to get the guard. Returned by
@@ -161,7 +160,9 @@ impl fmt::Debug for Lock {
 impl Order {
     async fn carry_out(self) -> Result<LockGuard, LockError> {
         let token = |guard: &LockGuard| Some(guard.fencing_token());
-        telemetry::within("lock", &self.resource, self.wait(), token).await
+        let nodes = &self.client.nodes;
+        let call = nodes.telling("lock", &self.resource, self.wait(), token);
+        call.await
     }
 
     async fn wait(&self) -> Result<LockGuard, LockError> {
@@ -193,7 +194,8 @@ pub(crate) async fn try_lock(
         place.take_at_once(Hold::of_settings(client)).await
     };
     let token = |guard: &Option<LockGuard>| Some(guard.as_ref()?.fencing_token());
-    telemetry::within("try_lock", resource, attempt, token).await
+    let nodes = &client.nodes;
+    nodes.telling("try_lock", resource, attempt, token).await
 }
 
 /// A place in line, recorded by a quorum.
@@ -212,5 +214,6 @@ pub(crate) async fn enqueue(
         place.recorded().await?;
         Ok(place)
     };
-    telemetry::within("enqueue", resource, ask, |_| None).await
+    let nodes = &client.nodes;
+    nodes.telling("enqueue", resource, ask, |_| None).await
 }

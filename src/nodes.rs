@@ -11,7 +11,7 @@ use std::{
 use crate::{
     clock::{Clock, Time},
     config::Config,
-    error::{NoQuorum, NodeError, NodeFailure},
+    error::{LockError, NoQuorum, NodeError, NodeFailure},
     grace::Grace,
     holder::{HolderId, Signature},
     node::{Node, Terms},
@@ -45,9 +45,10 @@ pub(crate) struct Nodes {
     pub(crate) grace: Grace,
     rng: Rng,
     signature: Signature,
-    /// How often renewals that are late, and grants that nobody polls, are warned of.
+    /// How often renewals that are late, grants that nobody polls, and calls without a quorum are warned of.
     pub(crate) late: Limit,
     pub(crate) unpolled: Limit,
+    unanswered: Limit,
     warned_of_grace: AtomicBool,
     warned_of_ttl: AtomicBool,
     closed: AtomicBool,
@@ -71,6 +72,7 @@ impl Nodes {
             signature,
             late: Limit::default(),
             unpolled: Limit::default(),
+            unanswered: Limit::default(),
             warned_of_grace: AtomicBool::new(false),
             warned_of_ttl: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -195,6 +197,24 @@ impl Nodes {
     /// Takes no new requests from here on.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+    }
+
+    /// Carries a call out that may wait, and tells how it ends; see [`telemetry::within`].
+    pub(crate) fn telling<T>(
+        &self,
+        call: &'static str,
+        resource: &str,
+        carry_out: impl Future<Output = Result<T, LockError>>,
+        token: impl Fn(&T) -> Option<u64>,
+    ) -> impl Future<Output = Result<T, LockError>> {
+        telemetry::within(
+            call,
+            resource,
+            &self.unanswered,
+            self.clock,
+            carry_out,
+            token,
+        )
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -19,7 +19,7 @@ use futures::{FutureExt, TryFutureExt};
 use tracing::{Instrument, debug, debug_span, field::Empty, info, warn};
 
 use crate::{
-    clock::Time,
+    clock::{Clock, Time},
     error::{LeaseLost, LockError, NodeError, WrongServer},
 };
 
@@ -27,6 +27,10 @@ pub(crate) mod meter;
 
 /// The target of all stable events. Those of the steps of the protocol, at TRACE, have their module's.
 const TARGET: &str = "redlock_fifo";
+
+/// What follows when a node is away.
+const AWAY: &str =
+    "nothing else as long as a majority is up; without one nobody gets a lock, and leases run out";
 
 /// Whom an event is about.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,8 @@ macro_rules! tell {
 pub(crate) fn within<T>(
     call: &'static str,
     resource: &str,
+    limit: &Limit,
+    clock: Clock,
     carry_out: impl Future<Output = Result<T, LockError>>,
     token: impl Fn(&T) -> Option<u64>,
 ) -> impl Future<Output = Result<T, LockError>> {
@@ -64,7 +70,7 @@ pub(crate) fn within<T>(
         Ok(value) => {
             span.record("fencing_token", token(value));
         }
-        Err(error) => span.in_scope(|| refused(resource, error)),
+        Err(error) => span.in_scope(|| refused(resource, error, limit, clock.now())),
     })
 }
 
@@ -257,8 +263,14 @@ pub(crate) fn keeps_leaving(who: Who<'_>, times: u32) {
 }
 
 /// A call ended without a guard.
-fn refused(resource: &str, error: &LockError) {
-    debug!(target: TARGET, resource, %error, "no lock");
+fn refused(resource: &str, error: &LockError, limit: &Limit, now: Time) {
+    let unanswered = matches!(error, LockError::NoQuorum(_));
+    if let Some(suppressed) = unanswered.then(|| limit.pass(now)).flatten() {
+        let help = "nobody gets a lock until a majority of the nodes answers: `error` says what each of them said";
+        warn!(target: TARGET, resource, %error, suppressed, help, "no quorum");
+    } else {
+        debug!(target: TARGET, resource, %error, "no lock");
+    }
     let reason = match error {
         LockError::TimedOut { .. } => "timed_out",
         LockError::QueueFull { .. } => "queue_full",
@@ -297,6 +309,11 @@ pub(crate) fn node_failed(node: &str, error: &NodeError) {
     meter::count_node_error(node, kind);
 }
 
+/// A client has this node, whether it can be reached or not.
+pub(crate) fn node_known(node: &str) {
+    meter::change(meter::NODES_UP, 0.0, Some(("node", node)));
+}
+
 /// A connection stands; the metric counts it until this is dropped.
 pub(crate) struct Connected(Arc<str>);
 
@@ -320,8 +337,7 @@ impl Drop for Connected {
 
 /// A connection ended.
 pub(crate) fn node_lost(node: &str, cause: &str) {
-    let help = "as long as a majority is up nothing else happens";
-    warn!(target: TARGET, node, cause, help, "node lost");
+    warn!(target: TARGET, node, cause, help = AWAY, "node lost");
 }
 
 /// A server answered that cannot be a node.
@@ -348,8 +364,7 @@ pub(crate) fn clocks_apart(node: &str, other: &str, ahead: i64, limit: Duration)
 /// There is no connection to a node: the first failure of an outage, or a later one.
 pub(crate) fn not_reachable(node: &str, cause: &NodeError, news: bool) {
     if news {
-        let help = "as long as a majority is up nothing else happens";
-        warn!(target: TARGET, node, %cause, help, "node not reachable");
+        warn!(target: TARGET, node, %cause, help = AWAY, "node not reachable");
     } else {
         debug!(target: TARGET, node, %cause, "attempt failed");
     }

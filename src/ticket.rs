@@ -17,7 +17,6 @@ use crate::{
     guard::LockGuard,
     lease::Told,
     place::{Hold, Patience, Place},
-    telemetry,
 };
 
 /// A place in line, kept until it is used, left or dropped.
@@ -84,9 +83,12 @@ impl Ticket {
         let patience = Patience::of_settings(place.client());
         let hold = Hold::of_settings(place.client());
         let token = |guard: &LockGuard| Some(guard.fencing_token());
-        let resource = place.resource();
+        let (resource, client) = (place.resource(), place.client().clone());
         let turn = place.wait(patience, hold);
-        let outcome = telemetry::within("acquire", resource.name(), turn, token).await;
+        let call = client
+            .nodes
+            .telling("acquire", resource.name(), turn, token);
+        let outcome = call.await;
         self.last = self.position();
         self.place = None;
         outcome

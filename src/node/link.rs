@@ -126,6 +126,7 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(mut self) {
+        telemetry::node_known(&self.name);
         loop {
             let limit = self.context.config.node_timeout.max(CONNECT);
             let health = Arc::default();

@@ -65,7 +65,8 @@ mod facade {
         histogram!(name, labels(label)).record(value);
     }
 
-    /// Tells the recorder what they are; it must be there by then.
+    /// Tells the recorder what they are; it must be there by then. All that can be told of beforehand starts at
+    /// zero: of what appears with its first event, an alert on a rise does not see that.
     pub(crate) fn describe() {
         let histograms = [
             (WAIT, Unit::Seconds, "How long requests waited."),
@@ -93,6 +94,18 @@ mod facade {
             (NODE_ERRORS, "Calls to the node that failed."),
         ] {
             describe_counter!(name, Unit::Count, help);
+        }
+        for name in [HANDOFFS, RENEWALS, SPLIT_VOTES, UNPOLLED] {
+            counter!(name).increment(0);
+        }
+        for cause in ["expired", "quorum_lost", "max_hold"] {
+            counter!(LOST, "cause" => cause).increment(0);
+        }
+        for reason in ["timed_out", "queue_full", "no_quorum", "shut_down"] {
+            counter!(REFUSALS, "reason" => reason).increment(0);
+        }
+        for name in [WAITERS, HOLDERS] {
+            gauge!(name).increment(0.0);
         }
     }
 }

@@ -17,9 +17,9 @@ use crate::ear::{PAGE, code};
 
 const TTL: Duration = Duration::from_secs(9);
 
-/// All values by name and labels: sums of counters and gauges, all values of a histogram.
+/// All values by name and labels: sums of counters and gauges, all values of a histogram; and what was described.
 #[derive(Default)]
-struct Ledger(Mutex<BTreeMap<String, Vec<f64>>>);
+struct Ledger(Mutex<BTreeMap<String, Vec<f64>>>, Mutex<BTreeSet<String>>);
 
 struct Entry(Arc<Ledger>, String);
 
@@ -69,6 +69,12 @@ impl HistogramFn for Entry {
 struct Books(Arc<Ledger>);
 
 impl Books {
+    fn described(&self, key: &KeyName, kind: &str) {
+        assert_eq!(listed().get(key.as_str()), Some(&kind), "{key:?}");
+        let mut all = self.0.1.lock().unwrap();
+        all.insert(key.as_str().to_owned());
+    }
+
     fn entry(&self, key: &Key) -> Arc<Entry> {
         let labels = key
             .labels()
@@ -92,15 +98,15 @@ impl Books {
 
 impl Recorder for Books {
     fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
-        described(&key, "counter");
+        self.described(&key, "counter");
     }
 
     fn describe_gauge(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
-        described(&key, "gauge");
+        self.described(&key, "gauge");
     }
 
     fn describe_histogram(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
-        described(&key, "histogram");
+        self.described(&key, "histogram");
     }
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
@@ -114,10 +120,6 @@ impl Recorder for Books {
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         Histogram::from_arc(self.entry(key))
     }
-}
-
-fn described(key: &KeyName, kind: &str) {
-    assert_eq!(listed().get(key.as_str()), Some(&kind), "{key:?}");
 }
 
 /// The rows of the metrics: name and kind.
@@ -190,6 +192,34 @@ async fn waiting_and_holding_are_measured() {
         margins.iter().all(|margin| (0.64..0.7).contains(margin)),
         "{margins:?}"
     );
+}
+
+/// Or an alert on a rise would not see the first.
+#[tokio::test(start_paused = true)]
+async fn what_has_not_happened_yet_is_there_as_zero() {
+    let ledger = Arc::new(Ledger::default());
+    let books = Books(ledger.clone());
+    let _recorder = set_default_local_recorder(&books);
+    let _redlock = FifoRedlock::in_memory(3);
+    let rows = PAGE
+        .lines()
+        .filter(|line| line.contains("| counter |") || line.contains("| gauge |"));
+    for row in rows.filter(|row| !row.contains("`node`")) {
+        let codes = code(row);
+        let name = codes[0].strip_prefix("redlock_fifo_").unwrap();
+        let all = match &codes[1..] {
+            [] => vec![format!("{name}{{}}")],
+            [label, values @ ..] => values
+                .iter()
+                .map(|value| format!("{name}{{{label}={value}}}"))
+                .collect(),
+        };
+        for series in all {
+            assert_eq!(ledger.values(&series), [0.0], "{series}");
+        }
+    }
+    let described = ledger.1.lock().unwrap().clone();
+    assert_eq!(described, listed().into_keys().map(str::to_owned).collect());
 }
 
 #[tokio::test(start_paused = true)]

@@ -140,11 +140,30 @@ async fn a_lost_lease_tells_which_nodes_failed_and_for_how_long_it_was_held() {
     let faults = "memory node 0: not connected (stopped); memory node 2: no answer in time";
     assert_eq!(lost.get("faults"), faults);
     assert_eq!(lost.get("cause"), "its validity ran out");
+    assert!(lost.get("help").contains("`faults`"), "{lost:?}");
     assert!(
         (16_000..19_000).contains(&lost.number("held_ms")),
         "{lost:?}"
     );
     assert!(lost.number("overdue_ms") < 5, "{lost:?}");
+    // Of one that is down each call would say so.
+    let told = ear.told();
+    let failed = told.iter().filter(|told| told.name() == "call failed");
+    let failed: BTreeSet<_> = failed
+        .map(|told| (told.get("node"), told.get("error")))
+        .collect();
+    let hung = ("memory node 2", "no answer in time");
+    assert_eq!(failed, BTreeSet::from([hung]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_ends_by_max_hold_says_so() {
+    let redlock = client(&MemoryCluster::new(3)).await;
+    let (ear, _guard) = Ear::listen();
+    let lock = redlock.lock("a", TTL).max_hold(TTL);
+    assert_eq!(lock.await.unwrap().lost().await, LeaseLost::MaxHold);
+    let lost = ear.only("lease lost");
+    assert!(lost.get("help").contains("max_hold"), "{lost:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,6 +201,7 @@ async fn a_lease_whose_keys_were_deleted_is_told_as_such() {
         lost.get("faults"),
         "memory node 0: has it no more; memory node 1: has it no more"
     );
+    assert!(lost.get("help").contains("evicted"), "{lost:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,4 +324,28 @@ async fn a_call_without_a_guard_tells_its_error() {
     assert!(redlock.try_lock("a", TTL).await.unwrap().is_none());
     ear.only("left the line");
     drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quorum_that_is_missing_is_warned_of_once_a_minute() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let (ear, _guard) = Ear::listen();
+    cluster.nodes().skip(1).for_each(|node| node.stop());
+    let refused = async || redlock.lock("a", TTL).await.unwrap_err();
+    for _ in 0..3 {
+        refused().await;
+    }
+    let warned = ear.only("no quorum");
+    assert_eq!((&*warned.level, warned.get("resource")), ("WARN", "a"));
+    assert!(warned.get("error").contains("memory node 2"), "{warned:?}");
+    sleep(Duration::from_secs(60)).await;
+    refused().await;
+    let told = ear.told();
+    let suppressed: Vec<_> = told
+        .iter()
+        .filter(|told| told.name() == "no quorum")
+        .map(|told| told.number("suppressed"))
+        .collect();
+    assert_eq!(suppressed, [0, 2]);
 }
