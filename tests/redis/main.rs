@@ -3,6 +3,9 @@
 // A test may fail by panicking, and measures the time that the code under test must not read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[cfg(feature = "metrics")]
+#[path = "../common/books.rs"]
+mod books;
 #[path = "../common/chance.rs"]
 mod chance;
 #[path = "../common/cluster.rs"]

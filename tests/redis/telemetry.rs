@@ -7,6 +7,8 @@ use std::{sync::Arc, time::Duration};
 use redlock_fifo::{FifoRedlock, FifoRedlockBuilder};
 use tokio::time::{sleep, timeout};
 
+#[cfg(feature = "metrics")]
+use crate::books::{Books, Ledger};
 use crate::{
     ear::{Ear, Told},
     fake::{Act, Call, Fake, Manner, now_millis},
@@ -168,4 +170,30 @@ async fn clocks_may_differ_as_far_as_the_grace_covers() {
     let warned = said(short).await;
     assert!(!warned.is_empty());
     assert!(warned.iter().all(|said| said.3 == 11_000), "{warned:?}");
+}
+
+#[cfg(feature = "metrics")]
+#[tokio::test]
+async fn connections_are_counted_and_a_node_that_was_never_reached_has_none() {
+    let ledger = Arc::new(Ledger::default());
+    let books = Books(ledger.clone());
+    let _recorder = metrics::set_default_local_recorder(&books);
+    let [up, other, down] = [Server::start(), Server::start(), Server::start()];
+    down.kill();
+    let connections = |server: &Server| {
+        let path = server.socket_url();
+        let path = path.trim_start_matches("redis+unix://");
+        ledger.sum(&format!("node_connections{{node=unix:{path}}}"))
+    };
+    let urls = [&up, &other, &down].map(Server::url);
+    let redlock = FifoRedlock::connect(&urls).await.unwrap();
+    assert_eq!([&up, &other, &down].map(connections), [1.0, 1.0, 0.0]);
+    up.kill();
+    let gone = async {
+        while connections(&up) > 0.0 {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+    redlock.shutdown().await;
 }
