@@ -72,6 +72,26 @@ pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Relea
     Some((place, outcome.map(|answer| answer.value)))
 }
 
+/// Releases on a node once more, when nothing that was asked of it before can be carried out any more.
+pub(crate) async fn again(leftover: &mut Leftover, place: usize) -> Result<(), NodeError> {
+    let Leftover { request, undo, .. } = leftover;
+    let nodes = request.nodes.clone();
+    let quiet = request.look(|claim| claim.quiet(place, undo));
+    let (Some(quiet), Some(node)) = (quiet, nodes.list.get(place)) else {
+        return Ok(());
+    };
+    nodes.clock.sleep_until(quiet.after).await;
+    let terms = nodes.terms(nodes.config.node_timeout);
+    let heard = heard(request, undo, place);
+    let call = node.release(&[ask(request, undo)], terms);
+    let answer = punctual(nodes.clock, terms.deadline, call).await?;
+    let before = leftover.confirmed.iter_mut().find(|it| it.0 == place);
+    if let Some((_, before)) = before {
+        (before.sent, before.heard, before.era) = (answer.sent, heard, answer.era);
+    }
+    Ok(())
+}
+
 /// Whether every node has confirmed for good.
 pub(crate) fn is_done(leftover: &Leftover) -> bool {
     let Leftover {

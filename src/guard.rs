@@ -241,7 +241,9 @@ impl LockGuard {
     /// Releases the lock, and waits until a quorum of the nodes has confirmed.
     ///
     /// The next in line has the lock from that very call on. Nodes that fail or are slow are released in
-    /// the background, until each has confirmed or the lease has run out there.
+    /// the background, until each has confirmed or the lease has run out there. Where a connection broke
+    /// under a request that may yet be carried out, and the node is needed for the quorum, it is asked again
+    /// when that is over, which takes two `node_timeout`s at most.
     ///
     /// # Cancel safety
     ///
