@@ -83,6 +83,9 @@ pub enum WrongServer {
         /// What is wrong, in the words of rustls.
         reason: String,
     },
+    /// It has no database of the number that the URL names.
+    #[error("the server has no such database")]
+    NoDatabase,
     /// It is a replica; a lock needs masters.
     #[error("the server is a read-only replica")]
     Replica,

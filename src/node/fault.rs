@@ -79,6 +79,7 @@ fn refusal(code: &str, detail: &str, handed: bool) -> NodeError {
     match code {
         "NOAUTH" | "WRONGPASS" => WrongServer::NeedsAuthentication.into(),
         "READONLY" => WrongServer::Replica.into(),
+        "ERR" if detail.starts_with("DB index is out of range") => WrongServer::NoDatabase.into(),
         "NOPERM" if forbids_command(detail) => lacking("evalsha"),
         "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" if !handed => WrongServer::ClusterNode.into(),
         _ => NodeError::Refused(clean(code).to_owned()),
@@ -140,6 +141,10 @@ mod tests {
                 wrong(WrongServer::NeedsAuthentication),
             ),
             ("READONLY You can't write", wrong(WrongServer::Replica)),
+            (
+                "ERR DB index is out of range",
+                wrong(WrongServer::NoDatabase),
+            ),
             (
                 "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -READONLY You can't",
                 wrong(WrongServer::Replica),

@@ -89,6 +89,8 @@ async fn databases_of_a_server_have_locks_of_their_own() {
     let other = zeroth.try_lock("r", TTL).await.expect("answered");
     assert!(other.is_some());
     assert!(third.try_lock("r", TTL).await.expect("answered").is_none());
+    let missing = refusal(&format!("{}/99", server.url())).await;
+    assert_eq!(missing, WrongServer::NoDatabase);
     let spaces = server.text(&["INFO", "keyspace"]);
     assert!(spaces.contains("db3:keys=2"), "{spaces}");
     drop((guard, other));
