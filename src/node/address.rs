@@ -28,7 +28,14 @@ impl Address {
             reason,
         };
         let mut url = parse_redis_url(url).ok_or_else(|| {
-            refuse("it does not start with redis://, rediss://, valkey:// or unix://")
+            let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+            let known =
+                scheme.is_some_and(|scheme| parse_redis_url(&format!("{scheme}://a")).is_some());
+            refuse(if known {
+                "its host or port could not be read; each node has a URL of its own"
+            } else {
+                "it does not start with redis://, rediss://, valkey:// or unix://"
+            })
         })?;
         let encrypted = matches!(url.scheme(), "rediss" | "valkeys");
         if encrypted {
@@ -58,7 +65,7 @@ impl Address {
         // The driver's own message may quote the URL, so it is not passed on.
         let info = url
             .into_connection_info()
-            .map_err(|_| refuse("its host, database, protocol or credentials could not be read"))?;
+            .map_err(|_| refuse("its host, database, protocol or credentials could not be read; each node has a URL of its own"))?;
         let settings = info.redis_settings().clone();
         let settings = if chosen {
             settings
@@ -209,6 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_named() {
+        let reason = |url| match Address::parse(0, url) {
+            Err(BuildError::InvalidUrl { reason, .. }) => reason,
+            other => panic!("{url}: {other:?}"),
+        };
+        for url in [
+            "redis://a:99999",
+            "redis://a:port",
+            "redis://a:1,redis://b:1",
+        ] {
+            assert!(reason(url).contains("host or port"), "{url}");
+        }
+        for url in ["a:6379", "http://a"] {
+            assert!(reason(url).contains("does not start"), "{url}");
+        }
+    }
+
+    #[test]
     fn one_server_has_one_address_however_it_is_spelt() {
         let same = |a, b| address(a).server() == address(b).server();
         assert!(same("redis://Localhost", "redis://:pw@localhost.:6379/5"));
@@ -237,6 +262,7 @@ mod tests {
             "redis://:hunter2@a?protocol=hunter2",
             "redis://:hunter2@0.0.0.0",
             "redis://:hunter2@a:hunter2",
+            "redis://:hunter2@a,redis://:hunter2@b",
         ];
         for url in urls {
             let error = Address::parse(4, url).expect_err(url);
