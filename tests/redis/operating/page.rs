@@ -12,7 +12,7 @@ use crate::server::Server;
 const PAGE: &str = include_str!("../../../src/docs/operating.md");
 
 /// Tells how many words there are, and each of them.
-const INSTEAD: &str = r#"redis_cli() { printf '%s\0' "$#" "$@"; }"#;
+const INSTEAD: &str = r#"redis_cli() { printf '%s\0' "$#" "$@"; }; echo() { :; }"#;
 
 /// What the placeholders of the page stand for.
 pub(super) struct Vars<'a> {
