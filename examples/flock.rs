@@ -1,12 +1,13 @@
 //! Runs a command under the lock, like flock(1), but on servers: `flock NAME [--timeout S] [--no-wait] -- CMD…`
 //!
-//! Waits in line and tells its place. When the lease is lost, the command is killed with all that it started, before
-//! anyone else can have the lock; for that it has a process group of its own, and cannot read from a terminal. It gets
-//! the fencing token in `FENCING_TOKEN`, and each signal that we get. Its exit code is ours (128 + n if signal n ended it,
-//! or the wait). Ours alone: 1, no lock in time; 70, lease lost.
+//! Waits in line and tells its place. When the lease is lost, the command is killed with its process group, before
+//! anyone else can have the lock; so it cannot read from a terminal. If we are killed or stopped ourselves it goes on: let
+//! its store check the fencing token, which it gets in `FENCING_TOKEN`. It gets each signal that we get, and its exit
+//! code is ours (128 + n if signal n ended it, or the wait; 127 if it cannot be run). Ours alone: 1, no lock in time; 70,
+//! lease lost; 69, anything else.
 //!
 //! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example flock -- nightly -- ./backup.sh`; without
-//! `REDIS_URLS` the nodes are in memory, and without a command it runs `true`.
+//! arguments it runs `true` under a lock of nodes in memory.
 
 use std::{env, error::Error, os::unix::process::ExitStatusExt, process::ExitCode, time::Duration};
 
@@ -16,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use signal_hook_tokio::Signals;
 use tokio::{process::Command, time::timeout};
 
+const USAGE: &str = "usage: flock NAME [--timeout S] [--no-wait] -- CMD…";
 const TTL: Duration = Duration::from_secs(10);
 const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 const OTHERS: [Signal; 4] = [Signal::TSTP, Signal::CONT, Signal::USR1, Signal::USR2];
@@ -23,9 +25,17 @@ const OTHERS: [Signal; 4] = [Signal::TSTP, Signal::CONT, Signal::USR1, Signal::U
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 #[tokio::main]
-async fn main() -> Outcome<ExitCode> {
+async fn main() -> ExitCode {
+    let code = parse_and_run().await.unwrap_or_else(|error| {
+        eprintln!("flock: {error}");
+        69
+    });
+    ExitCode::from(code)
+}
+
+async fn parse_and_run() -> Outcome<u8> {
     let mut args = env::args().skip(1);
-    let (mut name, mut patience) = ("flock".to_owned(), Duration::MAX);
+    let (mut name, mut patience) = (None, Duration::MAX);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--" => break,
@@ -34,23 +44,33 @@ async fn main() -> Outcome<ExitCode> {
                 let seconds = args.next().ok_or("--timeout needs seconds")?;
                 patience = Duration::try_from_secs_f64(seconds.parse()?)?;
             }
-            _ => name = arg,
+            _ if name.is_some() || arg.starts_with('-') => return Err(USAGE.into()),
+            _ => name = Some(arg),
         }
     }
-    let mut command = Command::new(args.next().unwrap_or_else(|| "true".to_owned()));
-    command.args(args).process_group(0);
-
     let builder = FifoRedlock::builder()
         .fifo_retry_count(None)
         .fifo_queue_length(None);
-    let builder = match env::var("REDIS_URLS") {
-        Ok(urls) => urls.split(',').fold(builder, FifoRedlockBuilder::node),
-        Err(_) => builder.memory(&MemoryCluster::new(3)),
+    let (builder, name, program) = match (env::var("REDIS_URLS"), name, args.next()) {
+        (_, None, None) => (
+            builder.memory(&MemoryCluster::new(3)),
+            "flock".into(),
+            "true".into(),
+        ),
+        (Err(_), ..) => return Err("REDIS_URLS is not set".into()),
+        (Ok(urls), Some(name), Some(program)) => (
+            urls.split(',').fold(builder, FifoRedlockBuilder::node),
+            name,
+            program,
+        ),
+        _ => return Err(USAGE.into()),
     };
+    let mut command = Command::new(program);
+    command.args(args).process_group(0);
     let redlock = builder.connect().await?;
     let code = flock(&redlock, &name, patience, command).await;
     redlock.shutdown().await; // What was dropped on the way has left the servers by then.
-    Ok(ExitCode::from(code?))
+    code
 }
 
 /// Runs the command once the lock is had. Signals are heeded before: one that came in between would end us and
@@ -99,9 +119,14 @@ async fn run(mut command: Command, guard: LockGuard, mut signals: Signals) -> Ou
     for signal in OTHERS {
         signals.handle().add_signal(signal.as_raw())?;
     }
-    let mut child = command
-        .env("FENCING_TOKEN", guard.fencing_token().to_string())
-        .spawn()?;
+    command.env("FENCING_TOKEN", guard.fencing_token().to_string());
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("flock: {:?}: {error}", command.as_std().get_program());
+            return Ok(127);
+        }
+    };
     let group = child
         .id()
         .and_then(|id| Pid::from_raw(id.try_into().ok()?))
@@ -119,6 +144,9 @@ async fn run(mut command: Command, guard: LockGuard, mut signals: Signals) -> Ou
             Some(signal) = signals.next() => {
                 let signal = Signal::from_named_raw(signal).ok_or("a name")?;
                 let _ = kill_process_group(group, signal); // It may have ended just now.
+                if ENDING.contains(&signal) {
+                    let _ = kill_process_group(group, Signal::CONT); // What is stopped does not hear it.
+                }
             }
         }
     };

@@ -41,9 +41,12 @@ pub(crate) fn example(name: &str) -> PathBuf {
 
 fn flock(servers: &[Server], args: &[&str]) -> Child {
     let urls: Vec<String> = servers.iter().map(Server::url).collect();
-    Command::new(example("flock"))
-        .args(args)
-        .env("REDIS_URLS", urls.join(","))
+    let mut command = Command::new(example("flock"));
+    command.args(args).env_remove("REDIS_URLS");
+    if !urls.is_empty() {
+        command.env("REDIS_URLS", urls.join(","));
+    }
+    command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -125,6 +128,8 @@ async fn flock_passes_signals_on() {
     let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
     assert_eq!(first_line(&mut child.stdout), "ready\n");
     send(&child, "USR1");
+    // What is stopped is told of its end all the same.
+    send(&child, "TSTP");
     send(&child, "TERM");
     let (output, _, code) = outcome(child);
     assert_eq!((output.as_str(), code), ("first\ntold\n", Some(3)));
@@ -151,8 +156,25 @@ async fn flock_leaves_the_line_on_a_signal() {
 async fn flock_that_cannot_run_its_command_leaves_nothing() {
     let servers = servers(3);
     let (_, told, code) = outcome(flock(&servers, &[NAME, "--", "/no/such/command"]));
-    assert_eq!(code, Some(1), "{told}");
+    assert_eq!(code, Some(127), "{told}");
+    assert!(told.starts_with("flock: \"/no/such/command\": "), "{told}");
     assert_eq!(residue(&servers, NAME), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flock_runs_nothing_that_it_was_not_told_to() {
+    let servers = servers(3);
+    // Without `--` the command would be taken for the name.
+    let wrong: [&[&str]; 4] = [&[NAME, "ls"], &["ls"], &["--help"], &["--", "ls"]];
+    for args in wrong {
+        let (output, told, code) = outcome(flock(&servers, args));
+        assert_eq!((output.as_str(), code), ("", Some(69)), "{args:?}");
+        assert!(told.contains("usage: flock NAME"), "{args:?}: {told}");
+    }
+    // Nodes in memory would lock nobody else out.
+    let (output, told, code) = outcome(flock(&[], &[NAME, "--", "echo", "ran"]));
+    assert_eq!((output.as_str(), code), ("", Some(69)));
+    assert_eq!(told, "flock: REDIS_URLS is not set\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
