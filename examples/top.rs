@@ -1,7 +1,8 @@
 //! Who holds, who waits, and for how long: `top NAME… [--once]`.
 //!
 //! Looks again every second until it is interrupted; once with `--once`, or if the output is no terminal. Where nodes
-//! differ from what they say together each of them is listed. Ages are by the clock of whoever holds or waits.
+//! differ from what they say together each of them is listed. Ages are by the clock of whoever holds or waits. The
+//! holder's fencing token is not above the counter that is shown.
 //!
 //! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example top -- nightly`; without a name it takes a lock to show.
 #![allow(clippy::disallowed_methods)] // The library itself takes the time from one place only.
@@ -15,6 +16,7 @@ use std::{
 };
 
 use redlock_fifo::{FifoRedlock, Holder, Inspection, Waiter};
+use rustix::termios::tcgetwinsize;
 use tokio::time::sleep;
 
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -29,8 +31,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let redlock = FifoRedlock::connect(urls.split(',')).await?;
     let (flags, mut names): (Vec<_>, Vec<_>) =
-        env::args().skip(1).partition(|arg| arg.starts_with("--"));
-    let mut once = flags.contains(&"--once".to_owned()) || !stdout().is_terminal();
+        env::args().skip(1).partition(|arg| arg.starts_with('-'));
+    if flags.iter().any(|flag| flag != "--once") {
+        return Err("usage: top NAME… [--once]".into());
+    }
+    let mut once = !flags.is_empty() || !stdout().is_terminal();
     let mut shown = None;
     if names.is_empty() {
         let ttl = Duration::from_secs(10);
@@ -55,7 +60,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
             true => format!("{line}\n"),
             false => format!("{BOLD}{line}{PLAIN}\n"),
         };
-        print!("{CLEAR}{}", text.lines().map(bold).collect::<String>());
+        let rows = tcgetwinsize(stdout()).map_or(24, |size| usize::from(size.ws_row));
+        let lines = text.lines().take(rows.saturating_sub(1));
+        print!("{CLEAR}{}", lines.map(bold).collect::<String>());
         std::io::Write::flush(&mut stdout())?;
         sleep(Duration::from_secs(1)).await;
     }
@@ -71,7 +78,7 @@ fn describe(text: &mut String, seen: &Inspection) -> Result<(), std::fmt::Error>
     if let Some(holder) = holder {
         write!(text, ", asked {}", age(holder.since()))?;
         if let (Some(left), Some(token)) = (holder.ttl(), holder.fencing_token()) {
-            write!(text, ", {left:.1?} left, token {token}")?;
+            write!(text, ", {left:.1?} left, counter {token}")?;
         }
     }
     writeln!(text)?;
