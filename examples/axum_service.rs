@@ -1,7 +1,7 @@
 //! An axum service whose handlers await the lock: `POST /work/NAME/MS` works for so long under the lock of that name.
 //!
 //! Who hangs up leaves the line: axum drops the handler, and with it the wait. Who waits for too long gets 503 and its
-//! place in line. Work stops when its lease is lost. On SIGTERM those who wait get 503, those who work finish, and the
+//! place in line. Work stops when its lease is lost. On SIGTERM or Ctrl-C those who wait get 503, those who work finish, and the
 //! process ends when the servers have confirmed that nothing is left.
 //!
 //! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example axum_service -- 127.0.0.1:3000`; without `REDIS_URLS`
@@ -18,7 +18,10 @@ use axum::{
 use redlock_fifo::{BuildError, FifoRedlock, LockError};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::{
+        ctrl_c,
+        unix::{SignalKind, signal},
+    },
     time::sleep,
 };
 
@@ -44,7 +47,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let line = redlock.clone();
     axum::serve(listener, service)
         .with_graceful_shutdown(async move {
-            terminate.recv().await;
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = ctrl_c() => {}
+            }
             println!("draining");
             line.shutdown().await; // Ends all waiting, not the work.
         })
