@@ -2,7 +2,7 @@
 //!
 //! Waits in line and tells its place. When the lease is lost, the command is killed with its process group, before
 //! anyone else can have the lock; so it cannot read from a terminal. If we are killed or stopped ourselves it goes on: let
-//! its store check the fencing token, which it gets in `FENCING_TOKEN`. It gets each signal that we get, and its exit
+//! its store check the fencing token, which it gets in `FENCING_TOKEN`. It gets the signals that we get but Ctrl-Z, and its exit
 //! code is ours (128 + n if signal n ended it, or the wait; 127 if it cannot be run). Ours alone: 1, no lock in time; 70,
 //! lease lost; 69, anything else.
 //!
@@ -20,6 +20,7 @@ use tokio::{process::Command, time::timeout};
 const USAGE: &str = "usage: flock NAME [--timeout S] [--no-wait] -- CMD…";
 const TTL: Duration = Duration::from_secs(10);
 const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+/// Of these the first is not passed on: stopped, it would hold the lock for ever.
 const OTHERS: [Signal; 4] = [Signal::TSTP, Signal::CONT, Signal::USR1, Signal::USR2];
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -143,7 +144,9 @@ async fn run(mut command: Command, guard: LockGuard, mut signals: Signals) -> Ou
             status = child.wait() => break status?,
             Some(signal) = signals.next() => {
                 let signal = Signal::from_named_raw(signal).ok_or("a name")?;
-                let _ = kill_process_group(group, signal); // It may have ended just now.
+                if signal != Signal::TSTP {
+                    let _ = kill_process_group(group, signal); // It may have ended just now.
+                }
                 if ENDING.contains(&signal) {
                     let _ = kill_process_group(group, Signal::CONT); // What is stopped does not hear it.
                 }

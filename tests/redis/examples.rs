@@ -1,7 +1,7 @@
 //! The examples that are tools, run as programs on real servers.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -128,11 +128,25 @@ async fn flock_passes_signals_on() {
     let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
     assert_eq!(first_line(&mut child.stdout), "ready\n");
     send(&child, "USR1");
-    // What is stopped is told of its end all the same.
     send(&child, "TSTP");
     send(&child, "TERM");
     let (output, _, code) = outcome(child);
     assert_eq!((output.as_str(), code), ("first\ntold\n", Some(3)));
+    assert_eq!(residue(&servers, NAME), [""; 0]);
+}
+
+/// As a read from the terminal stops it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flock_ends_a_command_that_is_stopped() {
+    let servers = servers(3);
+    let script = "echo $$; kill -STOP $$; sleep 60";
+    let mut child = flock(&servers, &[NAME, "--", "sh", "-c", script]);
+    let pid = first_line(&mut child.stdout);
+    let status = format!("/proc/{}/status", pid.trim());
+    let stopped = || fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tT"));
+    until("the command is stopped", stopped).await;
+    send(&child, "TERM");
+    assert_eq!(outcome(child).2, Some(128 + 15));
     assert_eq!(residue(&servers, NAME), [""; 0]);
 }
 

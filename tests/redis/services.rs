@@ -278,8 +278,8 @@ async fn top_tells_who_holds_who_waits_and_which_nodes_differ() {
     };
     assert!(age(holder, &format!("  held by {name}, asked ")) < 60);
     assert!(age(waiter, &format!("  1. {name}, asked ")) < 60);
-    let (_, token) = holder.rsplit_once("s left, token ").expect("a token");
-    assert!(token.parse::<u64>().expect("a number") >= guard.fencing_token());
+    let (_, counter) = holder.rsplit_once("s left, counter ").expect("it");
+    assert!(counter.parse::<u64>().expect("a number") >= guard.fencing_token());
     assert_eq!(nobody, "  held by nobody");
 
     let differing = || -> Vec<String> {
