@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use redlock_fifo::{FifoRedlock, LockError, Ticket, Waiter};
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -151,7 +152,9 @@ fn more_callers_of_a_client_than_the_line_is_long_are_served_in_order() {
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for name in 0..10 {
-            let (lock, order) = (client.lock("shorts", TTL), order.clone());
+            let (mut lock, order) = (client.lock("shorts", TTL), order.clone());
+            // It asks by being polled, and tasks need not run in the order they were made in.
+            assert!((&mut lock).now_or_never().is_none(), "it is held");
             tasks.spawn(async move {
                 let guard = lock.await.unwrap();
                 order.lock().await.push(name);
