@@ -112,7 +112,7 @@ impl Claim {
     }
 
     fn question(&mut self, place: usize, timeout: Duration, send: Send, now: Time) -> Question {
-        self.stamps += 1;
+        self.stamps = self.stamps.wrapping_add(1);
         let takes = match &send {
             Send::Enqueue(_) => true,
             Send::Extend(extend) => extend.repair,

@@ -74,8 +74,8 @@ pub(crate) struct Claim {
     renewed_until: Option<Time>,
     /// When to warn that it is held for long.
     long_hold: Option<Time>,
-    /// Numbers the requests, so that an answer finds the question.
-    stamps: u64,
+    /// Numbers the questions, so that an answer finds its own; short, as ten thousand wait at once.
+    stamps: u32,
     revision: u64,
     news: News,
 }
@@ -140,7 +140,7 @@ pub(crate) enum Send {
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) place: usize,
-    pub(crate) stamp: u64,
+    pub(crate) stamp: u32,
     pub(crate) timeout: Duration,
     pub(crate) send: Send,
 }

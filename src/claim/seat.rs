@@ -47,7 +47,7 @@ pub(crate) struct Seat {
     /// If the last question is the first that reached the node: `loose` as it was before.
     before_first: Option<Time>,
     /// The question under way, and until when it may be carried out.
-    question: Option<(u64, Time)>,
+    question: Option<(u32, Time)>,
     /// Until when a question that nobody waits for any more may be carried out.
     loose: Time,
     /// The same of those, and of the question under way, that may take the vote.
@@ -111,7 +111,7 @@ impl Seat {
     }
 
     /// A question is sent over `era`. If it may take the vote or a place, then until `takes`.
-    pub(crate) fn ask(&mut self, stamp: u64, takes: Option<Time>, era: Option<Era>, now: Time) {
+    pub(crate) fn ask(&mut self, stamp: u32, takes: Option<Time>, era: Option<Era>, now: Time) {
         self.drop_question();
         if let Some(until) = takes {
             let earlier = (self.takes_until > now).then_some(self.takes_over);
@@ -128,7 +128,7 @@ impl Seat {
     }
 
     /// Whether `stamp` is the question under way.
-    pub(crate) fn waits_for(&self, stamp: u64) -> bool {
+    pub(crate) fn waits_for(&self, stamp: u32) -> bool {
         self.question.is_some_and(|(asked, _)| asked == stamp)
     }
 
@@ -138,7 +138,7 @@ impl Seat {
     }
 
     /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next.
-    pub(crate) fn answers(&mut self, stamp: u64) -> bool {
+    pub(crate) fn answers(&mut self, stamp: u32) -> bool {
         let Some((_, quiet)) = self.question.take_if(|(asked, _)| *asked == stamp) else {
             return false;
         };
