@@ -126,8 +126,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: RATE,
-        voids: &["S1", "S2", "S3", "S4", "F2", "C4"],
-        why: "the holder trusts its lease for longer than the nodes keep it, and a deadline in the node's clock is off by what it drifted since it was last heard",
+        voids: &["S1", "S2", "S3", "S4", "S5", "F2", "C4"],
+        why: "the holder trusts its lease for longer than the nodes keep it, a restarted node looks older than it is, and a deadline in the node's clock is off by what it drifted since it was last heard",
     },
     Fault {
         name: FLUSH,
