@@ -6,7 +6,7 @@
 //! request that was never answered may still be carried out until its deadline; the release is repeated
 //! after that (S4).
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     error::NodeError,
     lease::{Confirmed, Leftover, Pending, Request},
-    node::{Release, Released, punctual},
+    node::{Answer, Node, Release, Released, punctual},
     quorum::FanOut,
 };
 
@@ -75,21 +75,39 @@ pub(crate) async fn next(leftover: &mut Leftover) -> Option<(usize, Result<Relea
 /// Releases on a node once more, when nothing that was asked of it before can be carried out any more.
 pub(crate) async fn again(leftover: &mut Leftover, place: usize) -> Result<(), NodeError> {
     let Leftover { request, undo, .. } = leftover;
-    let nodes = request.nodes.clone();
+    let clock = request.nodes.clock;
     let quiet = request.look(|claim| claim.quiet(place, undo));
-    let (Some(quiet), Some(node)) = (quiet, nodes.list.get(place)) else {
+    let (Some(quiet), Some(node)) = (quiet, request.nodes.list.get(place)) else {
         return Ok(());
     };
-    nodes.clock.sleep_until(quiet.after).await;
+    clock.sleep_until(quiet.after).await;
+    let latest = release(request, undo, place, node).await?;
+    let before = leftover.confirmed.iter_mut().find(|it| it.0 == place);
+    if let Some((_, before)) = before {
+        *before = latest;
+    }
+    Ok(())
+}
+
+/// Releases on one node.
+async fn release(
+    request: &Request,
+    undo: &Undo,
+    place: usize,
+    node: &Arc<dyn Node>,
+) -> Result<Confirmed, NodeError> {
+    let nodes = &request.nodes;
     let terms = nodes.terms(nodes.config.node_timeout);
     let heard = heard(request, undo, place);
     let call = node.release(&[ask(request, undo)], terms);
-    let answer = punctual(nodes.clock, terms.deadline, call).await?;
-    let before = leftover.confirmed.iter_mut().find(|it| it.0 == place);
-    if let Some((_, before)) = before {
-        (before.sent, before.heard, before.era) = (answer.sent, heard, answer.era);
-    }
-    Ok(())
+    let Answer { sent, era, value } = punctual(nodes.clock, terms.deadline, call).await?;
+    let had = value.first().copied().unwrap_or(Released::Nothing);
+    Ok(Confirmed {
+        sent,
+        heard,
+        had,
+        era,
+    })
 }
 
 /// Whether every node has confirmed for good.
@@ -160,21 +178,8 @@ async fn insist(request: &Request, undo: &Undo, place: usize, mut confirmed: Opt
             None if now >= undo.expires => return,
             None => {}
         }
-        let terms = nodes.terms(nodes.config.node_timeout);
-        let heard = heard(request, undo, place);
-        let call = node.release(&[ask(request, undo)], terms);
-        match punctual(nodes.clock, terms.deadline, call).await {
-            Ok(answer) => {
-                let had = answer.value.first().copied().unwrap_or(Released::Nothing);
-                let sent = answer.sent;
-                let era = answer.era;
-                confirmed = Some(Confirmed {
-                    sent,
-                    heard,
-                    had,
-                    era,
-                });
-            }
+        match release(request, undo, place, node).await {
+            Ok(latest) => confirmed = Some(latest),
             Err(_) => {
                 confirmed = None;
                 nodes.clock.sleep_until(nodes.clock.now().plus(pause)).await;
