@@ -1,8 +1,8 @@
 //! An axum service whose handlers await the lock: `POST /work/NAME/MS` works for so long under the lock of that name.
 //!
 //! Who hangs up leaves the line: axum drops the handler, and with it the wait. Who waits for too long gets 503 and its
-//! place in line. Work stops when its lease is lost. On SIGTERM or Ctrl-C those who wait get 503, those who work finish, and the
-//! process ends when the servers have confirmed that nothing is left.
+//! place in line. Work stops when its lease is lost. On SIGTERM or Ctrl-C those who wait get 503, those who work finish,
+//! and the process ends when the servers have confirmed that nothing is left.
 //!
 //! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example axum_service -- 127.0.0.1:3000`; without `REDIS_URLS`
 //! the nodes are in memory, and without an address it only starts and drains.

@@ -2,9 +2,9 @@
 //!
 //! Waits in line and tells its place. When the lease is lost, the command is killed with its process group, before
 //! anyone else can have the lock; so it cannot read from a terminal. If we are killed or stopped ourselves it goes on: let
-//! its store check the fencing token, which it gets in `FENCING_TOKEN`. It gets the signals that we get but Ctrl-Z, and its exit
-//! code is ours (128 + n if signal n ended it, or the wait; 127 if it cannot be run). Ours alone: 1, no lock in time; 70,
-//! lease lost; 69, anything else.
+//! its store check the fencing token, which it gets in `FENCING_TOKEN`. It gets the signals that we get but Ctrl-Z, and
+//! its exit code is ours (128 + n if signal n ended it, or the wait; 127 if it cannot be run). Ours alone: 1, no lock in
+//! time; 70, lease lost; 69, anything else.
 //!
 //! `REDIS_URLS=redis://a,redis://b,redis://c cargo run --example flock -- nightly -- ./backup.sh`; without
 //! arguments it runs `true` under a lock of nodes in memory.
