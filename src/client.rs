@@ -1,24 +1,26 @@
-//! What all handles of one client share: its nodes, its ticker, its janitor.
+//! What all handles of one client share: its nodes, its requests, and its one background task.
 //!
-//! The two tasks start with the first request, since only then a runtime is sure to be there, and end by
-//! themselves: the ticker when the last handle is gone, the janitor when nothing is left to take back.
+//! The task starts where the client is made, on that runtime, and lives there: a client outside of any runtime
+//! starts it with the first request. It ends by itself when the last handle is gone and nothing is left to take
+//! back.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 use crate::{
-    cleanup,
-    error::{ArgumentError, LockError},
+    claim::{Claim, End, Tally},
+    error::{ClientStopped, LockError, ReleaseError},
     keepalive,
-    lease::{Leftover, Outbox, Request},
     leavers::Leavers,
     node::Event,
     nodes::Nodes,
-    roll::Roll,
+    resource::Resource,
+    roll::{Enrolment, Roll},
     task, telemetry,
 };
 
@@ -28,72 +30,183 @@ pub(crate) struct Client {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) roll: Arc<Roll>,
     pub(crate) leavers: Leavers,
-    outbox: Outbox,
-    idle: Mutex<Option<Idle>>,
-}
-
-/// What the tasks need to start.
-#[derive(Debug)]
-struct Idle {
-    events: mpsc::Receiver<(usize, Event)>,
-    leftovers: mpsc::UnboundedReceiver<Leftover>,
+    /// What the nodes tell, until the task is there to hear it.
+    unheard: Mutex<Option<mpsc::Receiver<(usize, Event)>>>,
 }
 
 impl Client {
     pub(crate) fn new(nodes: Arc<Nodes>, events: mpsc::Receiver<(usize, Event)>) -> Self {
-        telemetry::meter::describe();
-        let (outbox, leftovers) = Outbox::new();
-        Self {
+        telemetry::guarded(telemetry::meter::describe);
+        let client = Self {
+            roll: Arc::new(Roll::new(nodes.clone())),
             nodes,
-            roll: Arc::default(),
             leavers: Leavers::default(),
-            outbox,
-            idle: Mutex::new(Some(Idle { events, leftovers })),
-        }
+            unheard: Mutex::new(Some(events)),
+        };
+        // Without a runtime it starts with the first request.
+        let _ = client.start();
+        client
     }
 
-    /// A new request; nothing is sent yet. Called from within a future, so there is a runtime.
-    pub(crate) fn request(
+    /// The claim of a new request; nothing is sent yet.
+    pub(crate) fn claim(
         &self,
         resource: &str,
         ttl: Duration,
         room: Option<u64>,
-    ) -> Result<Arc<Request>, LockError> {
+    ) -> Result<Claim, LockError> {
         if self.nodes.is_closed() {
             return Err(LockError::ShutDown);
         }
-        let request = Request::new(&self.nodes, &self.outbox, resource, ttl, room)
-            .map_err(|error: ArgumentError| LockError::Argument(error))?;
-        self.start();
-        Ok(request)
+        let config = &self.nodes.config;
+        let ttl = config.ttl(ttl)?;
+        self.nodes.warn_of_ttl(ttl);
+        let resource = Arc::new(Resource::new(&config.key_prefix, resource)?);
+        self.start().map_err(LockError::Stopped)?;
+        let now = self.nodes.clock.now();
+        Ok(Claim::new(self.nodes.clone(), resource, ttl, room, now))
+    }
+
+    /// Gives up what a request has, and waits until it is certain what the nodes say to that.
+    ///
+    /// Dropped half-way, it is given up all the same.
+    pub(crate) async fn release(&self, enrolment: &Enrolment) -> Result<Tally, ReleaseError> {
+        enrolment.update(|claim, now| claim.end(End::Over, now));
+        loop {
+            let mut rung = pin!(enrolment.bell().wake.notified());
+            rung.as_mut().enable();
+            let look = |claim: &Claim, now| (claim.tally(now), claim.expires());
+            let (tally, expires) = enrolment.look(look);
+            if let Some(tally) = tally {
+                return Ok(tally);
+            }
+            if let Some(cause) = self.roll.stopped() {
+                return Err(ReleaseError::Stopped(cause));
+            }
+            tokio::select! {
+                biased;
+                () = rung => {}
+                () = self.nodes.clock.sleep_until(expires) => {}
+            }
+        }
     }
 
     /// Ends what waits, and returns when everything that was left is taken back.
     pub(crate) async fn shut_down(&self) {
         self.nodes.close();
         self.roll.shut_down();
-        cleanup::idle(self.nodes.clock, self.outbox.pending()).await;
+        self.roll.idle().await;
     }
 
-    fn start(&self) {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(Idle { events, leftovers }) = idle {
-            task::spawn(keepalive::run(
-                self.nodes.clone(),
-                self.roll.clone(),
-                events,
-            ));
-            task::spawn(cleanup::run(leftovers));
+    /// Whether somebody serves the requests; starts that if it has not begun yet.
+    pub(crate) fn start(&self) -> Result<(), ClientStopped> {
+        if let Some(cause) = self.roll.stopped() {
+            return Err(cause);
         }
+        let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
+        if unheard.is_some() && Handle::try_current().is_err() {
+            return Err(ClientStopped::NoRuntime);
+        }
+        if let Some(events) = unheard.take() {
+            task::spawn(keepalive::run(self.roll.clone(), events));
+        }
+        Ok(())
     }
 }
 
 impl Drop for Client {
     fn drop(&mut self) {
         self.roll.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{FifoRedlock, LockGuard, MemoryCluster};
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    /// How long what was asked may yet be carried out: a `node_timeout`, by a clock that is known to within one.
+    const QUIET: Duration = Duration::from_secs(1);
+
+    async fn held(cluster: &MemoryCluster) -> LockGuard {
+        let redlock = FifoRedlock::builder().memory(cluster).connect().await;
+        redlock.unwrap().lock("r", TTL).await.unwrap()
+    }
+
+    /// What hung on the old connection is carried out.
+    fn carry_out(cluster: &MemoryCluster) {
+        cluster.node(0).pause();
+        cluster.node(0).resume();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_node_that_may_take_the_vote_again_has_not_confirmed() {
+        let cluster = MemoryCluster::new(3);
+        let guard = held(&cluster).await;
+        sleep(TTL / 10).await;
+        // The others take their time to say that the lease stands: the repair waits for that.
+        (1..3).for_each(|node| cluster.node(node).set_latency(QUIET / 10));
+        cluster.node(0).delete("r");
+        let check = guard.is_valid();
+        assert!(tokio::time::timeout(QUIET / 20, check).await.is_err());
+        cluster.node(0).pause();
+        sleep(QUIET / 5).await;
+        cluster.node(0).reconnect();
+        (1..3).for_each(|node| cluster.node(node).set_latency(Duration::ZERO));
+        cluster.node(2).stop();
+        let release = tokio::spawn(guard.release());
+        sleep(QUIET / 5).await;
+        assert!(!release.is_finished(), "the repair is still under way");
+        carry_out(&cluster);
+        assert!(cluster.node(0).get("r").is_some(), "it was a repair");
+        release.await.unwrap().unwrap();
+        assert_eq!(cluster.node(0).get("r"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_a_node_that_may_yet_give_the_vote_has_not_confirmed() {
+        let cluster = MemoryCluster::new(3);
+        cluster.node(0).pause();
+        let guard = held(&cluster).await;
+        // The first request is under way on the old connection.
+        cluster.node(0).reconnect();
+        cluster.node(2).stop();
+        let release = tokio::spawn(guard.release());
+        sleep(QUIET / 4).await;
+        assert_eq!(cluster.node(0).get("r"), None);
+        // It is carried out, now that the lock is free there.
+        carry_out(&cluster);
+        assert!(cluster.node(0).get("r").is_some());
+        release.await.unwrap().unwrap();
+        assert_eq!(cluster.node(0).get("r"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn c3_what_waits_its_turn_is_decided_on_when_it_is_sent() {
+        let client = FifoRedlock::in_memory(1).client;
+        let claim = client.claim("r", TTL, None).unwrap();
+        let roll = Arc::new(Roll::new(client.nodes.clone()));
+        let enrolment = roll.enrol(claim);
+        let due = roll.take_due();
+        let key = due.first().map(|(key, _)| *key).unwrap();
+        enrolment.update(|claim, now| claim.end(End::Over, now));
+        assert!(roll.ask(&[key], 0).is_empty(), "nothing was ever sent");
+    }
+
+    #[test]
+    fn a_client_without_a_runtime_says_so_and_works_once_there_is_one() {
+        let redlock = FifoRedlock::in_memory(3);
+        let refused = futures::executor::block_on(redlock.lock("r", TTL));
+        let stopped = crate::LockError::Stopped(ClientStopped::NoRuntime);
+        assert_eq!(refused.unwrap_err(), stopped);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        drop(runtime.block_on(redlock.lock("r", TTL)).unwrap());
     }
 }

@@ -4,9 +4,9 @@
 //! a paused clock replays exactly. Real nodes are timed by a clock that keeps running while the machine
 //! sleeps: a lease does so too, and a laptop lid must not make it look younger than it is (S3).
 
-use std::time::Duration;
+use std::{sync::mpsc, thread, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 /// A moment, as the distance from the origin of the clock it came from, in nanoseconds: 584 years of them, in
 /// half of what a `Duration` takes. A waiter keeps many.
@@ -14,6 +14,9 @@ use tokio::time::Instant;
 pub(crate) struct Time(u64);
 
 impl Time {
+    /// The origin of the clock: before everything.
+    pub(crate) const ORIGIN: Self = Self(0);
+
     /// The time that passed from `earlier` to this moment, zero if it lies ahead.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -69,11 +72,14 @@ impl Clock {
         }
     }
 
-    /// Sleeps until `deadline`; at once if it has passed.
+    /// Sleeps until `deadline`; at once if it has passed. The timer is that of whoever polls.
     pub(crate) async fn sleep_until(&self, deadline: Time) {
         let span = deadline.since(self.now());
-        if !span.is_zero() {
+        if span.is_zero() {
+        } else if Handle::try_current().is_ok() {
             tokio::time::sleep(span).await;
+        } else {
+            sleep_in_thread(span).await;
         }
     }
 
@@ -87,6 +93,20 @@ impl Clock {
                         .unwrap_or_default()
             }
         }
+    }
+}
+
+/// Where a future is polled outside of any runtime there is no timer: a thread sleeps instead, until that is over
+/// or nobody waits for it.
+async fn sleep_in_thread(span: Duration) {
+    let (over, slept) = oneshot::channel();
+    let (_waiting, wanted) = mpsc::channel::<()>();
+    let sleep = move || {
+        let _ = wanted.recv_timeout(span);
+        let _ = over.send(());
+    };
+    if thread::Builder::new().spawn(sleep).is_ok() {
+        let _ = slept.await;
     }
 }
 

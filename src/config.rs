@@ -10,6 +10,15 @@ use crate::{
 /// The longest ttl: about 68 years, far below what overflows a server's clock in milliseconds.
 const MAX_TTL: Duration = Duration::from_millis(1 << 41);
 
+/// The shortest ttl and waiter lease: three round trips and the drift must fit in.
+pub(crate) const MIN_TTL: Duration = Duration::from_millis(20);
+
+/// The longest waiter lease, as the scripts have it too: what bounds a vote that is handed over.
+const MAX_WAITER_LEASE: Duration = Duration::from_secs(3600);
+
+/// The shortest time that a node may be given to answer.
+const MIN_NODE_TIMEOUT: Duration = Duration::from_millis(10);
+
 /// The longest name of a client, in bytes.
 const MAX_CLIENT_NAME: usize = 128;
 
@@ -100,11 +109,11 @@ impl Config {
         if self.fifo_queue_length == Some(0) {
             return refuse("fifo_queue_length", "must be at least 1, or unlimited");
         }
-        if self.node_timeout < Duration::from_millis(1) {
-            return refuse("node_timeout", "must be at least a millisecond");
+        if self.node_timeout < MIN_NODE_TIMEOUT {
+            return refuse("node_timeout", "must be at least 10 ms");
         }
-        if self.fifo_ephemeral_ttl <= drift(self.fifo_ephemeral_ttl, self.clock_drift_factor) {
-            return refuse("fifo_ephemeral_ttl", "must be above its own drift");
+        if !(MIN_TTL..=MAX_WAITER_LEASE).contains(&self.fifo_ephemeral_ttl) {
+            return refuse("fifo_ephemeral_ttl", "must lie between 20 ms and an hour");
         }
         if self.max_hold == Some(Duration::ZERO) {
             return refuse("max_hold", "must not be zero");
@@ -130,6 +139,9 @@ impl Config {
         }
         if self.key_prefix.len() >= crate::resource::MAX_NAME {
             return refuse("key_prefix", "leaves no room for a name");
+        }
+        if self.key_prefix.contains(['{', '}']) && !crate::resource::has_tag(&self.key_prefix) {
+            return refuse("key_prefix", "has a brace but no hash tag");
         }
         match &self.client_name {
             Some(name) if name.is_empty() || name.len() > MAX_CLIENT_NAME => {
@@ -157,11 +169,30 @@ impl Config {
         }
         let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let ttl = Duration::from_millis(millis);
-        let drift = drift(ttl, self.clock_drift_factor);
-        if ttl <= drift {
-            return Err(ArgumentError::TtlTooShort { ttl, drift });
+        if ttl < MIN_TTL {
+            return Err(ArgumentError::TtlTooShort {
+                ttl,
+                least: MIN_TTL,
+            });
         }
         Ok(ttl)
+    }
+
+    /// How often a lease of `ttl` is to be renewed if its user says `every`: often enough for one renewal to be
+    /// answered in time, and no more often than does any good.
+    pub(crate) fn interval(
+        &self,
+        every: Duration,
+        ttl: Duration,
+    ) -> Result<Duration, ArgumentError> {
+        if every.is_zero() {
+            return Err(ArgumentError::ZeroInterval);
+        }
+        let most = self.validity(ttl) * 2 / 3;
+        if every > most {
+            return Err(ArgumentError::IntervalTooLong { every, most });
+        }
+        Ok(every.max(MIN_TTL.min(most)))
     }
 
     /// How long a waiter waits without moving forward: in Python a poll takes `retry_delay` and
@@ -171,9 +202,19 @@ impl Config {
             .map(|polls| self.poll().saturating_mul(polls))
     }
 
-    /// How long a request of a lease of `ttl` may take: short enough to try thrice within the lease.
+    /// For how long a lease of `ttl` can be trusted from the send of its request.
+    pub(crate) fn validity(&self, ttl: Duration) -> Duration {
+        ttl.saturating_sub(drift(ttl, self.clock_drift_factor))
+    }
+
+    /// How long a request of a lease of `ttl` may take: short enough to try thrice within its validity.
     pub(crate) fn timeout(&self, ttl: Duration) -> Duration {
-        self.node_timeout.min(ttl / 3)
+        self.node_timeout.min(self.validity(ttl) / 3)
+    }
+
+    /// How often a waiter refreshes its `lease`: thrice while a vote that grows from it can be trusted.
+    pub(crate) fn keep_alive(&self, lease: Duration) -> Duration {
+        self.validity(lease) / 3
     }
 
     fn poll(&self) -> Duration {
@@ -226,15 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn a_ttl_must_be_above_its_drift_and_below_the_servers_clock() {
+    fn a_ttl_must_leave_time_for_answers_and_be_below_the_servers_clock() {
         let config = Config::default();
-        assert!(config.ttl(Duration::from_millis(10)).is_ok());
+        assert!(config.ttl(Duration::from_millis(20)).is_ok());
         assert!(matches!(
             config.ttl(Duration::from_millis(2)),
             Err(ArgumentError::TtlTooShort { .. })
         ));
         assert!(matches!(
-            config.ttl(Duration::from_micros(2_500)),
+            config.ttl(Duration::from_micros(19_999)),
             Err(ArgumentError::TtlTooShort { .. })
         ));
         assert!(matches!(

@@ -232,13 +232,13 @@ pub enum ArgumentError {
     /// The name ends like a key that the crate keeps for another resource.
     #[error("the name of the resource ends in one of the crate's own suffixes")]
     ResourceReserved,
-    /// The ttl is not above its own drift, so the lease could never be trusted.
-    #[error("a ttl of {} ms is not above its own drift of {} ms", ttl.as_millis(), drift.as_millis())]
+    /// The ttl is too short: most leases would end before a node can have extended them.
+    #[error("a ttl of {} ms is below the least, {} ms", ttl.as_millis(), least.as_millis())]
     TtlTooShort {
         /// The ttl that was asked for.
         ttl: Duration,
-        /// What is taken off it: `clock_drift_factor` of the ttl plus two milliseconds.
-        drift: Duration,
+        /// The least that is allowed.
+        least: Duration,
     },
     /// The ttl is more than a server can count.
     #[error("the ttl is longer than {} days", most.as_secs() / 86_400)]
@@ -249,6 +249,18 @@ pub enum ArgumentError {
     /// An interval of zero.
     #[error("the interval is zero")]
     ZeroInterval,
+    /// The interval is so long that the lease would end before a renewal could be answered.
+    #[error(
+        "renewing every {} ms is too seldom for this ttl: every {} ms at the least",
+        every.as_millis(),
+        most.as_millis()
+    )]
+    IntervalTooLong {
+        /// The interval that was asked for.
+        every: Duration,
+        /// The longest that is allowed: two thirds of what can be trusted of the ttl.
+        most: Duration,
+    },
     /// A `max_hold` of zero: the lease would be lost at once.
     #[error("max_hold is zero")]
     ZeroMaxHold,
@@ -284,6 +296,9 @@ pub enum LockError {
     /// [`FifoRedlock::shutdown`](crate::FifoRedlock::shutdown) was called.
     #[error("the client is shut down")]
     ShutDown,
+    /// The client's background task has ended, so nothing is sent or heard any more.
+    #[error("the client can no longer be used: {0}")]
+    Stopped(ClientStopped),
     /// An argument was refused.
     #[error(transparent)]
     Argument(#[from] ArgumentError),
@@ -299,6 +314,9 @@ pub enum ExtendError {
     /// Too few nodes answered to tell; the lease lives on for what is left of its validity.
     #[error("no quorum: {0}")]
     NoQuorum(NoQuorum),
+    /// The client's background task has ended; the lease lives on for what is left of its validity.
+    #[error("the client can no longer be used: {0}")]
+    Stopped(ClientStopped),
     /// The guard extends itself already.
     #[error("auto-extension is running already")]
     AutoExtendRunning,
@@ -317,6 +335,26 @@ pub enum ReleaseError {
     /// No quorum confirmed. The clean-up goes on in the background.
     #[error("the release is not confirmed: {0}")]
     Unconfirmed(NoQuorum),
+    /// The client's background task has ended: nothing is released, and everything runs out by itself.
+    #[error("the client can no longer be used: {0}")]
+    Stopped(ClientStopped),
+}
+
+/// Why a client sends and hears nothing any more. Only a new client helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientStopped {
+    /// The runtime on which it was connected has ended. A client lives on the runtime of its `connect`; one
+    /// that is used from several runtimes, as in a `static` of a test binary, needs one that lasts.
+    #[error("the runtime on which it was connected has ended")]
+    RuntimeEnded,
+    /// It was made outside of any runtime, and is used outside of one: there is nothing to run its background
+    /// task on.
+    #[error("there is no Tokio runtime")]
+    NoRuntime,
+    /// Its background task has panicked.
+    #[error("its background task has panicked")]
+    Panicked,
 }
 
 /// Why a lease ended.

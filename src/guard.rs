@@ -8,21 +8,21 @@
 use std::{
     fmt,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use crate::{
-    claim::Claim,
+    claim::{Claim, Round},
     client::Client,
-    error::{ArgumentError, ExtendError, LeaseLost, ReleaseError},
-    lease::Request,
+    clock::Time,
+    error::{ExtendError, LeaseLost, ReleaseError},
     quorum::Majority,
-    release::TakingBack,
+    resource::Resource,
     roll::Enrolment,
-    telemetry,
+    telemetry::{Tell, What},
 };
 
 /// A held lock. It is extended in the background until it is dropped or released.
@@ -55,8 +55,8 @@ use crate::{
 #[must_use = "the lock is released when the guard is dropped"]
 pub struct LockGuard {
     client: Arc<Client>,
-    request: Arc<Request>,
-    enrolment: Option<Enrolment>,
+    resource: Arc<Resource>,
+    enrolment: Enrolment,
     token: u64,
 }
 
@@ -64,14 +64,13 @@ impl LockGuard {
     /// A guard on what a quorum granted.
     pub(crate) fn new(
         client: Arc<Client>,
-        request: Arc<Request>,
-        enrolment: Option<Enrolment>,
+        resource: Arc<Resource>,
+        enrolment: Enrolment,
         majority: Majority,
     ) -> Self {
-        client.roll.kick(&request);
         Self {
             client,
-            request,
+            resource,
             enrolment,
             token: majority.token(),
         }
@@ -79,8 +78,7 @@ impl LockGuard {
 
     /// The name that is locked, as it was given.
     pub fn resource(&self) -> String {
-        self.request
-            .look(|claim| claim.resource().name().to_owned())
+        self.resource.name().to_owned()
     }
 
     /// A number that rises with every lease of the resource, below 2^53.
@@ -98,7 +96,7 @@ impl LockGuard {
     ///
     /// Read from the clock, without the network.
     pub fn validity(&self) -> Duration {
-        self.request.look_now(|claim, now| {
+        self.enrolment.look(|claim, now| {
             if claim.is_held(now) {
                 claim.valid_until(now).since(now)
             } else {
@@ -113,7 +111,7 @@ impl LockGuard {
     /// have happened to the nodes' memory since the last extension it does not see; see
     /// [`is_valid`](Self::is_valid).
     pub fn is_held(&self) -> bool {
-        self.request.look_now(|claim, now| claim.is_held(now))
+        self.enrolment.look(|claim, now| claim.is_held(now))
     }
 
     /// Asks the nodes whether a quorum of them still has the lease.
@@ -129,18 +127,18 @@ impl LockGuard {
     ///
     /// [`ExtendError::NoQuorum`] if too few nodes answered to tell.
     pub async fn is_valid(&self) -> Result<bool, ExtendError> {
-        if self.check().is_some() {
+        let check = |claim: &mut Claim, now: Time| match claim.check(now) {
+            Some(why) => Err(why),
+            None => Ok(claim.wish_checked()),
+        };
+        let Some(Ok(wish)) = self.enrolment.update(|claim, now| Some(check(claim, now))) else {
             return Ok(false);
-        }
-        let quorum = self.client.nodes.quorum;
-        let (stands, gone) = self.request.extend(Duration::ZERO).await;
-        self.client.roll.kick(&self.request);
-        if self.check().is_some() || !quorum.possible_without(gone) {
-            Ok(false)
-        } else if stands >= quorum.size() {
-            Ok(true)
-        } else {
-            Err(ExtendError::NoQuorum(self.no_quorum()))
+        };
+        match self.round(wish, false).await {
+            Ok(Round::Stands) => Ok(true),
+            Ok(Round::Gone) | Err(ExtendError::Lost(_)) => Ok(false),
+            Ok(Round::Unknown) => Err(ExtendError::NoQuorum(self.no_quorum())),
+            Err(error) => Err(error),
         }
     }
 
@@ -163,22 +161,16 @@ impl LockGuard {
     pub async fn extend(&self, ttl: Duration) -> Result<(), ExtendError> {
         let ttl = self.client.nodes.config.ttl(ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
-        if let Some(why) = self.check() {
-            return Err(ExtendError::Lost(why));
-        }
-        let (stands, _) = self.request.extend(ttl).await;
-        let extended = stands >= self.client.nodes.quorum.size();
-        let lost = self.request.update(|claim, now| {
-            if extended {
-                claim.set_ttl(ttl);
-            }
-            claim.check(now)
-        });
-        self.client.roll.kick(&self.request);
-        match lost {
-            Some(why) => Err(ExtendError::Lost(why)),
-            None if extended => Ok(()),
-            None => Err(ExtendError::NoQuorum(self.no_quorum())),
+        let extend = |claim: &mut Claim, now: Time| match claim.check(now) {
+            Some(why) => Err(why),
+            None => Ok(claim.wish_extended(ttl)),
+        };
+        let wish = self.enrolment.update(|claim, now| Some(extend(claim, now)));
+        let wish = wish.unwrap_or(Err(LeaseLost::Released));
+        match self.round(wish.map_err(ExtendError::Lost)?, true).await? {
+            Round::Stands => Ok(()),
+            Round::Gone => Err(ExtendError::Lost(LeaseLost::QuorumLost)),
+            Round::Unknown => Err(ExtendError::NoQuorum(self.no_quorum())),
         }
     }
 
@@ -192,10 +184,10 @@ impl LockGuard {
     /// [`ExtendError::AutoExtendRunning`] while one runs, as in Python. [`ExtendError::Lost`] if the lease
     /// had ended. [`ExtendError::Argument`] if `every` is zero or `ttl` not valid.
     pub fn start_auto_extend(&self, every: Duration, ttl: Duration) -> Result<(), ExtendError> {
-        let ttl = self.client.nodes.config.ttl(ttl)?;
-        if every.is_zero() {
-            return Err(ArgumentError::ZeroInterval.into());
-        }
+        let config = &self.client.nodes.config;
+        let ttl = config.ttl(ttl)?;
+        let every = config.interval(every, ttl)?;
+        self.client.nodes.warn_of_ttl(ttl);
         let start = |claim: &mut Claim, now| {
             if let Some(why) = claim.check(now) {
                 return Err(ExtendError::Lost(why));
@@ -203,21 +195,18 @@ impl LockGuard {
             if claim.renews() {
                 return Err(ExtendError::AutoExtendRunning);
             }
-            claim.renew(Some(every), ttl, now);
+            claim.renew(every, ttl);
             Ok(())
         };
-        let started = self.request.update(start);
-        self.client.roll.kick(&self.request);
-        started
+        let started = self.enrolment.update(|claim, now| Some(start(claim, now)));
+        started.unwrap_or(Err(ExtendError::Lost(LeaseLost::Released)))
     }
 
     /// Stops extending in the background; the lease ends with its validity unless it is extended by hand.
     ///
-    /// Does nothing if none runs.
+    /// Does nothing if none runs. What [`extend`](Self::extend) has begun is still carried out on all nodes.
     pub fn stop_auto_extend(&self) {
-        self.request
-            .update(|claim, now| claim.renew(None, claim.ttl(), now));
-        self.client.roll.kick(&self.request);
+        self.enrolment.update(|claim, _| claim.stop_renewing());
     }
 
     /// Completes when the lease is lost, and tells why.
@@ -230,12 +219,7 @@ impl LockGuard {
     ///
     /// Cancel safe: a lost lease stays lost, so a new future tells the same.
     pub fn lost(&self) -> Lost {
-        let mut told = self.request.follow();
-        Lost(Box::pin(async move {
-            let ended = told.wait_for(|told| told.lost.is_some()).await;
-            let why = ended.ok().and_then(|told| told.lost);
-            why.unwrap_or(LeaseLost::Released)
-        }))
+        Lost(Box::pin(self.enrolment.view().lost()))
     }
 
     /// Releases the lock, and waits until a quorum of the nodes has confirmed.
@@ -253,29 +237,56 @@ impl LockGuard {
     ///
     /// [`ReleaseError::Lost`] if the lease had ended before: the work may have overlapped another
     /// holder's. [`ReleaseError::Unconfirmed`] if no quorum answered.
-    pub async fn release(mut self) -> Result<(), ReleaseError> {
-        self.enrolment = None;
-        let lost = self.check();
-        let Some(leftover) = self.request.take_back() else {
-            return Err(ReleaseError::Lost(lost.unwrap_or(LeaseLost::Released)));
-        };
-        let tally = TakingBack::new(leftover).tally().await;
+    pub async fn release(self) -> Result<(), ReleaseError> {
+        if let Some(why) = self.enrolment.update(|claim, now| claim.check(now)) {
+            return Err(ReleaseError::Lost(why));
+        }
+        let tally = self.client.release(&self.enrolment).await?;
         let nodes = &self.client.nodes;
         if !nodes.quorum.possible_without(tally.nothing) {
-            self.request
-                .look(|claim| telemetry::lost_unnoticed(claim.who(), self.token));
+            if let Some(who) = self.enrolment.look(|claim, _| Some(claim.who())) {
+                let what = What::LostUnnoticed { token: self.token };
+                Tell { who, what }.emit(&nodes.limits, nodes.clock.now());
+            }
             return Err(ReleaseError::Lost(LeaseLost::QuorumLost));
         }
-        tally.confirmed(nodes)
+        if tally.is_quorum(nodes.quorum) {
+            return Ok(());
+        }
+        let failed = tally.failed.into_iter();
+        Err(ReleaseError::Unconfirmed(nodes.no_quorum(failed)))
     }
 
-    fn check(&self) -> Option<LeaseLost> {
-        self.request.update(|claim, now| claim.check(now))
+    /// Waits for the answers to questions above `wish`, by a timer of its own (S3).
+    async fn round(&self, wish: u32, extended: bool) -> Result<Round, ExtendError> {
+        loop {
+            let mut rung = pin!(self.enrolment.bell().wake.notified());
+            rung.as_mut().enable();
+            let look = |claim: &mut Claim, now: Time| {
+                let lost = claim.check(now);
+                (lost, claim.round(wish, extended), claim.valid_until(now))
+            };
+            let (lost, round, until) = self.enrolment.update(look);
+            if let Some(why) = lost {
+                return Err(ExtendError::Lost(why));
+            }
+            if let Some(round) = round {
+                return Ok(round);
+            }
+            if let Some(cause) = self.client.roll.stopped() {
+                return Err(ExtendError::Stopped(cause));
+            }
+            tokio::select! {
+                biased;
+                () = rung => {}
+                () = self.client.nodes.clock.sleep_until(until) => {}
+            }
+        }
     }
 
     fn no_quorum(&self) -> crate::error::NoQuorum {
-        self.request
-            .look(|claim| self.client.nodes.no_quorum(claim.failures()))
+        let failures: Vec<_> = self.enrolment.look(|claim, _| claim.failures().collect());
+        self.client.nodes.no_quorum(failures.into_iter())
     }
 }
 
@@ -286,12 +297,6 @@ impl fmt::Debug for LockGuard {
             .field("fencing_token", &self.token)
             .field("validity", &self.validity())
             .finish()
-    }
-}
-
-impl Drop for LockGuard {
-    fn drop(&mut self) {
-        self.request.end();
     }
 }
 

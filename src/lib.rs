@@ -58,7 +58,6 @@
 mod acquire;
 mod builder;
 mod claim;
-mod cleanup;
 mod client;
 mod clock;
 mod config;
@@ -69,7 +68,6 @@ mod guard;
 mod holder;
 mod inspection;
 mod keepalive;
-mod lease;
 mod leavers;
 mod node;
 mod nodes;
@@ -77,7 +75,6 @@ mod pace;
 mod place;
 mod quorum;
 mod redlock;
-mod release;
 mod resource;
 mod rng;
 mod roll;
@@ -99,8 +96,8 @@ mod simulation;
 pub use acquire::Lock;
 pub use builder::FifoRedlockBuilder;
 pub use error::{
-    ArgumentError, BuildError, ExtendError, LeaseLost, LockError, NoQuorum, NodeError, NodeFailure,
-    ReleaseError, WrongServer,
+    ArgumentError, BuildError, ClientStopped, ExtendError, LeaseLost, LockError, NoQuorum,
+    NodeError, NodeFailure, ReleaseError, WrongServer,
 };
 pub use guard::{LockGuard, Lost};
 pub use inspection::{Holder, Inspection, NodeInspection, Waiter};

@@ -17,7 +17,7 @@ use crate::{
     node::{Node, Terms},
     quorum::Quorum,
     rng::Rng,
-    telemetry::{self, Limit},
+    telemetry::{self, Limits},
 };
 
 /// The shortest poll: below it a client would do nothing else.
@@ -26,10 +26,12 @@ const SHORTEST_POLL: Duration = Duration::from_millis(1);
 /// The shortest life of a vote of which its waiter was not told.
 const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
 
-/// How far the proposed start of a counter is ahead of the furthest clock, in microseconds. A node takes it
-/// only if its own clock has not passed it when the request arrives, and only if it is at most a second
-/// ahead: the rest is for clocks that lag.
+/// How far the start of a counter is ahead of the clock, in microseconds: what a request takes on its way, as
+/// counters are to be above any that were started while it was under way.
 const SEED_LEAD: u64 = 100_000;
+
+/// How far apart the clocks of a majority may be for counters to go by them, in microseconds.
+const AGREED_CLOCKS: u64 = 10_000_000;
 
 /// Microseconds after 1970, as counters are: the middle of the year 2041, and a hundred years.
 const SURELY_PLAUSIBLE: u64 = 1 << 51;
@@ -45,10 +47,7 @@ pub(crate) struct Nodes {
     pub(crate) grace: Grace,
     rng: Rng,
     signature: Signature,
-    /// How often renewals that are late, grants that nobody polls, and calls without a quorum are warned of.
-    pub(crate) late: Limit,
-    pub(crate) unpolled: Limit,
-    unanswered: Limit,
+    pub(crate) limits: Limits,
     warned_of_grace: AtomicBool,
     warned_of_ttl: AtomicBool,
     closed: AtomicBool,
@@ -70,9 +69,7 @@ impl Nodes {
             clock,
             rng,
             signature,
-            late: Limit::default(),
-            unpolled: Limit::default(),
-            unanswered: Limit::default(),
+            limits: Limits::default(),
             warned_of_grace: AtomicBool::new(false),
             warned_of_ttl: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -84,34 +81,46 @@ impl Nodes {
         HolderId::new(self.rng, &self.signature, self.clock.unix_millis())
     }
 
-    /// The terms of calls that may take `timeout` from now on.
-    pub(crate) fn terms(&self, timeout: Duration) -> Terms {
-        self.terms_until(self.clock.now().plus(timeout))
-    }
-
-    /// The terms of calls that have until `deadline`.
-    pub(crate) fn terms_until(&self, deadline: Time) -> Terms {
+    /// The terms of calls that have until `deadline`, with this waiter lease.
+    pub(crate) fn terms(&self, deadline: Time, lease: Duration) -> Terms {
         let now = self.clock.now();
         // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
         // behind when these lose their memory, too.
-        let (mut seed, mut extra) = (0, 0);
+        let mut extra = 0;
+        let mut clocks = Vec::with_capacity(self.list.len());
         for (place, node) in self.list.iter().enumerate() {
             let Ok(era) = node.era() else { continue };
             self.grace.learn(place, era.up_since);
-            seed = seed.max(era.node_micros(now) + SEED_LEAD);
+            clocks.push(era.node_micros(now));
             extra = extra.max(era.extra(now, self.config.restart_grace));
         }
+        let clock = self.agreed_clock(clocks);
+        let grace = i64::try_from(self.config.restart_grace.as_micros()).unwrap_or(i64::MAX);
         Terms {
             deadline,
-            lease: self.config.fifo_ephemeral_ttl,
+            lease,
             unheard: self
                 .config
                 .fifo_retry_delay
                 .saturating_mul(2)
                 .max(SHORTEST_UNHEARD),
-            seed,
+            seed: clock.map_or(0, |clock| clock + SEED_LEAD),
+            at: now,
             extra,
+            lead: grace / 2,
         }
+    }
+
+    /// The furthest of the clocks that a majority of the nodes agrees on; `None` if they are all apart. One
+    /// node's clock alone must not rule for how long the others keep their counters.
+    fn agreed_clock(&self, mut clocks: Vec<u64>) -> Option<u64> {
+        clocks.sort_unstable();
+        let near = |group: &&[u64]| match group {
+            [first, .., last] => last - first <= AGREED_CLOCKS,
+            group => !group.is_empty(),
+        };
+        let mut groups = clocks.windows(self.quorum.size()).rev();
+        groups.find(near).and_then(|group| group.last().copied())
     }
 
     /// Whether a counter can be what an honest node tells: no more than a century ahead of the nodes' clocks,
@@ -132,11 +141,6 @@ impl Nodes {
     /// How often the head of the line asks.
     pub(crate) fn poll(&self) -> Duration {
         self.config.fifo_retry_delay.max(SHORTEST_POLL)
-    }
-
-    /// How often a waiter refreshes its lease: thrice within it.
-    pub(crate) fn keep_alive(&self) -> Duration {
-        self.config.fifo_ephemeral_ttl / 3
     }
 
     /// Whether a quorum of the nodes tells this client of votes, so that it need not poll for them.
@@ -170,15 +174,16 @@ impl Nodes {
         starts.into_iter().filter_map(left).collect()
     }
 
-    /// Warns that a quorum is missing because of restarts; once, until a lock is had again.
-    pub(crate) fn warn_of_grace(&self, now: Time) {
+    /// The nodes whose restart keeps a quorum from voting, and for how long: once, until a lock is had again.
+    pub(crate) fn grace_to_warn_of(&self, now: Time) -> Vec<(Arc<str>, Duration)> {
         if self.warned_of_grace.swap(true, Ordering::Relaxed) {
-            return;
+            return Vec::new();
         }
-        for (place, left) in self.in_grace(now) {
+        let named = |(place, left): (usize, Duration)| {
             let node = self.list.get(place).map_or("?", |node| node.name());
-            telemetry::in_grace(node, left);
-        }
+            (node.into(), left)
+        };
+        self.in_grace(now).into_iter().map(named).collect()
     }
 
     /// Warns, once, of a lease that a restarted node may have forgotten when it votes again.
@@ -210,7 +215,7 @@ impl Nodes {
         telemetry::within(
             call,
             resource,
-            &self.unanswered,
+            &self.limits.unanswered,
             self.clock,
             carry_out,
             token,

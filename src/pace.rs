@@ -1,58 +1,90 @@
-//! How much is under way to each node at once.
+//! How much is under way to each node at once, and what comes first.
 //!
-//! The renewals of very many leases fall due together. Sent together they would pile up at the server, and
-//! the last be answered so late that the connection seems dead; a new one puts every lease in doubt, all are
-//! asked about at once, and so on.
+//! Everything that goes to a node passes through here: first requests, keep-alives, renewals, releases. Many
+//! may fall due together: sent together they would pile up at the server, and the last be answered so late
+//! that the connection seems dead; a new one puts every lease in doubt, all are asked about at once, and so
+//! on. So a burst waits its turn, and its time counts from when it is sent. What keeps something that would
+//! run out comes first; what asks and what gives up take turns, so that neither shuts out the other.
 
 use std::collections::VecDeque;
+
+use crate::claim::Urgency;
 
 /// How many questions may be under way to one node, a batch more or less: enough to keep a server busy that is
 /// 50 ms away, few enough for it to answer well within a `node_timeout`.
 const MOST: usize = 3_200;
 
-/// Batches for each node, of which some are under way.
+/// Who waits to ask each node, and how much is under way there.
 #[derive(Debug)]
-pub(crate) struct Pace<B>(Vec<Line<B>>);
+pub(crate) struct Pace(Vec<Lines>);
 
-#[derive(Debug)]
-struct Line<B> {
-    /// Each with how many questions it has.
-    waiting: VecDeque<(usize, B)>,
+#[derive(Debug, Default)]
+struct Lines {
+    keep: VecDeque<u64>,
+    ask: VecDeque<u64>,
+    release: VecDeque<u64>,
+    /// Whether releases come next.
+    release_next: bool,
     under_way: usize,
 }
 
-impl<B> Pace<B> {
-    pub(crate) fn of(nodes: usize) -> Self {
-        let line = |_| Line {
-            waiting: VecDeque::new(),
-            under_way: 0,
+impl Lines {
+    fn pop(&mut self, most: usize) -> Vec<u64> {
+        let line = if !self.keep.is_empty() {
+            &mut self.keep
+        } else {
+            let releases = self.ask.is_empty() || self.release_next && !self.release.is_empty();
+            self.release_next = !releases;
+            if releases {
+                &mut self.release
+            } else {
+                &mut self.ask
+            }
         };
-        Self((0..nodes).map(line).collect())
+        let most = most.min(line.len());
+        line.drain(..most).collect()
+    }
+}
+
+impl Pace {
+    pub(crate) fn of(nodes: usize) -> Self {
+        Self((0..nodes).map(|_| Lines::default()).collect())
     }
 
-    /// A batch of `size` questions for a node comes last.
-    pub(crate) fn push(&mut self, place: usize, size: usize, batch: B) {
-        if let Some(line) = self.0.get_mut(place) {
-            line.waiting.push_back((size, batch));
+    /// A request wants to ask a node, and comes last among its like.
+    pub(crate) fn push(&mut self, place: usize, urgency: Urgency, key: u64) {
+        let Some(lines) = self.0.get_mut(place) else {
+            return;
+        };
+        match urgency {
+            Urgency::Keep => lines.keep.push_back(key),
+            Urgency::Ask => lines.ask.push_back(key),
+            Urgency::Release => lines.release.push_back(key),
         }
     }
 
-    /// What may be sent now, and is under way with that.
-    pub(crate) fn next(&mut self) -> Option<B> {
-        self.0.iter_mut().find_map(|line| {
-            if line.under_way >= MOST {
+    /// A node that may be asked something, and who asks: as many as go into one call of that node.
+    pub(crate) fn next(&mut self, limit: impl Fn(usize) -> usize) -> Option<(usize, Vec<u64>)> {
+        self.0.iter_mut().enumerate().find_map(|(place, lines)| {
+            if lines.under_way >= MOST {
                 return None;
             }
-            let (size, batch) = line.waiting.pop_front()?;
-            line.under_way += size;
-            Some(batch)
+            let keys = lines.pop(limit(place).max(1));
+            (!keys.is_empty()).then_some((place, keys))
         })
     }
 
-    /// A batch of `size` that was under way to a node was answered, or will not be.
+    /// So many questions are under way to a node now.
+    pub(crate) fn sent(&mut self, place: usize, size: usize) {
+        if let Some(lines) = self.0.get_mut(place) {
+            lines.under_way += size;
+        }
+    }
+
+    /// So many that were under way to a node were answered, or will not be.
     pub(crate) fn over(&mut self, place: usize, size: usize) {
-        if let Some(line) = self.0.get_mut(place) {
-            line.under_way = line.under_way.saturating_sub(size);
+        if let Some(lines) = self.0.get_mut(place) {
+            lines.under_way = lines.under_way.saturating_sub(size);
         }
     }
 }
@@ -61,22 +93,36 @@ impl<B> Pace<B> {
 mod tests {
     use super::*;
 
+    fn next(pace: &mut Pace) -> Option<(usize, Vec<u64>)> {
+        pace.next(|_| 2)
+    }
+
     #[test]
     fn a_burst_is_sent_as_it_is_answered_and_no_node_waits_for_another() {
-        let size = MOST / 4;
         let mut pace = Pace::of(2);
-        for batch in 0..6 {
-            pace.push(0, size, (0, batch));
+        (0..4).for_each(|key| pace.push(0, Urgency::Ask, key));
+        pace.push(1, Urgency::Ask, 9);
+        assert_eq!(next(&mut pace), Some((0, vec![0, 1])));
+        pace.sent(0, MOST);
+        assert_eq!(next(&mut pace), Some((1, vec![9])));
+        assert_eq!(next(&mut pace), None);
+        pace.over(0, 1);
+        assert_eq!(next(&mut pace), Some((0, vec![2, 3])));
+    }
+
+    #[test]
+    fn l6_what_would_run_out_comes_first_and_nothing_is_shut_out() {
+        let mut pace = Pace::of(1);
+        for key in 0..4 {
+            pace.push(0, Urgency::Ask, key);
+            pace.push(0, Urgency::Release, 10 + key);
         }
-        pace.push(1, size, (1, 0));
-        let sent: Vec<_> = std::iter::from_fn(|| pace.next()).collect();
-        assert_eq!(sent, [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0)]);
-        pace.over(0, size);
-        assert_eq!(pace.next(), Some((0, 4)));
-        assert_eq!(pace.next(), None);
-        pace.over(1, size);
-        assert_eq!(pace.next(), None);
-        pace.over(0, size);
-        assert_eq!(pace.next(), Some((0, 5)));
+        pace.push(0, Urgency::Keep, 20);
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut pace)).collect();
+        let keys: Vec<_> = order.into_iter().map(|(_, keys)| keys).collect();
+        assert_eq!(
+            keys,
+            [vec![20], vec![0, 1], vec![10, 11], vec![2, 3], vec![12, 13]]
+        );
     }
 }

@@ -1,26 +1,28 @@
 //! A request and its place in line.
 //!
 //! Owns the request from its first question until a guard takes it over. Whoever is dropped while it owns
-//! one ends the claim, and the janitor takes back whatever was sent (C1). The ticker keeps the place; the
-//! future that waits only looks whether the turn has come, so it can be dropped and made again (C2).
+//! one ends the request, and the ticker takes back whatever was sent (C1). The ticker asks, hears and keeps
+//! the place; the future that waits only looks whether the turn has come, so it can be dropped and made again
+//! (C2), or kept without being polled (C4).
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::Id};
+use tokio::task::Id;
 
 use crate::{
-    claim::{Claim, End, Phase, Taken},
+    claim::{Claim, End, Phase, Renewal, Taken},
     client::Client,
     clock::Time,
     error::{LockError, NodeError, ReleaseError},
     guard::LockGuard,
-    lease::{Request, Told},
     leavers::Leavers,
-    release::TakingBack,
     resource::Resource,
     roll::Enrolment,
-    telemetry,
+    telemetry::{Tell, What},
 };
+
+/// The shortest pause between two rounds, so that whoever asks again and again leaves time for others.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long to wait.
 #[derive(Clone, Copy, Debug)]
@@ -52,10 +54,10 @@ impl Hold {
     }
 }
 
-/// A request and its place on the roll. Its drop takes back whatever was sent.
+/// A request and its place in line. Its drop takes back whatever was sent.
 pub(crate) struct Place {
     client: Arc<Client>,
-    request: Arc<Request>,
+    resource: Arc<Resource>,
     /// Until the guard takes it over.
     enrolment: Option<Enrolment>,
     /// The task that asked.
@@ -72,56 +74,46 @@ impl Place {
         room: Option<u64>,
         patience: Patience,
     ) -> Result<Self, LockError> {
-        let request = client.request(resource, ttl, room)?;
+        let claim = client.claim(resource, ttl, room)?;
         let place = Self {
-            // Before anything is sent: a push may overtake the answers.
-            enrolment: Some(client.roll.enrol(&request)),
             client: client.clone(),
-            request,
+            resource: claim.resource().clone(),
+            enrolment: Some(client.roll.enrol(claim)),
             task: Leavers::task(),
         };
-        let crowded = client.roll.is_crowded(resource);
-        if crowded {
-            place.request.update(|claim, _| claim.stand_outside());
-        } else if let Patience::Until(deadline) = patience {
-            tokio::select! {
-                biased;
-                () = place.ask_repeatedly() => {}
-                () = client.nodes.clock.sleep_until(deadline) => return Err(place.give_up()),
+        let deadline = match patience {
+            Patience::Until(deadline) => Some(deadline),
+            Patience::WhileMoving(_) => None,
+        };
+        for round in 1..=client.nodes.config.retry_count {
+            if round > 1 {
+                place.change(|claim, _| claim.ask_first_again());
             }
-        } else {
-            place.ask_repeatedly().await;
-        }
-        client.roll.kick(&place.request);
-        match place.phase() {
-            _ if client.nodes.is_closed() => Err(LockError::ShutDown),
-            Phase::Asking => Err(place.no_quorum()),
-            _ => Ok(place),
-        }
-    }
-
-    async fn ask_repeatedly(&self) {
-        let nodes = &self.client.nodes;
-        for round in 1..=nodes.config.retry_count {
-            let roll = self.client.roll.clone();
-            self.request.ask(move |request| roll.kick(request)).await;
-            if self.phase() != Phase::Asking || round == nodes.config.retry_count {
-                return;
+            let has_verdict = |claim: &Claim| claim.phase() != Phase::Asking || claim.is_hopeless();
+            if !place.until(has_verdict, deadline).await? {
+                return Err(place.give_up());
             }
-            let next = nodes.clock.now().plus(nodes.config.retry_delay);
+            if !place.look(|claim, _| claim.is_hopeless())
+                || round == client.nodes.config.retry_count
+            {
+                break;
+            }
+            let pause = client.nodes.config.retry_delay.max(SHORTEST_PAUSE);
+            let next = client.nodes.clock.now().plus(pause);
+            let next = deadline.map_or(next, |deadline| deadline.min(next));
             // It may be shut down meanwhile, or the late answers be enough.
-            loop {
-                let mut rung = pin!(self.request.wake.notified());
-                rung.as_mut().enable();
-                if self.phase() != Phase::Asking {
-                    return;
-                }
-                tokio::select! {
-                    biased;
-                    () = rung => {}
-                    () = nodes.clock.sleep_until(next) => break,
-                }
+            let has_come = |claim: &Claim| !matches!(claim.phase(), Phase::Asking | Phase::Aside);
+            if place.until(has_come, Some(next)).await? {
+                break;
             }
+            if deadline.is_some_and(|deadline| deadline <= client.nodes.clock.now()) {
+                return Err(place.give_up());
+            }
+        }
+        match place.phase() {
+            Phase::Ended(End::ShutDown) => Err(LockError::ShutDown),
+            _ if place.look(|claim, _| claim.is_hopeless()) => Err(place.no_quorum()),
+            _ => Ok(place),
         }
     }
 
@@ -129,46 +121,43 @@ impl Place {
         &self.client
     }
 
-    pub(crate) fn resource(&self) -> Arc<Resource> {
-        self.request.look(|claim| claim.resource().clone())
+    pub(crate) fn resource(&self) -> &Arc<Resource> {
+        &self.resource
     }
 
     /// How many waiters are ahead, as last heard.
     pub(crate) fn position(&self) -> u64 {
-        self.request.look(|claim| claim.position())
+        self.look(|claim, _| claim.position())
     }
 
-    /// Follows the request.
-    pub(crate) fn follow(&self) -> watch::Receiver<Told> {
-        self.request.follow()
+    pub(crate) fn enrolment(&self) -> Option<&Enrolment> {
+        self.enrolment.as_ref()
     }
 
     pub(crate) fn phase(&self) -> Phase {
-        self.request.look(|claim| claim.phase())
+        // Gone only if the guard has it.
+        self.look(|claim, _| Some(claim.phase()))
+            .unwrap_or(Phase::Held)
     }
 
     /// How many waiters the nodes told of that had no room.
     pub(crate) fn queue_full(&self) -> LockError {
-        let waiting = self.request.look(|claim| claim.crowd());
+        let waiting = self.look(|claim, _| claim.crowd());
         LockError::QueueFull { waiting }
     }
 
     /// Waits until a quorum has the ticket under its agreed number, or a token that stands for it.
     pub(crate) async fn recorded(&self) -> Result<(), LockError> {
-        loop {
-            let mut rung = pin!(self.request.wake.notified());
-            rung.as_mut().enable();
-            if self.request.update(|claim, now| claim.secure_place(now)) {
-                break;
-            }
-            self.client.roll.kick(&self.request);
-            rung.await;
+        let mut secured = false;
+        while !secured {
+            secured = self
+                .once(|claim, now| claim.secure_place(now).then_some(true), None)
+                .await?
+                .unwrap_or(false);
         }
         match self.phase() {
             Phase::Ended(_) => Err(LockError::ShutDown),
-            Phase::Waiting if !self.request.look(|claim| claim.is_recorded()) => {
-                Err(self.no_quorum())
-            }
+            Phase::Waiting if !self.look(|claim, _| claim.is_recorded()) => Err(self.no_quorum()),
             _ => Ok(()),
         }
     }
@@ -179,26 +168,14 @@ impl Place {
         patience: Patience,
         hold: Hold,
     ) -> Result<LockGuard, LockError> {
-        let nodes = self.client.nodes.clone();
         loop {
-            let request = self.request.clone();
-            let mut rung = pin!(request.wake.notified());
-            rung.as_mut().enable();
-            if let Some(outcome) = self.take(hold) {
-                return outcome;
-            }
-            self.client.roll.kick(&self.request);
-            let Some(deadline) = self.deadline(patience) else {
-                rung.await;
-                continue;
-            };
-            if deadline <= nodes.clock.now() {
-                return Err(self.give_up());
-            }
-            tokio::select! {
-                biased;
-                () = rung => {}
-                () = nodes.clock.sleep_until(deadline) => {}
+            let deadline = self.deadline(patience);
+            let taken = self.once(|claim, now| taken(claim, now, hold), deadline);
+            match taken.await? {
+                Some(taken) => return self.guard(taken),
+                // It may have moved forward meanwhile.
+                None if self.deadline(patience) <= deadline => return Err(self.give_up()),
+                None => {}
             }
         }
     }
@@ -208,65 +185,105 @@ impl Place {
         &mut self,
         hold: Hold,
     ) -> Result<Option<LockGuard>, LockError> {
+        let verdict = |claim: &mut Claim, now: Time| match claim.phase() {
+            Phase::Ended(End::NotFree) => Some(Attempt::NotFree),
+            Phase::Waiting if claim.is_cut_off() || claim.waits_for_grace(now) => {
+                Some(Attempt::Unknown)
+            }
+            Phase::Waiting => None,
+            _ => taken(claim, now, hold).map(Attempt::Taken),
+        };
+        match self.once(verdict, None).await? {
+            Some(Attempt::Taken(taken)) => self.guard(taken).map(Some),
+            Some(Attempt::Unknown) => Err(self.no_quorum()),
+            Some(Attempt::NotFree) | None => Ok(None),
+        }
+    }
+
+    pub(crate) async fn leave(mut self) -> Result<(), ReleaseError> {
+        let Some(enrolment) = self.enrolment.take() else {
+            return Ok(());
+        };
         let nodes = self.client.nodes.clone();
+        let tally = self.client.release(&enrolment).await?;
+        if tally.is_quorum(nodes.quorum) {
+            return Ok(());
+        }
+        let failed = tally.failed.into_iter();
+        Err(ReleaseError::Unconfirmed(nodes.no_quorum(failed)))
+    }
+
+    fn guard(&mut self, taken: Taken) -> Result<LockGuard, LockError> {
+        match (taken, self.enrolment.take()) {
+            (Taken::Lease(majority), Some(enrolment)) => {
+                let leavers = &self.client.leavers;
+                leavers.served(self.task, self.resource.name());
+                Ok(LockGuard::new(
+                    self.client.clone(),
+                    self.resource.clone(),
+                    enrolment,
+                    majority,
+                ))
+            }
+            (Taken::Ended(End::ShutDown), _) => Err(LockError::ShutDown),
+            _ => Err(LockError::TicketSpent),
+        }
+    }
+
+    /// Waits until the request is as `is` says, or until `deadline`; whether it is.
+    async fn until(
+        &self,
+        is: impl Fn(&Claim) -> bool,
+        deadline: Option<Time>,
+    ) -> Result<bool, LockError> {
+        let becomes = |claim: &mut Claim, _| is(claim).then_some(true);
+        Ok(self.once(becomes, deadline).await?.is_some())
+    }
+
+    /// Changes the request again and again, whenever it is worth a look, until that comes to something; `None`
+    /// if it does not until `deadline`.
+    async fn once<T>(
+        &self,
+        change: impl Fn(&mut Claim, Time) -> Option<T>,
+        deadline: Option<Time>,
+    ) -> Result<Option<T>, LockError> {
+        let Some(enrolment) = &self.enrolment else {
+            return Err(LockError::TicketSpent);
+        };
+        let nodes = &self.client.nodes;
         loop {
-            let request = self.request.clone();
-            let mut rung = pin!(request.wake.notified());
+            let mut rung = pin!(enrolment.bell().wake.notified());
             rung.as_mut().enable();
-            match self.phase() {
-                Phase::Granted { .. } | Phase::Fencing { .. } => {}
-                Phase::Waiting
-                    if self
-                        .request
-                        .look_now(|claim, now| claim.waits_for_grace(now)) =>
-                {
-                    return Err(self.no_quorum());
-                }
-                _ => return Ok(None),
+            if let Some(outcome) = enrolment.update(|claim, now| change(claim, now)) {
+                return Ok(Some(outcome));
             }
-            if let Some(outcome) = self.take(hold) {
-                return outcome.map(Some);
+            if let Some(cause) = self.client.roll.stopped() {
+                return Err(LockError::Stopped(cause));
             }
-            self.client.roll.kick(&self.request);
-            let votes_end = self.request.look_now(|claim, now| claim.valid_until(now));
+            let Some(deadline) = deadline else {
+                rung.await;
+                continue;
+            };
+            if deadline <= nodes.clock.now() {
+                return Ok(None);
+            }
             tokio::select! {
                 biased;
                 () = rung => {}
-                () = nodes.clock.sleep_until(votes_end) => return Ok(None),
+                () = nodes.clock.sleep_until(deadline) => {}
             }
         }
     }
 
-    pub(crate) async fn leave(self) -> Result<(), ReleaseError> {
-        let Some(leftover) = self.request.take_back() else {
-            return Ok(());
-        };
-        let tally = TakingBack::new(leftover).tally().await;
-        tally.confirmed(&self.client.nodes)
+    fn change(&self, change: impl FnOnce(&mut Claim, Time)) {
+        if let Some(enrolment) = &self.enrolment {
+            enrolment.update(change);
+        }
     }
 
-    fn take(&mut self, hold: Hold) -> Option<Result<LockGuard, LockError>> {
-        let taken = self.request.update(|claim, now| {
-            let renewal = hold.auto_extend.then(|| claim.ttl() / 3);
-            claim.take(now, renewal, hold.max_hold)
-        });
-        match taken {
-            Taken::NotYet => None,
-            Taken::Ended(End::ShutDown) => Some(Err(LockError::ShutDown)),
-            Taken::Ended(_) => Some(Err(LockError::TicketSpent)),
-            Taken::Lease(majority) => {
-                self.request.look(|claim| {
-                    let leavers = &self.client.leavers;
-                    leavers.served(self.task, claim.resource().name());
-                });
-                Some(Ok(LockGuard::new(
-                    self.client.clone(),
-                    self.request.clone(),
-                    self.enrolment.take(),
-                    majority,
-                )))
-            }
-        }
+    fn look<T: Default>(&self, look: impl FnOnce(&Claim, Time) -> T) -> T {
+        let enrolment = self.enrolment.as_ref();
+        enrolment.map_or_else(T::default, |enrolment| enrolment.look(look))
     }
 
     fn deadline(&self, patience: Patience) -> Option<Time> {
@@ -274,7 +291,7 @@ impl Place {
             Patience::Until(deadline) => Some(deadline),
             Patience::WhileMoving(None) => None,
             Patience::WhileMoving(Some(span)) => {
-                Some(self.request.look(|claim| claim.progress()).plus(span))
+                Some(self.look(|claim, _| claim.progress()).plus(span))
             }
         }
     }
@@ -283,19 +300,21 @@ impl Place {
         let cut_off = |claim: &Claim, now| claim.is_cut_off() || claim.waits_for_grace(now);
         match self.phase() {
             Phase::Asking => return self.no_quorum(),
-            _ if self.request.look_now(cut_off) => return self.no_quorum(),
+            _ if self.look(cut_off) => return self.no_quorum(),
             Phase::Outside => return self.queue_full(),
             _ => {}
         }
-        self.request.look_now(|claim, now| LockError::TimedOut {
-            position: claim.position(),
-            holder_ttl: claim.holder_left(now),
-        })
+        let (position, holder_ttl) =
+            self.look(|claim, now| (claim.position(), claim.holder_left(now)));
+        LockError::TimedOut {
+            position,
+            holder_ttl,
+        }
     }
 
     fn no_quorum(&self) -> LockError {
         let nodes = &self.client.nodes;
-        let mut failures: Vec<_> = self.request.look(|claim| claim.failures().collect());
+        let mut failures: Vec<_> = self.look(|claim, _| claim.failures().collect());
         for (place, left) in nodes.in_grace(nodes.clock.now()) {
             if failures.iter().all(|(failed, _)| *failed != place) {
                 failures.push((place, NodeError::RestartGrace { left }));
@@ -305,21 +324,39 @@ impl Place {
     }
 }
 
+/// What an attempt without waiting comes to.
+enum Attempt {
+    Taken(Taken),
+    NotFree,
+    Unknown,
+}
+
+/// Takes the lease if it is there, or tells that it never will be.
+fn taken(claim: &mut Claim, now: Time, hold: Hold) -> Option<Taken> {
+    let renewal = if hold.auto_extend {
+        Renewal::Third
+    } else {
+        Renewal::Off
+    };
+    match claim.take(now, renewal, hold.max_hold) {
+        Taken::NotYet => None,
+        taken => Some(taken),
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        // A guard that took over still needs the claim.
-        if matches!(self.phase(), Phase::Held) {
+        let Some(enrolment) = &self.enrolment else {
             return;
+        };
+        let leaving = enrolment.look(|claim, _| claim.is_in_line().then(|| claim.who()));
+        let Some(who) = leaving else { return };
+        let name = self.resource.name();
+        if let Some(times) = self.client.leavers.left(self.task, name) {
+            let what = What::KeepsLeaving { times };
+            let nodes = &self.client.nodes;
+            Tell { who, what }.emit(&nodes.limits, nodes.clock.now());
         }
-        self.request.look(|claim| {
-            let leaves = claim.is_in_line();
-            let name = claim.resource().name();
-            let times = leaves.then(|| self.client.leavers.left(self.task, name));
-            if let Some(times) = times.flatten() {
-                telemetry::keeps_leaving(claim.who(), times);
-            }
-        });
-        self.request.end();
     }
 }
 
@@ -342,7 +379,7 @@ mod tests {
                 .unwrap();
             assert!(matches!(place.phase(), Phase::Granted { .. }));
             for node in 0..3 {
-                place.request.update(|claim, now| claim.hear_up(node, now));
+                place.change(|claim, _| claim.hear_up(node));
             }
             let hold = Hold {
                 auto_extend,

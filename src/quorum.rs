@@ -1,22 +1,6 @@
-//! A majority of the nodes: what counts as one, and asking all nodes at once.
-//!
-//! Calls go to all nodes concurrently and come back as they are answered, so that the verdict falls as
-//! soon as it is certain and a hung node costs nothing. Whoever has its verdict hands the rest to the
-//! background: a request that was never sent would leave a slow node without it.
+//! A majority of the nodes: what counts as one.
 
-use std::{
-    future,
-    task::{Context, Poll, ready},
-};
-
-use futures::{FutureExt, future::BoxFuture};
-
-use crate::{
-    clock::{Clock, Time},
-    error::NodeError,
-    node::{Answer, Call},
-    task,
-};
+use crate::clock::Time;
 
 /// How many nodes there are, and so how many make a quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,89 +85,6 @@ impl Majority {
     /// Whether a quorum has that counter already. If not, it must be written to one first (S2).
     pub(crate) fn agreed(self) -> bool {
         self.agreed
-    }
-}
-
-/// One request under way to several nodes, each under a key of the asker's.
-///
-/// They are few, so all of them are looked at whenever one may have been answered: cheaper than to note which.
-pub(crate) struct FanOut<T> {
-    calls: Vec<(usize, Call<Vec<T>>)>,
-    clock: Clock,
-    /// Of all the calls.
-    deadline: Time,
-    /// Set by the first look that leaves something open.
-    timer: Option<BoxFuture<'static, ()>>,
-}
-
-impl<T: Send + 'static> FanOut<T> {
-    /// Waits for all of `calls`, each a batch of one, until the `deadline` that they have.
-    pub(crate) fn of(
-        calls: impl Iterator<Item = (usize, Call<Vec<T>>)>,
-        clock: Clock,
-        deadline: Time,
-    ) -> Self {
-        Self {
-            calls: calls.collect(),
-            clock,
-            deadline,
-            timer: None,
-        }
-    }
-
-    /// The next outcome, under its key; `None` when all have come.
-    pub(crate) async fn next(&mut self) -> Option<(usize, Result<Answer<T>, NodeError>)> {
-        let (key, outcome) = future::poll_fn(|cx| self.poll_next(cx)).await?;
-        let only = |answer: Answer<Vec<T>>| {
-            let value = answer.value.into_iter().next().ok_or(NodeError::Garbled)?;
-            Ok(Answer {
-                sent: answer.sent,
-                era: answer.era,
-                value,
-            })
-        };
-        Some((key, outcome.and_then(only)))
-    }
-
-    /// Waits for what is left in the background and hands it to `heed`.
-    pub(crate) fn finish_late(
-        mut self,
-        mut heed: impl FnMut(usize, Result<Answer<T>, NodeError>) + Send + 'static,
-    ) {
-        if self.calls.is_empty() {
-            return;
-        }
-        task::spawn(async move {
-            while let Some((key, outcome)) = self.next().await {
-                heed(key, outcome);
-            }
-        });
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Outcome<T>>> {
-        loop {
-            for place in 0..self.calls.len() {
-                if let Poll::Ready(outcome) = self.calls[place].1.as_mut().poll(cx) {
-                    let (key, _) = self.calls.remove(place);
-                    return Poll::Ready(Some((key, outcome)));
-                }
-            }
-            if self.calls.is_empty() {
-                return Poll::Ready(None);
-            }
-            let (clock, deadline) = (self.clock, self.deadline);
-            let timer = || async move { clock.sleep_until(deadline).await }.boxed();
-            ready!(self.timer.get_or_insert_with(timer).as_mut().poll(cx));
-            self.timer = None;
-        }
-    }
-}
-
-type Outcome<T> = (usize, Result<Answer<Vec<T>>, NodeError>);
-
-impl<T> std::fmt::Debug for FanOut<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FanOut({})", self.calls.len())
     }
 }
 

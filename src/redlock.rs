@@ -255,7 +255,7 @@ impl FifoRedlock {
         };
         match guard.release().await {
             Err(ReleaseError::Lost(why)) => Err(LockError::LeaseLost(why)),
-            Ok(()) | Err(ReleaseError::Unconfirmed(_)) => Ok(value),
+            Ok(()) | Err(ReleaseError::Unconfirmed(_) | ReleaseError::Stopped(_)) => Ok(value),
         }
     }
 
@@ -287,6 +287,7 @@ impl FifoRedlock {
     /// # }
     /// ```
     pub async fn inspect(&self, resource: &str) -> Result<Inspection, LockError> {
+        self.client.start().map_err(LockError::Stopped)?;
         let nodes = &self.client.nodes;
         let name = Arc::new(Resource::new(&nodes.config.key_prefix, resource)?);
         let (clock, deadline) = (

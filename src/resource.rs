@@ -93,6 +93,11 @@ fn tag(key: &str) -> Option<&str> {
     (!tag.is_empty()).then_some(tag)
 }
 
+/// Whether keys that start with `prefix` have a hash tag by that.
+pub(crate) fn has_tag(prefix: &str) -> bool {
+    tag(prefix).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{prop_assert, prop_assume, proptest};

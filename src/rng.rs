@@ -1,6 +1,7 @@
 //! The only source of randomness.
 //!
-//! Drawn from the operating system at every call, so processes forked from one another never share an id.
+//! Drawn from the operating system at every call, so processes forked from one another never share an id. The
+//! uuid crate's own way there does not promise that: any crate of a build can turn a generator of its own on.
 //! Only the simulation has a source of its own, so that a run replays.
 
 use std::time::Duration;
@@ -19,7 +20,12 @@ impl Rng {
         if let Some(draw) = SOURCE.get() {
             return draw();
         }
-        Uuid::new_v4()
+        let mut bytes = [0; 16];
+        match getrandom::fill(&mut bytes) {
+            Ok(()) => uuid::Builder::from_random_bytes(bytes).into_uuid(),
+            // There is no other source to turn to but the one that the uuid crate knows.
+            Err(_) => Uuid::new_v4(),
+        }
     }
 
     /// A span between zero and `most`.

@@ -1,36 +1,57 @@
-//! The roll: who the ticker keeps, and when each is due.
+//! The roll: all requests of a client, and when each is due.
 //!
-//! Requests enrol before their first round, and are struck out when their handle is dropped. A lock that
-//! is had at once costs an entry here and no message: the ticker is rung only if something is due earlier
-//! than it would wake by itself.
+//! One table under one lock. A request is changed by [`Roll::update`] alone, which notes in the same step when
+//! it is due next, so there is nothing to forget; what it wants to be told of (whoever waits for it, the log,
+//! the metrics) is told when the lock is released. A request enrols before its first round. It stays here
+//! until its handle is gone and nothing of it is left on any node, so who shuts down waits for the table.
+//!
+//! A lock that is had at once costs an entry here and no message: the ticker is rung only if something is due
+//! earlier than it would wake by itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    claim::{Claim, End, Phase},
+    claim::{Claim, End, Question, Urgency},
     clock::Time,
-    lease::Request,
-    resource::Resource,
+    error::{ClientStopped, LeaseLost},
+    nodes::Nodes,
+    telemetry::{self, Tell},
 };
 
-/// Who is enrolled, and when each is due.
-#[derive(Debug, Default)]
+/// How many requests are looked at before others get a turn at the table.
+const AT_ONCE: usize = 128;
+
+/// The least time before a request is looked at again.
+const AGAIN: Duration = Duration::from_millis(1);
+
+/// All requests of a client.
+#[derive(Debug)]
 pub(crate) struct Roll {
+    nodes: Arc<Nodes>,
     entries: Mutex<Entries>,
     /// Rings when something is due earlier than the ticker knows, or the roll is closed.
     changed: Notify,
+    /// Rings when a request that has ended is cleaned up, or as good as.
+    cleaned: Notify,
+    /// Why nobody serves the roll any more.
+    stopped: OnceLock<ClientStopped>,
 }
 
 #[derive(Debug, Default)]
 struct Entries {
     /// In order of arrival, which is the order within a batch.
-    requests: BTreeMap<u64, Entry>,
+    requests: BTreeMap<u64, Box<Entry>>,
     keys: HashMap<Uuid, u64>,
     due: BTreeSet<(Time, u64)>,
     /// Who waits for room in the line of a resource. Only the first of them asks, and the others follow
@@ -44,88 +65,212 @@ struct Entries {
 
 #[derive(Debug)]
 struct Entry {
-    request: Arc<Request>,
-    resource: Arc<Resource>,
-    /// Of the claim, when it was last looked at.
-    revision: u64,
+    claim: Claim,
+    bell: Arc<Bell>,
     due: Option<Time>,
     outside: bool,
+    /// Whether its handle is still there.
+    owned: bool,
+    /// Whether nobody is there to clean up.
+    abandoned: bool,
+    /// As last told to the metrics.
+    bare: bool,
 }
 
-/// What matters here of a claim at some moment.
-struct Seen {
-    uuid: Uuid,
-    revision: u64,
-    due: Option<Time>,
-    outside: bool,
-    settled: bool,
+/// What whoever waits for a request listens to.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    /// Rings when the request is worth a look.
+    pub(crate) wake: Notify,
+    /// Whether somebody follows how many are ahead.
+    followed: AtomicBool,
+    /// Why the lease ended: stays when the request is gone from the roll.
+    lost: OnceLock<LeaseLost>,
 }
 
-impl Seen {
-    fn of(claim: &Claim, now: Time) -> Self {
-        Self {
-            uuid: claim.id().uuid(),
-            revision: claim.revision(),
-            due: claim.due(now),
-            outside: claim.waits_for_room(),
-            settled: claim.is_settled(),
-        }
+impl Bell {
+    /// Why the lease ended, if it did.
+    pub(crate) fn lost(&self) -> Option<LeaseLost> {
+        self.lost.get().copied()
     }
 }
 
-/// A request's place on the roll; it is struck out when this is dropped.
+/// What is to be done once the table is unlocked.
+#[derive(Debug, Default)]
+struct After {
+    bells: Vec<Arc<Bell>>,
+    tells: Vec<Tell>,
+    waiters: i32,
+    bare: i32,
+    ring: bool,
+    cleaned: bool,
+}
+
+/// A handle on a request, its only owner. Its drop ends the request, and what it has on the nodes is taken back.
 #[derive(Debug)]
 pub(crate) struct Enrolment {
     roll: Arc<Roll>,
-    uuid: Uuid,
+    key: u64,
+    bell: Arc<Bell>,
+}
+
+impl Enrolment {
+    /// Changes the request; nothing comes of it if that is gone, which it is not before its handle.
+    pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> T {
+        self.roll.update(self.key, change).unwrap_or_default()
+    }
+
+    /// Looks at the request.
+    pub(crate) fn look<T: Default>(&self, look: impl FnOnce(&Claim, Time) -> T) -> T {
+        self.roll.look(self.key, look).unwrap_or_default()
+    }
+
+    /// What whoever waits for it listens to.
+    pub(crate) fn bell(&self) -> &Arc<Bell> {
+        &self.bell
+    }
+
+    /// Listens to how many are ahead, too.
+    pub(crate) fn follow(&self) {
+        self.bell.followed.store(true, Ordering::Relaxed);
+    }
+
+    /// What is to be seen of it without owning it.
+    pub(crate) fn view(&self) -> View {
+        View {
+            roll: self.roll.clone(),
+            key: self.key,
+            bell: self.bell.clone(),
+        }
+    }
+}
+
+impl Drop for Enrolment {
+    fn drop(&mut self) {
+        self.roll.disown(self.key);
+    }
+}
+
+/// Sees a request without owning it.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) roll: Arc<Roll>,
+    key: u64,
+    pub(crate) bell: Arc<Bell>,
+}
+
+impl View {
+    /// Why the lease ended, as soon as it has: by the timer of whoever polls, whatever becomes of the ticker (S3).
+    pub(crate) async fn lost(self) -> LeaseLost {
+        loop {
+            let mut rung = pin!(self.bell.wake.notified());
+            rung.as_mut().enable();
+            let look = |claim: &mut Claim, now| (claim.check(now), claim.valid_until(now));
+            let until = match self.update(look) {
+                None => return self.bell.lost().unwrap_or(LeaseLost::Released),
+                Some((Some(why), _)) => return why,
+                Some((None, until)) => until,
+            };
+            tokio::select! {
+                biased;
+                () = rung => {}
+                () = self.roll.nodes.clock.sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Changes the request, if it is still there.
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> Option<T> {
+        self.roll.update(self.key, change)
+    }
 }
 
 impl Roll {
-    /// Enrols a request.
-    pub(crate) fn enrol(self: &Arc<Self>, request: &Arc<Request>) -> Enrolment {
-        let (uuid, resource) = request.look(|claim| (claim.id().uuid(), claim.resource().clone()));
+    pub(crate) fn new(nodes: Arc<Nodes>) -> Self {
+        Self {
+            nodes,
+            entries: Mutex::default(),
+            changed: Notify::new(),
+            cleaned: Notify::new(),
+            stopped: OnceLock::new(),
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> &Arc<Nodes> {
+        &self.nodes
+    }
+
+    /// Enrols a request. It stands outside if others of this client wait for room in that line: whoever comes now
+    /// must not get in before them.
+    pub(crate) fn enrol(self: &Arc<Self>, claim: Claim) -> Enrolment {
+        let bell: Arc<Bell> = Arc::default();
+        let mut after = After::default();
         let mut entries = self.entries();
+        let now = self.nodes.clock.now();
+        let crowded = entries.outside.contains_key(claim.resource().name());
         entries.arrivals += 1;
         let key = entries.arrivals;
-        entries.keys.insert(uuid, key);
-        entries.requests.insert(
-            key,
-            Entry {
-                request: request.clone(),
-                resource,
-                revision: 0,
-                due: None,
-                outside: false,
-            },
-        );
+        entries.keys.insert(claim.id().uuid(), key);
+        let entry = Entry {
+            claim,
+            bell: bell.clone(),
+            due: None,
+            outside: false,
+            owned: true,
+            abandoned: false,
+            bare: false,
+        };
+        entries.requests.insert(key, Box::new(entry));
+        let start = |claim: &mut Claim, now| {
+            if crowded {
+                claim.find_no_room(now);
+            }
+        };
+        entries.change(key, now, start, &mut after);
         drop(entries);
-        self.kick(request);
+        self.carry_out(after);
         Enrolment {
             roll: self.clone(),
-            uuid,
+            key,
+            bell,
         }
     }
 
-    /// What a request has to ask has changed.
-    pub(crate) fn kick(&self, request: &Arc<Request>) {
-        if let Some(next) = self.schedule(request) {
-            self.call_in(next);
-        }
+    /// Changes a request, and notes when it is due by that. `None` if it is gone.
+    pub(crate) fn update<T>(
+        &self,
+        key: u64,
+        change: impl FnOnce(&mut Claim, Time) -> T,
+    ) -> Option<T> {
+        let mut after = After::default();
+        let mut entries = self.entries();
+        let now = self.nodes.clock.now();
+        let changed = entries.change(key, now, change, &mut after);
+        drop(entries);
+        self.carry_out(after);
+        changed
     }
 
-    /// It is the turn of `request` to ask for room, or of those behind it if it needs none any more.
-    fn call_in(&self, request: Arc<Request>) {
-        let mut next = Some(request);
-        while let Some(request) = next {
-            request.update(|claim, now| claim.ask_all(now));
-            next = self.schedule(&request);
-        }
+    /// Looks at a request without changing it.
+    pub(crate) fn look<T>(&self, key: u64, look: impl FnOnce(&Claim, Time) -> T) -> Option<T> {
+        let entries = self.entries();
+        let entry = entries.requests.get(&key)?;
+        Some(look(&entry.claim, self.nodes.clock.now()))
     }
 
-    /// Whether a request of this client waits for room in the line of `resource`. Whoever comes now must
-    /// not get in before it.
-    pub(crate) fn is_crowded(&self, resource: &str) -> bool {
-        self.entries().outside.contains_key(resource)
+    fn disown(&self, key: u64) {
+        let mut after = After::default();
+        let mut entries = self.entries();
+        let now = self.nodes.clock.now();
+        // Without a ticker nothing is taken back any more; everything runs out by itself.
+        let served = self.stopped().is_none();
+        if let Some(entry) = entries.requests.get_mut(&key) {
+            entry.owned = false;
+            entry.abandoned = !served;
+        }
+        entries.change(key, now, |claim, now| claim.end(End::Over, now), &mut after);
+        drop(entries);
+        self.carry_out(after);
     }
 
     /// Nobody enrols any more; the ticker ends when nobody is left.
@@ -134,14 +279,52 @@ impl Roll {
         self.changed.notify_one();
     }
 
+    /// Nobody serves the roll any more. Whoever waits is told.
+    pub(crate) fn stop(&self, cause: ClientStopped) {
+        if self.stopped.set(cause).is_err() {
+            return;
+        }
+        let entries = self.entries();
+        let bells: Vec<_> = entries
+            .requests
+            .values()
+            .map(|entry| entry.bell.clone())
+            .collect();
+        let needed = !(entries.closed && entries.requests.is_empty());
+        drop(entries);
+        bells.iter().for_each(|bell| bell.wake.notify_waiters());
+        self.cleaned.notify_waiters();
+        if needed {
+            telemetry::stopped(cause);
+        }
+    }
+
+    /// Why nobody serves the roll any more, if that is so.
+    pub(crate) fn stopped(&self) -> Option<ClientStopped> {
+        self.stopped.get().copied()
+    }
+
     /// Ends whatever still waits; guards stay as they are.
     pub(crate) fn shut_down(&self) {
-        for request in self.all() {
-            request.update(|claim, now| {
-                if claim.phase() != Phase::Held {
-                    claim.end(End::ShutDown, now);
-                }
-            });
+        self.each(self.all(), |claim, now, ()| {
+            claim.shut_down(now);
+            claim.release_anew();
+        });
+    }
+
+    /// Waits until everything that has ended is cleaned up, or is left on nodes only that fail again and again.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let mut rung = pin!(self.cleaned.notified());
+            rung.as_mut().enable();
+            let now = self.nodes.clock.now();
+            let clean =
+                |entry: &Entry| entry.claim.is_clean_enough() || entry.claim.is_expired(now);
+            let idle = self.entries().requests.values().all(|entry| clean(entry));
+            if idle || self.stopped().is_some() {
+                return;
+            }
+            rung.await;
         }
     }
 
@@ -162,82 +345,176 @@ impl Roll {
         self.changed.notified().await;
     }
 
-    /// The requests that are due, in order of arrival where they are due at once. Each has to be
-    /// [kicked](Self::kick) afterwards.
-    pub(crate) fn take_due(&self, now: Time) -> Vec<Arc<Request>> {
+    /// Some of the requests that are due, with the nodes that are to be asked, in order of arrival where they are
+    /// due at once; nothing when none is left.
+    pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(usize, Urgency)>)> {
+        let mut after = After::default();
         let mut entries = self.entries();
         entries.asleep_until = None;
+        let now = self.nodes.clock.now();
         let mut taken = Vec::new();
-        while let Some((_, key)) = entries.due.first().copied().filter(|(due, _)| *due <= now) {
-            entries.schedule(key, None);
-            taken.extend(
-                entries
-                    .requests
-                    .get(&key)
-                    .map(|entry| entry.request.clone()),
-            );
+        while taken.len() < AT_ONCE {
+            let first = entries.due.first().copied();
+            let Some((_, key)) = first.filter(|(due, _)| *due <= now) else {
+                break;
+            };
+            let due = entries.change(key, now, Claim::take_due, &mut after);
+            taken.push((key, due.unwrap_or_default()));
+            // What is due without anything to ask would be due again at once.
+            if entries.due.first().copied() == first {
+                entries.schedule(key, Some(now.plus(AGAIN)));
+            }
         }
+        drop(entries);
+        self.carry_out(after);
         taken
     }
 
+    /// The questions of `keys` to the node `place`, whose turn has come.
+    pub(crate) fn ask(&self, keys: &[u64], place: usize) -> Vec<(u64, Question)> {
+        let items = keys.iter().map(|key| (*key, ()));
+        let questions = self.each(items, |claim, now, ()| claim.ask(place, now));
+        let asked = keys.iter().zip(questions);
+        asked
+            .filter_map(|(key, question)| Some((*key, question.flatten()?)))
+            .collect()
+    }
+
+    /// Changes each of the requests, some at a time; `None` for one that is gone.
+    pub(crate) fn each<I, T>(
+        &self,
+        items: impl IntoIterator<Item = (u64, I)>,
+        mut change: impl FnMut(&mut Claim, Time, I) -> T,
+    ) -> Vec<Option<T>> {
+        let mut items = items.into_iter().peekable();
+        let mut changed = Vec::with_capacity(items.size_hint().0);
+        while items.peek().is_some() {
+            let mut after = After::default();
+            let mut entries = self.entries();
+            let now = self.nodes.clock.now();
+            for (key, item) in items.by_ref().take(AT_ONCE) {
+                let change = |claim: &mut Claim, now| change(claim, now, item);
+                changed.push(entries.change(key, now, change, &mut after));
+            }
+            drop(entries);
+            self.carry_out(after);
+        }
+        changed
+    }
+
     /// The request with this uuid.
-    pub(crate) fn find(&self, uuid: Uuid) -> Option<Arc<Request>> {
-        let entries = self.entries();
-        let entry = entries.requests.get(entries.keys.get(&uuid)?)?;
-        Some(entry.request.clone())
+    pub(crate) fn find(&self, uuid: Uuid) -> Option<u64> {
+        self.entries().keys.get(&uuid).copied()
     }
 
     /// All requests, in order of arrival.
-    pub(crate) fn all(&self) -> Vec<Arc<Request>> {
+    pub(crate) fn all(&self) -> Vec<(u64, ())> {
         let entries = self.entries();
-        let requests = entries.requests.values();
-        requests.map(|entry| entry.request.clone()).collect()
+        entries.requests.keys().map(|key| (*key, ())).collect()
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes when a request is due. If it waited for room and has a place now, whoever is next may ask.
-    fn schedule(&self, request: &Request) -> Option<Arc<Request>> {
-        self.note(&request.look_now(Seen::of))
-    }
-
-    fn note(&self, seen: &Seen) -> Option<Arc<Request>> {
-        let mut entries = self.entries();
-        let key = *entries.keys.get(&seen.uuid)?;
-        let entry = entries.requests.get_mut(&key)?;
-        // What one thread has seen must not overwrite what another one saw later, or the ticker sleeps
-        // through the end of a lease (S3). Looking at the claim under this lock would do, too, but then all
-        // wait for whoever is slow with one claim.
-        if seen.revision < entry.revision {
-            return None;
-        }
-        entry.revision = seen.revision;
-        let mut next = None;
-        if seen.outside {
-            entries.stand_outside(key);
-        } else if seen.settled {
-            next = entries.come_in(key);
-        }
-        let turn = !seen.outside || entries.is_first_outside(key);
-        self.reschedule(entries, key, seen.due.filter(|_| turn));
-        next
-    }
-
-    fn reschedule(&self, mut entries: MutexGuard<'_, Entries>, key: u64, due: Option<Time>) {
-        entries.schedule(key, due);
-        let early = due
-            .zip(entries.asleep_until)
-            .is_some_and(|(due, wake_at)| due < wake_at);
-        drop(entries);
-        if early {
+    fn carry_out(&self, after: After) {
+        if after.ring {
             self.changed.notify_one();
+        }
+        for bell in after.bells {
+            bell.wake.notify_waiters();
+        }
+        if after.cleaned {
+            self.cleaned.notify_waiters();
+        }
+        telemetry::waiters(after.waiters);
+        telemetry::bare(after.bare);
+        if !after.tells.is_empty() {
+            let now = self.nodes.clock.now();
+            for tell in after.tells {
+                tell.emit(&self.nodes.limits, now);
+            }
         }
     }
 }
 
 impl Entries {
+    /// Changes a request, and sees to all that follows from that.
+    fn change<T>(
+        &mut self,
+        key: u64,
+        now: Time,
+        change: impl FnOnce(&mut Claim, Time) -> T,
+        after: &mut After,
+    ) -> Option<T> {
+        let changed = self.change_one(key, now, change, after)?;
+        let mut key = key;
+        // If it waited for room and has a place now, it is the turn of the next to ask.
+        while let Some(next) = self.follow_up(key, now, after) {
+            self.change_one(next, now, |claim, _| claim.ask_all(), after);
+            key = next;
+        }
+        Some(changed)
+    }
+
+    fn change_one<T>(
+        &mut self,
+        key: u64,
+        now: Time,
+        change: impl FnOnce(&mut Claim, Time) -> T,
+        after: &mut After,
+    ) -> Option<T> {
+        let entry = self.requests.get_mut(&key)?;
+        let claim = &mut entry.claim;
+        let was_in_line = claim.is_in_line();
+        let changed = change(claim, now);
+        after.waiters += i32::from(claim.is_in_line()) - i32::from(was_in_line);
+        let bare = claim.is_bare(now);
+        after.bare += i32::from(bare) - i32::from(std::mem::replace(&mut entry.bare, bare));
+        if let Some(why) = claim.ended() {
+            let _ = entry.bell.lost.set(why);
+            after.cleaned |= claim.is_clean_enough() || claim.is_expired(now);
+        }
+        let news = claim.take_news();
+        after.tells.extend(news.tells);
+        if news.wake || news.moved && entry.bell.followed.load(Ordering::Relaxed) {
+            after.bells.push(entry.bell.clone());
+        }
+        Some(changed)
+    }
+
+    /// Notes when a request is due, or strikes it out. Returns whose turn it is to ask for room by that.
+    fn follow_up(&mut self, key: u64, now: Time, after: &mut After) -> Option<u64> {
+        let entry = self.requests.get(&key)?;
+        let claim = &entry.claim;
+        let (outside, settled) = (claim.waits_for_room(), claim.is_settled());
+        let over = entry.abandoned || claim.is_clean() || claim.is_expired(now);
+        let over = over && !entry.owned;
+        let due = claim.due(now);
+        let uuid = claim.id().uuid();
+        let mut next = None;
+        if outside {
+            self.stand_outside(key);
+        } else if settled {
+            next = self.come_in(key);
+        }
+        if over {
+            self.schedule(key, None);
+            self.requests.remove(&key);
+            self.keys.remove(&uuid);
+            after.cleaned = true;
+            after.ring |= self.closed && self.requests.is_empty();
+            return next;
+        }
+        let turn = !outside || self.is_first_outside(key);
+        let due = due.filter(|_| turn);
+        self.schedule(key, due);
+        after.ring |= due
+            .zip(self.asleep_until)
+            .is_some_and(|(due, wake_at)| due < wake_at);
+        next
+    }
+
     fn schedule(&mut self, key: u64, due: Option<Time>) {
         let Some(entry) = self.requests.get_mut(&key) else {
             return;
@@ -254,26 +531,24 @@ impl Entries {
             self.due.insert((due, key));
         }
     }
-}
 
-impl Entries {
     fn stand_outside(&mut self, key: u64) {
         let Some(entry) = self.requests.get_mut(&key) else {
             return;
         };
         if !std::mem::replace(&mut entry.outside, true) {
-            let name = entry.resource.name().to_owned();
+            let name = entry.claim.resource().name().to_owned();
             self.outside.entry(name).or_default().insert(key);
         }
     }
 
     /// No longer waits for room, if it did. Returns whose turn to ask has come by that.
-    fn come_in(&mut self, key: u64) -> Option<Arc<Request>> {
+    fn come_in(&mut self, key: u64) -> Option<u64> {
         let entry = self.requests.get_mut(&key)?;
         if !std::mem::replace(&mut entry.outside, false) {
             return None;
         }
-        let name = entry.resource.name();
+        let name = entry.claim.resource().name();
         let crowd = self.outside.get_mut(name)?;
         let was_first = crowd.first() == Some(&key);
         crowd.remove(&key);
@@ -281,81 +556,14 @@ impl Entries {
             self.outside.remove(name);
             return None;
         };
-        let first = self.requests.get(first).filter(|_| was_first)?;
-        Some(first.request.clone())
+        was_first.then_some(*first)
     }
 
     fn is_first_outside(&self, key: u64) -> bool {
         let crowd = || {
-            let name = self.requests.get(&key)?.resource.name();
+            let name = self.requests.get(&key)?.claim.resource().name();
             self.outside.get(name)
         };
         crowd().is_some_and(|crowd| crowd.first() == Some(&key))
-    }
-}
-
-impl Drop for Enrolment {
-    fn drop(&mut self) {
-        let mut entries = self.roll.entries();
-        let mut next = None;
-        if let Some(key) = entries.keys.remove(&self.uuid) {
-            entries.schedule(key, None);
-            next = entries.come_in(key);
-            entries.requests.remove(&key);
-        }
-        let idle = entries.closed && entries.requests.is_empty();
-        drop(entries);
-        if idle {
-            self.roll.changed.notify_one();
-        }
-        if let Some(next) = next {
-            self.roll.call_in(next);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::{
-        clock::Clock,
-        config::Config,
-        holder::Signature,
-        lease::Outbox,
-        node::{Context, Events, memory::MemoryCluster},
-        nodes::Nodes,
-        rng::Rng,
-    };
-
-    #[tokio::test(start_paused = true)]
-    async fn s3_what_was_seen_late_is_not_overwritten_by_what_was_seen_before() {
-        let signature = Signature::new(Rng, "test", true);
-        let context = Context {
-            clock: Clock::tokio(),
-            config: Config::default().into(),
-            channel: signature.channel().into(),
-            events: Events::new(0, mpsc::channel(1).0),
-        };
-        let (config, clock) = (context.config.clone(), context.clock);
-        let list = MemoryCluster::new(1).link(0, context).into_iter().collect();
-        let nodes = Nodes::new(list, config, clock, Rng, signature);
-        let ttl = Duration::from_secs(10);
-        let request = Request::new(&nodes.into(), &Outbox::new().0, "r", ttl, None);
-        let request = request.expect("valid");
-        let roll = Arc::new(Roll::default());
-        let _enrolment = roll.enrol(&request);
-        // A thread looks, and is overtaken by another that changes the claim and notes it.
-        let before = request.look_now(Seen::of);
-        request.update(|claim, _| claim.stand_outside());
-        roll.kick(&request);
-        let never = request.nodes.clock.now().plus(ttl);
-        let due = roll.sleep_until(never);
-        roll.note(&before);
-        assert_eq!(roll.sleep_until(never), due);
-        assert_ne!(due, Some(never));
     }
 }

@@ -6,8 +6,8 @@
 //! nobody listens nothing is formatted or allocated.
 
 use std::{
-    fmt::Display,
     future::Future,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,29 +16,112 @@ use std::{
 };
 
 use futures::{FutureExt, TryFutureExt};
-use tracing::{Instrument, debug, debug_span, field::Empty, info, warn};
+use tracing::{
+    Instrument, debug, debug_span, error, field::Empty, info, level_filters::LevelFilter, trace,
+    warn,
+};
 
 use crate::{
     clock::{Clock, Time},
-    error::{LeaseLost, LockError, NodeError, WrongServer},
+    error::{ClientStopped, LeaseLost, LockError, NodeError, WrongServer},
+    resource::Resource,
 };
 
 pub(crate) mod meter;
 
 /// The target of all stable events. Those of the steps of the protocol, at TRACE, have their module's.
 const TARGET: &str = "redlock_fifo";
+const STEPS: &str = "redlock_fifo::claim";
 
 /// What follows when a node is away.
 const AWAY: &str =
     "nothing else as long as a majority is up; without one nobody gets a lock, and leases run out";
 
 /// Whom an event is about.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Who<'a> {
-    pub(crate) resource: &'a str,
-    pub(crate) holder_id: &'a str,
+#[derive(Clone, Debug)]
+pub(crate) struct Who {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) holder_id: Arc<str>,
     /// The number of its ticket; none if it never stood in line.
     pub(crate) ticket: Option<u64>,
+}
+
+/// An event about a request. It is made where the request is locked, and told when it is not: subscribers and
+/// recorders are a user's code.
+#[derive(Debug)]
+pub(crate) struct Tell {
+    pub(crate) who: Who,
+    pub(crate) what: What,
+}
+
+/// What happened to a request.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// A step of the protocol.
+    Step(&'static str),
+    /// A quorum agreed on the ticket.
+    InLine { position: u64 },
+    /// A guard is out.
+    Acquired { token: u64, wait: Duration },
+    /// It ended before its turn: its future or ticket was dropped, left, or timed out.
+    Left { position: u64, wait: Duration },
+    /// Its guard was released or dropped.
+    Released { token: u64, held: Duration },
+    /// Its lease ended under its guard; `faults` says what was wrong with which node, `overdue` how long after
+    /// the end of the validity that was noticed.
+    Lost {
+        token: u64,
+        held: Duration,
+        why: LeaseLost,
+        overdue: Duration,
+        faults: String,
+    },
+    /// A release found that a quorum did not have the lease any more.
+    LostUnnoticed { token: u64 },
+    /// A renewal got through to a quorum when `margin` of the lease was left; `usual` is what is left if it
+    /// gets through at the first try.
+    Renewed {
+        token: u64,
+        margin: Duration,
+        usual: Duration,
+        ttl: Duration,
+    },
+    /// It is held for longer than `long_hold`.
+    HeldLong { token: u64, held: Duration },
+    /// It gave votes back to whoever comes first.
+    Split,
+    /// Its grant was passed on, since nobody polled for it.
+    Unpolled { granted: Duration },
+    /// The same task has left the line of the resource again and again.
+    KeepsLeaving { times: u32 },
+    /// A quorum is missing because a node restarted.
+    InGrace { node: Arc<str>, left: Duration },
+    /// A node does not answer within the short time that a short lease leaves it.
+    TooSlow {
+        node: Arc<str>,
+        waited: Duration,
+        lease: Duration,
+    },
+}
+
+/// How often what may happen to many requests at once is warned of.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    late: Limit,
+    unpolled: Limit,
+    too_slow: Limit,
+    pub(crate) unanswered: Limit,
+}
+
+impl What {
+    /// Whether anybody may hear it: asked before it is made, without asking a user's code.
+    pub(crate) fn is_heard(&self) -> bool {
+        let most = LevelFilter::current();
+        match self {
+            Self::Step(_) => most >= LevelFilter::TRACE,
+            _ => cfg!(feature = "metrics") || most != LevelFilter::OFF,
+        }
+    }
 }
 
 /// An event about a request, with the fields that all of these have.
@@ -46,12 +129,141 @@ macro_rules! tell {
     ($level:ident, $who:expr, $($rest:tt)*) => {
         $level!(
             target: TARGET,
-            resource = $who.resource,
-            holder_id = $who.holder_id,
+            resource = $who.resource.name(),
+            holder_id = &*$who.holder_id,
             ticket = $who.ticket,
             $($rest)*
         )
     };
+}
+
+impl Tell {
+    /// Tells it, at `now`.
+    pub(crate) fn emit(self, limits: &Limits, now: Time) {
+        guarded(|| self.emit_unguarded(limits, now));
+    }
+
+    fn emit_unguarded(self, limits: &Limits, now: Time) {
+        let Self { who, what } = self;
+        match what {
+            What::Step(words) => trace!(target: STEPS, "{words}"),
+            What::InLine { position } => {
+                tell!(debug, who, position, "in line");
+                meter::observe(meter::AHEAD, position as f64, None);
+            }
+            What::Acquired { token, wait } => {
+                let wait_ms = millis(wait);
+                tell!(debug, who, fencing_token = token, wait_ms, "lock acquired");
+                let end = Some(("end", "acquired"));
+                meter::observe(meter::WAIT, wait.as_secs_f64(), end);
+                meter::change(meter::HOLDERS, 1.0, None);
+                if who.ticket.is_some() {
+                    meter::count(meter::HANDOFFS, None);
+                }
+            }
+            What::Left { position, wait } => {
+                let wait_ms = millis(wait);
+                tell!(debug, who, position, wait_ms, "left the line");
+                meter::observe(meter::WAIT, wait.as_secs_f64(), Some(("end", "left")));
+            }
+            What::Released { token, held } => {
+                let held_ms = millis(held);
+                tell!(debug, who, fencing_token = token, held_ms, "lock released");
+                given_up(held, "released");
+            }
+            What::Lost {
+                token,
+                held,
+                why,
+                overdue,
+                faults,
+            } => {
+                lost(&who, token, held, why, overdue, &faults);
+            }
+            What::LostUnnoticed { token } => {
+                let help = "the work may have overlapped another holder's: keys were deleted or evicted, or servers \
+                            lost their memory";
+                let fencing_token = token;
+                tell!(
+                    warn,
+                    who,
+                    fencing_token,
+                    help,
+                    "lease was lost before its release"
+                );
+                loss(LeaseLost::QuorumLost);
+            }
+            What::Renewed {
+                token,
+                margin,
+                usual,
+                ttl,
+            } => renewed(
+                &who,
+                token,
+                margin,
+                usual,
+                ttl,
+                limits.late.pass_if(margin < usual / 2, now),
+            ),
+            What::HeldLong { token, held } => {
+                let help = "a guard that is forgotten, or work that hangs? Bound it by max_hold; if the work takes \
+                            that long, set long_hold";
+                let (fencing_token, held_ms) = (token, millis(held));
+                tell!(warn, who, fencing_token, held_ms, help, "held for long");
+            }
+            What::Split => {
+                tell!(debug, who, "votes are split, giving mine back");
+                meter::count(meter::SPLIT_VOTES, None);
+            }
+            What::Unpolled { granted } => unpolled(&who, granted, limits.unpolled.pass(now)),
+            What::KeepsLeaving { times } => {
+                let help = "each time it goes to the end of the line. In a `select!` loop, or behind a timeout, keep \
+                            the place: take a Ticket by `enqueue` before the loop and await `acquire` in it, or poll \
+                            `&mut lock`";
+                tell!(
+                    warn,
+                    who,
+                    times,
+                    help,
+                    "the same task keeps leaving the line"
+                );
+            }
+            What::InGrace { node, left } => {
+                let help = "no locks are given until the grace is over: restart nodes one at a time, restart_grace apart";
+                let left_ms = millis(left);
+                let node = &*node;
+                warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
+            }
+            What::TooSlow {
+                node,
+                waited,
+                lease,
+            } => {
+                let Some(suppressed) = limits.too_slow.pass(now) else {
+                    return;
+                };
+                let help = "the place in line lapses between questions, so others may be served first: use a longer \
+                            fifo_ephemeral_ttl and ttl, several times the round trip";
+                let (node, waited_ms, lease_ms) = (&*node, millis(waited), millis(lease));
+                tell!(
+                    warn,
+                    who,
+                    node,
+                    waited_ms,
+                    lease_ms,
+                    suppressed,
+                    help,
+                    "node answers too slowly for so short a lease"
+                );
+            }
+        }
+    }
+}
+
+/// Runs what calls a user's subscriber or recorder. Should that panic, nothing of the client's goes down with it.
+pub(crate) fn guarded(tell: impl FnOnce()) {
+    let _ = std::panic::catch_unwind(AssertUnwindSafe(tell));
 }
 
 /// Carries a call out that may wait, within a span of its own. `token` finds the fencing token in what it
@@ -67,67 +279,28 @@ pub(crate) fn within<T>(
     let span = debug_span!(target: TARGET, "lock", call, resource, fencing_token = Empty);
     let within = carry_out.instrument(span.clone());
     within.inspect(move |outcome| match outcome {
-        Ok(value) => {
+        Ok(value) => guarded(|| {
             span.record("fencing_token", token(value));
-        }
-        Err(error) => span.in_scope(|| refused(resource, error, limit, clock.now())),
+        }),
+        Err(error) => guarded(|| span.in_scope(|| refused(resource, error, limit, clock.now()))),
     })
 }
 
-/// A quorum agreed on the ticket.
-pub(crate) fn in_line(who: Who<'_>, position: u64) {
-    tell!(debug, who, position, "in line");
-    meter::observe(meter::AHEAD, position as f64, None);
-}
-
-/// A guard is out.
-pub(crate) fn acquired(who: Who<'_>, token: u64, wait: Duration) {
-    let wait_ms = millis(wait);
-    tell!(debug, who, fencing_token = token, wait_ms, "lock acquired");
-    let end = Some(("end", "acquired"));
-    meter::observe(meter::WAIT, wait.as_secs_f64(), end);
-    meter::change(meter::HOLDERS, 1.0, None);
-    if who.ticket.is_some() {
-        meter::count(meter::HANDOFFS, None);
-    }
-}
-
-/// A request ended before its turn: its future or ticket was dropped, left, or timed out.
-pub(crate) fn left(who: Who<'_>, position: u64, wait: Duration) {
-    tell!(
-        debug,
-        who,
-        position,
-        wait_ms = millis(wait),
-        "left the line"
-    );
-    meter::observe(meter::WAIT, wait.as_secs_f64(), Some(("end", "left")));
-}
-
 /// How many more requests of this process are in line than before.
-pub(crate) fn waiters(before: bool, after: bool) {
-    if before != after {
-        meter::change(meter::WAITERS, if after { 1.0 } else { -1.0 }, None);
+pub(crate) fn waiters(by: i32) {
+    if by != 0 {
+        guarded(|| meter::change(meter::WAITERS, f64::from(by), None));
     }
 }
 
-/// A guard was released or dropped.
-pub(crate) fn released(who: Who<'_>, token: u64, held: Duration) {
-    let held_ms = millis(held);
-    tell!(debug, who, fencing_token = token, held_ms, "lock released");
-    given_up(held, "released");
+/// How many more leases of this process stand on a bare quorum than before.
+pub(crate) fn bare(by: i32) {
+    if by != 0 {
+        guarded(|| meter::change(meter::BARE, f64::from(by), None));
+    }
 }
 
-/// A lease ended under its guard; `faults` says what was wrong with which node, `overdue` how long after
-/// the end of the validity that was noticed.
-pub(crate) fn lost(
-    who: Who<'_>,
-    token: u64,
-    held: Duration,
-    why: LeaseLost,
-    overdue: Duration,
-    faults: impl Display,
-) {
+fn lost(who: &Who, token: u64, held: Duration, why: LeaseLost, overdue: Duration, faults: &str) {
     let help = match why {
         LeaseLost::MaxHold => "the work hangs, or max_hold is too short for it",
         LeaseLost::QuorumLost => {
@@ -153,52 +326,29 @@ pub(crate) fn lost(
     loss(why);
 }
 
-/// A release found that a quorum did not have the lease any more.
-pub(crate) fn lost_unnoticed(who: Who<'_>, token: u64) {
-    let help = "the work may have overlapped another holder's: keys were deleted or evicted, or servers lost \
-                their memory";
-    tell!(
-        warn,
-        who,
-        fencing_token = token,
-        help,
-        "lease was lost before its release"
-    );
-    loss(LeaseLost::QuorumLost);
-}
-
-/// A renewal got through to a quorum when `margin` of the lease was left; `usual` is what is left if it
-/// gets through at the first try.
-pub(crate) fn renewed(
-    who: Who<'_>,
+/// `late` if it is to be warned of: how many warnings were held back.
+fn renewed(
+    who: &Who,
     token: u64,
     margin: Duration,
     usual: Duration,
     ttl: Duration,
-    limit: &Limit,
-    now: Time,
+    late: Option<u64>,
 ) {
     let margin_ms = millis(margin);
-    tell!(
-        debug,
-        who,
-        fencing_token = token,
-        margin_ms,
-        "lease renewed"
-    );
+    let fencing_token = token;
+    tell!(debug, who, fencing_token, margin_ms, "lease renewed");
     meter::count(meter::RENEWALS, None);
     let ratio = margin.as_secs_f64() / ttl.as_secs_f64();
     meter::observe(meter::MARGIN, ratio, None);
-    if margin < usual / 2
-        && let Some(suppressed) = limit.pass(now)
-    {
+    if let Some(suppressed) = late {
         let help = "nodes answer slowly or not at all, or this process is held up: the next delay may cost the \
                     lease";
         let usual_ms = millis(usual);
         tell!(
             warn,
             who,
-            fencing_token = token,
+            fencing_token,
             margin_ms,
             usual_ms,
             suppressed,
@@ -208,32 +358,10 @@ pub(crate) fn renewed(
     }
 }
 
-/// A lease is held for longer than `long_hold`.
-pub(crate) fn held_long(who: Who<'_>, token: u64, held: Duration) {
-    let help = "a guard that is forgotten, or work that hangs? Bound it by max_hold; if the work takes that long, \
-                set long_hold";
-    let held_ms = millis(held);
-    tell!(
-        warn,
-        who,
-        fencing_token = token,
-        held_ms,
-        help,
-        "held for long"
-    );
-}
-
-/// Votes were given back to whoever comes first.
-pub(crate) fn split(who: Who<'_>) {
-    tell!(debug, who, "votes are split, giving mine back");
-    meter::count(meter::SPLIT_VOTES, None);
-}
-
-/// A grant was passed on, since nobody polled for it.
-pub(crate) fn unpolled(who: Who<'_>, granted: Duration, limit: &Limit, now: Time) {
+fn unpolled(who: &Who, granted: Duration, warned: Option<u64>) {
     let granted_ms = millis(granted);
     meter::count(meter::UNPOLLED, None);
-    let Some(suppressed) = limit.pass(now) else {
+    let Some(suppressed) = warned else {
         tell!(debug, who, granted_ms, "granted, but nobody took it");
         return;
     };
@@ -246,19 +374,6 @@ pub(crate) fn unpolled(who: Who<'_>, granted: Duration, limit: &Limit, now: Time
         suppressed,
         help,
         "granted, but nobody took it"
-    );
-}
-
-/// The same task has left the line of a resource again and again.
-pub(crate) fn keeps_leaving(who: Who<'_>, times: u32) {
-    let help = "each time it goes to the end of the line. In a `select!` loop, or behind a timeout, keep the place: \
-                take a Ticket by `enqueue` before the loop and await `acquire` in it, or poll `&mut lock`";
-    tell!(
-        warn,
-        who,
-        times,
-        help,
-        "the same task keeps leaving the line"
     );
 }
 
@@ -276,6 +391,7 @@ fn refused(resource: &str, error: &LockError, limit: &Limit, now: Time) {
         LockError::QueueFull { .. } => "queue_full",
         LockError::NoQuorum(_) => "no_quorum",
         LockError::ShutDown => "shut_down",
+        LockError::Stopped(_) => "stopped",
         LockError::LeaseLost(_) | LockError::TicketSpent | LockError::Argument(_) => return,
     };
     meter::count(meter::REFUSALS, Some(("reason", reason)));
@@ -291,27 +407,31 @@ pub(crate) fn watched<T>(
 
 /// A call to a node failed.
 pub(crate) fn node_failed(node: &str, error: &NodeError) {
-    let kind = match error {
-        NodeError::Down(_) => "down",
-        NodeError::TimedOut => "timed_out",
-        NodeError::Broken => "broken",
-        NodeError::Refused(_) => "refused",
-        NodeError::Garbled => "garbled",
-        NodeError::TooLong => "too_long",
-        NodeError::Late => "late",
-        NodeError::RestartGrace { .. } => "restart_grace",
-        NodeError::WrongServer(_) => "wrong_server",
-    };
-    // That it is down was told when it went down.
-    if !matches!(error, NodeError::Down(_) | NodeError::WrongServer(_)) {
-        debug!(target: TARGET, node, %error, "call failed");
-    }
-    meter::count_node_error(node, kind);
+    guarded(|| {
+        let kind = match error {
+            NodeError::Down(_) => "down",
+            NodeError::TimedOut => "timed_out",
+            NodeError::Broken => "broken",
+            NodeError::Refused(_) => "refused",
+            NodeError::Garbled => "garbled",
+            NodeError::TooLong => "too_long",
+            NodeError::Late => "late",
+            NodeError::RestartGrace { .. } => "restart_grace",
+            NodeError::WrongServer(_) => "wrong_server",
+        };
+        // That it is down was told when it went down.
+        if !matches!(error, NodeError::Down(_) | NodeError::WrongServer(_)) {
+            debug!(target: TARGET, node, %error, "call failed");
+        }
+        meter::count_node_error(node, kind);
+    });
 }
 
 /// A client has this node, whether it can be reached or not.
 pub(crate) fn node_known(node: &str) {
-    meter::change(meter::NODES_UP, 0.0, Some(("node", node)));
+    guarded(|| {
+        meter::change(meter::NODES_UP, 0.0, Some(("node", node)));
+    });
 }
 
 /// A connection stands; the metric counts it until this is dropped.
@@ -320,75 +440,91 @@ pub(crate) struct Connected(Arc<str>);
 impl Connected {
     /// `after` is how long the node was away, if it was.
     pub(crate) fn new(node: Arc<str>, epoch: u64, after: Option<Duration>) -> Self {
-        match after.map(millis) {
-            Some(away_ms) => info!(target: TARGET, node = &*node, epoch, away_ms, "node is back"),
-            None => debug!(target: TARGET, node = &*node, epoch, "connected"),
-        }
-        meter::change(meter::NODES_UP, 1.0, Some(("node", &*node)));
+        guarded(|| {
+            match after.map(millis) {
+                Some(away_ms) => {
+                    info!(target: TARGET, node = &*node, epoch, away_ms, "node is back")
+                }
+                None => debug!(target: TARGET, node = &*node, epoch, "connected"),
+            }
+            meter::change(meter::NODES_UP, 1.0, Some(("node", &*node)));
+        });
         Self(node)
     }
 }
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        meter::change(meter::NODES_UP, -1.0, Some(("node", &*self.0)));
+        guarded(|| meter::change(meter::NODES_UP, -1.0, Some(("node", &*self.0))));
     }
 }
 
 /// A connection ended.
 pub(crate) fn node_lost(node: &str, cause: &str) {
-    warn!(target: TARGET, node, cause, help = AWAY, "node lost");
+    guarded(|| {
+        warn!(target: TARGET, node, cause, help = AWAY, "node lost");
+    });
 }
 
 /// A server answered that cannot be a node.
 pub(crate) fn not_a_node(node: &str, problem: &WrongServer) {
-    let help = "it has no vote until it is set up differently";
-    warn!(target: TARGET, node, %problem, help, "not a node");
+    guarded(|| {
+        let help = "it has no vote until it is set up differently";
+        warn!(target: TARGET, node, %problem, help, "not a node");
+    });
 }
 
 /// A server that connected drops keys when its memory is full.
 pub(crate) fn may_evict(node: &str, policy: &str, maxmemory: u64) {
-    let help = "an evicted key is a forgotten vote: set maxmemory-policy to noeviction, or keep locks on servers of \
-                their own";
-    warn!(target: TARGET, node, policy, maxmemory, help, "node may evict locks");
+    guarded(|| {
+        let help = "an evicted key is a forgotten vote: set maxmemory-policy to noeviction, or keep locks on servers of \
+                    their own";
+        warn!(target: TARGET, node, policy, maxmemory, help, "node may evict locks");
+    });
 }
 
 /// The clock of a node that connected is `ahead` microseconds ahead of that of `other`, or behind if negative.
 pub(crate) fn clocks_apart(node: &str, other: &str, ahead: i64, limit: Duration) {
-    let help = "a node that loses its memory may repeat fencing tokens: set the clocks by a time daemon, or use a \
-                longer restart_grace on all clients";
-    let (ahead_ms, limit_ms) = (ahead / 1000, millis(limit));
-    warn!(target: TARGET, node, other, ahead_ms, limit_ms, help, "clocks of nodes are far apart");
+    guarded(|| {
+        let help = "a node that loses its memory may repeat fencing tokens: set the clocks by a time daemon, or use a \
+                    longer restart_grace on all clients";
+        let (ahead_ms, limit_ms) = (ahead / 1000, millis(limit));
+        warn!(target: TARGET, node, other, ahead_ms, limit_ms, help, "clocks of nodes are far apart");
+    });
 }
 
 /// There is no connection to a node: the first failure of an outage, or a later one.
 pub(crate) fn not_reachable(node: &str, cause: &NodeError, news: bool) {
-    if news {
-        warn!(target: TARGET, node, %cause, help = AWAY, "node not reachable");
-    } else {
-        debug!(target: TARGET, node, %cause, "attempt failed");
-    }
-}
-
-/// A quorum is missing because of restarts.
-pub(crate) fn in_grace(node: &str, left: Duration) {
-    let help = "no locks are given until the grace is over: restart nodes one at a time, restart_grace apart";
-    let left_ms = millis(left);
-    warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
+    guarded(|| {
+        if news {
+            warn!(target: TARGET, node, %cause, help = AWAY, "node not reachable");
+        } else {
+            debug!(target: TARGET, node, %cause, "attempt failed");
+        }
+    });
 }
 
 /// A lease is longer than what a restarted node waits for.
 pub(crate) fn ttl_above_grace(ttl: Duration, grace: Duration) {
-    let help =
-        "use a shorter ttl (guards are extended anyway), or a longer restart_grace on all clients";
-    let (ttl_ms, restart_grace_ms) = (millis(ttl), millis(grace));
-    warn!(
-        target: TARGET,
-        ttl_ms,
-        restart_grace_ms,
-        help,
-        "a lease longer than restart_grace may be given away when a node restarts"
-    );
+    guarded(|| {
+        let help = "use a shorter ttl (guards are extended anyway), or a longer restart_grace on all clients";
+        let (ttl_ms, restart_grace_ms) = (millis(ttl), millis(grace));
+        warn!(
+            target: TARGET,
+            ttl_ms,
+            restart_grace_ms,
+            help,
+            "a lease longer than restart_grace may be given away when a node restarts"
+        );
+    });
+}
+
+/// The client's background task has ended although requests or guards still need it.
+pub(crate) fn stopped(cause: ClientStopped) {
+    guarded(|| {
+        let help = "nothing is renewed, released or heard any more: connect a new client, on a runtime that lasts";
+        error!(target: TARGET, %cause, help, "client stopped");
+    });
 }
 
 fn given_up(held: Duration, end: &'static str) {
@@ -419,6 +555,11 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
+    /// As [`pass`](Self::pass), of what happens only sometimes.
+    fn pass_if(&self, happens: bool, now: Time) -> Option<u64> {
+        happens.then(|| self.pass(now)).flatten()
+    }
+
     const PAUSE: Duration = Duration::from_secs(60);
 
     /// How many were held back since the last one that passed; `None` if this one does not pass.

@@ -2,21 +2,20 @@
 
 use std::{
     fmt,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
+use crate::{
+    claim::Claim,
+    error::{LockError, ReleaseError},
+    guard::LockGuard,
+    place::{Hold, Patience, Place},
+    roll::View,
+};
 use futures::{
     Stream, StreamExt,
     stream::{self, BoxStream},
-};
-use tokio::sync::watch;
-
-use crate::{
-    error::{LockError, ReleaseError},
-    guard::LockGuard,
-    lease::Told,
-    place::{Hold, Patience, Place},
 };
 
 /// A place in line, kept until it is used, left or dropped.
@@ -83,7 +82,7 @@ impl Ticket {
         let patience = Patience::of_settings(place.client());
         let hold = Hold::of_settings(place.client());
         let token = |guard: &LockGuard| Some(guard.fencing_token());
-        let (resource, client) = (place.resource(), place.client().clone());
+        let (resource, client) = (place.resource().clone(), place.client().clone());
         let turn = place.wait(patience, hold);
         let call = client
             .nodes
@@ -101,15 +100,12 @@ impl Ticket {
 
     /// The position now and at every change, until the ticket is used or given up.
     pub fn positions(&self) -> Positions {
-        let Some(place) = &self.place else {
+        let Some(enrolment) = self.place.as_ref().and_then(Place::enrolment) else {
             return Positions(stream::empty().boxed());
         };
-        let next = |(mut told, last): (watch::Receiver<Told>, _)| async move {
-            let moved = |told: &Told| Some(told.position) != last;
-            let position = told.wait_for(moved).await.ok()?.position;
-            Some((position?, (told, Some(position))))
-        };
-        Positions(stream::unfold((place.follow(), None), next).boxed())
+        enrolment.follow();
+        let start = (enrolment.view(), None);
+        Positions(stream::unfold(start, next_position).boxed())
     }
 
     /// Leaves the line, and waits until a quorum of the nodes has confirmed.
@@ -126,6 +122,23 @@ impl Ticket {
             return Ok(());
         };
         place.leave().await
+    }
+}
+
+/// The position, as soon as it is another than the `last`; none once there is none any more.
+async fn next_position((view, last): (View, Option<u64>)) -> Option<(u64, (View, Option<u64>))> {
+    loop {
+        let mut rung = pin!(view.bell.wake.notified());
+        rung.as_mut().enable();
+        let position = |claim: &mut Claim, _| claim.waits().then(|| claim.position());
+        let position = view.update(position).flatten()?;
+        if Some(position) != last {
+            return Some((position, (view.clone(), Some(position))));
+        }
+        if view.roll.stopped().is_some() {
+            return None;
+        }
+        rung.await;
     }
 }
 

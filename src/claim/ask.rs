@@ -1,102 +1,171 @@
 //! What a claim asks, of whom and when.
+//!
+//! When a node is due follows from what is believed of it at that moment, so a change cannot leave it waiting
+//! for what was planned before: what a holder lacks is due at once, a renewal when a third of what the vote
+//! has is over, counted from the send that it counts from (L6).
 
 use std::time::Duration;
 
 use crate::{
-    claim::{Claim, Phase, Question, Send},
+    claim::{Claim, Phase, Question, Renewal, Send, Urgency, is_later, seat::Seat},
     clock::Time,
-    node::{Enqueue, Extend},
+    node::{Enqueue, Extend, Release},
     quorum::Majority,
-    telemetry,
+    telemetry::What,
 };
 
 /// The shortest wait for the end of a holder's lease: a node that always tells of one which is about to end
 /// would be asked as fast as it answers.
 const SHORTEST_EXPIRY: Duration = Duration::from_millis(10);
 
+/// So many questions in a row may go unanswered over a connection that stands before a waiter lets its place
+/// there lapse between them: one that never hears of its turn must not keep it from the others (L1).
+const MISSES: u8 = 3;
+
+/// A lease with less left than this is not worth a repair.
+const SHORTEST_REPAIR: Duration = Duration::from_millis(5);
+
+/// A node that is to be asked at once.
+const AT_ONCE: Option<Time> = Some(Time::ORIGIN);
+
 impl Claim {
-    /// The questions that are due.
-    pub(crate) fn questions(&mut self, now: Time) -> Vec<Question> {
+    /// The nodes that are due, each with its urgency. They wait for their turn from here on, until they are
+    /// [asked](Self::ask).
+    pub(crate) fn take_due(&mut self, now: Time) -> Vec<(usize, Urgency)> {
         self.tick(now);
-        let due = self.seats.iter().filter(|seat| seat.is_due(now));
-        let mut questions = Vec::with_capacity(due.count());
+        let urgency = match self.phase {
+            Phase::Ended(_) | Phase::Aside => Urgency::Release,
+            Phase::Asking | Phase::Outside => Urgency::Ask,
+            _ => Urgency::Keep,
+        };
+        let mut due = Vec::with_capacity(self.seats.len());
         for place in 0..self.seats.len() {
-            let Some(send) = self.send(place, now) else {
-                continue;
-            };
-            let timeout = self.timeout(&send);
-            questions.push(self.question(place, timeout, send, now));
+            if self.node_due(place, now).is_some_and(|due| due <= now) {
+                self.seats[place].queued = true;
+                due.push((place, urgency));
+            }
         }
-        questions
+        due
     }
 
-    /// Questions of an extend by hand: to all nodes, whatever is under way.
-    pub(crate) fn extend_now(&mut self, ttl: Duration, now: Time) -> Vec<Question> {
-        if !ttl.is_zero() {
-            self.ask_all(now);
+    /// The question to a node whose turn has come, if it still has one.
+    pub(crate) fn ask(&mut self, place: usize, now: Time) -> Option<Question> {
+        self.seats.get_mut(place)?.queued = false;
+        if self.node_due(place, now).is_none_or(|due| due > now) {
+            return None;
         }
-        self.longest = self.longest.max(ttl);
-        let timeout = self
+        let (send, timeout) = self.what_to_send(place, now)?;
+        self.stamps = self.stamps.wrapping_add(1);
+        let stamp = self.stamps;
+        let takes = self.takes(&send, timeout, now);
+        let era = self.nodes.list.get(place)?.era().ok();
+        let seat = self.seats.get_mut(place)?;
+        if let Send::Release(_) = send {
+            seat.ask_release(stamp, now);
+        } else {
+            seat.ask(stamp, takes, era, now);
+        }
+        Some(Question {
+            place,
+            stamp,
+            timeout,
+            lease: self.lease(),
+            send,
+        })
+    }
+
+    /// The same question goes out once more, as the call it was in was refused as a whole. False if it is not
+    /// wanted any more; then it was never sent.
+    pub(crate) fn ask_again(&mut self, question: &Question, now: Time) -> bool {
+        if !self.asks(question) {
+            return false;
+        }
+        let takes = self.takes(&question.send, question.timeout, now);
+        let era = self
             .nodes
-            .config
-            .timeout(if ttl.is_zero() { self.ttl } else { ttl });
-        let mut questions = Vec::with_capacity(self.seats.len());
-        for place in 0..self.seats.len() {
-            let send = Send::Extend(self.extend_of(place, ttl, now));
-            questions.push(self.question(place, timeout, send, now));
+            .list
+            .get(question.place)
+            .and_then(|node| node.era().ok());
+        if let Some(seat) = self.seats.get_mut(question.place) {
+            match question.send {
+                Send::Release(_) => seat.ask_release(question.stamp, now),
+                _ => seat.ask(question.stamp, takes, era, now),
+            }
         }
-        questions
+        true
+    }
+
+    /// Until when what is sent may be carried out, if it may take the vote or a place.
+    fn takes(&self, send: &Send, timeout: Duration, now: Time) -> Option<Time> {
+        let takes = match send {
+            Send::Enqueue(_) => true,
+            Send::Extend(extend) => extend.repair,
+            Send::Release(_) => false,
+        };
+        // The node's clock is known to within a round trip, and that takes a timeout at most.
+        takes.then(|| now.plus(timeout).plus(self.nodes.config.node_timeout))
+    }
+
+    /// The user wants the lease to last `ttl` from now on, on all nodes. Questions above the number that this
+    /// returns are the answer.
+    pub(crate) fn wish_extended(&mut self, ttl: Duration) -> u32 {
+        self.ttl = ttl;
+        self.longest = self.longest.max(ttl);
+        self.extend_wish = Some(self.stamps);
+        self.stamps
+    }
+
+    /// The user wants to know whether the votes stand. Questions above the number that this returns are the
+    /// answer.
+    pub(crate) fn wish_checked(&mut self) -> u32 {
+        self.check_wish = Some(self.stamps);
+        self.stamps
     }
 
     /// When it wants to be looked at next; `None`: only when something is heard.
     pub(crate) fn due(&self, now: Time) -> Option<Time> {
-        let seats = self
-            .seats
-            .iter()
-            .filter(|seat| !seat.asked())
-            .map(|seat| seat.due);
-        match self.phase {
-            // The first round is its caller's.
-            Phase::Asking | Phase::Ended(_) | Phase::Aside => None,
-            Phase::Outside if !self.waits_for_room() => None,
-            Phase::Outside | Phase::Waiting => seats.min(),
-            Phase::Granted { since } => Some(since.plus(self.nodes.config.fifo_ephemeral_ttl)),
-            Phase::Fencing { since, done } => {
-                if done {
-                    // Only whoever takes it, or gives it up, can do something about votes that have ended.
-                    return Some(since.plus(self.nodes.config.fifo_ephemeral_ttl));
-                }
-                let votes = self.majority(now).map_or(now, Majority::until);
-                seats.chain([votes]).min()
+        let nodes = (0..self.seats.len()).filter_map(|place| self.node_due(place, now));
+        let nodes = nodes.min();
+        let own = match self.phase {
+            Phase::Asking => self.parks_at(),
+            Phase::Outside | Phase::Waiting | Phase::Aside => None,
+            Phase::Granted { since } | Phase::Fencing { since, done: true } => {
+                Some(since.plus(self.lease()))
             }
+            Phase::Fencing { done: false, .. } => match self.majority(now).map(Majority::until) {
+                // What was asked by then may still be answered.
+                None if self.is_asking() => None,
+                until => Some(until.unwrap_or(now)),
+            },
             Phase::Held => {
-                let end = self.valid_until(now);
-                let asks = if self.renewal.is_some() {
-                    seats.min()
-                } else {
-                    None
-                };
-                let ends = [Some(end), self.held_until, self.long_hold];
-                asks.into_iter().chain(ends.into_iter().flatten()).min()
+                let ends = [Some(self.valid_until(now)), self.held_until, self.long_hold];
+                ends.into_iter().flatten().min()
             }
-        }
+            Phase::Ended(_) => (!self.is_clean() && now < self.expires).then_some(self.expires),
+        };
+        nodes.into_iter().chain(own).min()
     }
 
     /// What passes with time alone.
     fn tick(&mut self, now: Time) {
-        let unclaimed = self.nodes.config.fifo_ephemeral_ttl;
         match self.phase {
-            Phase::Granted { since } | Phase::Fencing { since, done: true }
-                if now.since(since) >= unclaimed =>
-            {
-                telemetry::unpolled(self.who(), now.since(since), &self.nodes.unpolled, now);
-                self.news.undo = Some(self.undo(now));
-                self.keep_number();
-                self.next_generation(now);
-                self.phase = Phase::Aside;
+            Phase::Asking if self.parks_at().is_some_and(|at| at <= now) => {
+                self.trace("the first round has failed, and nobody asks again");
+                self.stand_aside(now);
             }
-            Phase::Fencing { done: false, .. } if self.majority(now).is_none() => {
-                self.stand_again(now);
+            Phase::Granted { since } | Phase::Fencing { since, done: true }
+                if now.since(since) >= self.lease() =>
+            {
+                self.tell(What::Unpolled {
+                    granted: now.since(since),
+                });
+                self.keep_number();
+                self.stand_aside(now);
+            }
+            Phase::Fencing { done: false, .. }
+                if self.majority(now).is_none() && !self.is_asking() =>
+            {
+                self.stand_again();
             }
             Phase::Held => {
                 self.check_lease(now);
@@ -104,62 +173,203 @@ impl Claim {
             }
             Phase::Waiting if self.waits_for_grace(now) => {
                 self.progress = now;
-                self.nodes.warn_of_grace(now);
+                for (node, left) in self.nodes.grace_to_warn_of(now) {
+                    self.tell(What::InGrace { node, left });
+                }
                 self.weigh(now);
             }
             _ => {}
         }
     }
 
-    fn question(&mut self, place: usize, timeout: Duration, send: Send, now: Time) -> Question {
-        self.stamps = self.stamps.wrapping_add(1);
-        let takes = match &send {
-            Send::Enqueue(_) => true,
-            Send::Extend(extend) => extend.repair,
-        };
-        // The node's clock is known to within a round trip, and that takes a timeout at most.
-        let takes = takes.then(|| now.plus(timeout).plus(self.nodes.config.node_timeout));
-        let node = self.nodes.list.get(place).filter(|_| takes.is_some());
-        let era = node.and_then(|node| node.era().ok());
-        if let Some(seat) = self.seats.get_mut(place) {
-            seat.ask(self.stamps, takes, era, now);
-        }
-        Question {
-            place,
-            stamp: self.stamps,
-            timeout,
-            send,
-        }
+    /// When a first round that came to nothing is given up, as nobody asks again: what it has on a minority is
+    /// in everybody's way (C4).
+    fn parks_at(&self) -> Option<Time> {
+        let open = self.is_asking() || !self.seats.iter().any(Seat::touched);
+        let last = self.seats.iter().map(|seat| seat.ended).max()?;
+        (!open).then(|| last.plus(self.lease()))
     }
 
-    /// What is to be sent to a node now.
-    fn send(&self, place: usize, now: Time) -> Option<Send> {
-        let seat = self.seats.get(place).filter(|seat| seat.is_due(now))?;
+    /// When a node is to be asked next; `None` if it is not, or is being asked.
+    fn node_due(&self, place: usize, now: Time) -> Option<Time> {
+        let seat = self.seats.get(place).filter(|seat| !seat.queued)?;
+        if matches!(self.phase, Phase::Ended(_) | Phase::Aside) {
+            return seat.release_due().filter(|_| now < self.expires);
+        }
+        if seat.asked() {
+            return None;
+        }
         match self.phase {
-            Phase::Asking if seat.number.is_some() || seat.crowd.is_some() => None,
-            Phase::Asking | Phase::Outside | Phase::Waiting => Some(Send::Enqueue(Enqueue {
-                resource: self.resource.clone(),
-                id: self.id.clone(),
-                number: self.number,
-                ttl: self.ttl,
-                room: self.room,
-            })),
-            Phase::Held if self.renewal.is_none() => None,
-            Phase::Fencing { done: false, .. } | Phase::Held => {
-                Some(Send::Extend(self.extend_of(place, self.ttl, now)))
-            }
-            _ => None,
+            Phase::Asking => AT_ONCE.filter(|_| seat.urgent),
+            Phase::Outside | Phase::Waiting => Some(self.waiter_due(seat)),
+            Phase::Fencing { done: false, .. } => Some(self.fence_due(seat)),
+            Phase::Held => self.holder_due(place, seat, now),
+            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Aside | Phase::Ended(_) => None,
         }
     }
 
-    fn extend_of(&self, place: usize, ttl: Duration, now: Time) -> Extend {
-        Extend {
-            resource: self.resource.clone(),
-            id: self.id.clone(),
-            ttl,
-            token: self.token,
-            repair: !ttl.is_zero() && self.repairable(place, now),
+    fn waiter_due(&self, seat: &Seat) -> Time {
+        let keep_alive = self.nodes.config.keep_alive(self.lease());
+        let head = self.position == 0 || self.seats.iter().any(|seat| seat.vote.is_some());
+        let polls = head || !self.nodes.pushes() || self.phase == Phase::Outside;
+        let span = if polls {
+            self.nodes.poll().min(keep_alive)
+        } else {
+            keep_alive
+        };
+        if seat.urgent {
+            return Time::ORIGIN;
         }
+        if seat.failure.is_some() {
+            let lapse = u32::from(seat.misses.saturating_sub(MISSES).min(2));
+            return match lapse {
+                0 => next(seat.ended, span),
+                doublings => seat.ended.plus(self.lease() * (1 << doublings)),
+            };
+        }
+        let unknown = seat.vote.is_none() && seat.place.is_none();
+        if self.phase == Phase::Waiting && (unknown || seat.number != self.number) {
+            return Time::ORIGIN;
+        }
+        let due = next(seat.sent, span);
+        // When the holder's lease ends nobody may be there to pass the vote on (L2), and whoever is ahead may
+        // be as dead as the holder (F3).
+        let expiry = seat.place.as_ref().and_then(|place| place.holder_until);
+        expiry.map_or(due, |until| {
+            let at_once = seat.ended.plus(self.nodes.poll().min(SHORTEST_EXPIRY));
+            due.min(until.plus(Duration::from_millis(1)).max(at_once))
+        })
+    }
+
+    fn fence_due(&self, seat: &Seat) -> Time {
+        let missing = seat.fenced != Some(self.token);
+        if seat.urgent || seat.failure.is_none() && !seat.gone && missing {
+            return Time::ORIGIN;
+        }
+        seat.ended.plus(self.retry(self.nodes.config.node_timeout))
+    }
+
+    fn holder_due(&self, place: usize, seat: &Seat, now: Time) -> Option<Time> {
+        let renews = self.renewal != Renewal::Off;
+        let wished = self.is_open(self.extend_wish, seat.extended_stamp)
+            || self.is_open(self.check_wish, seat.ended_stamp);
+        let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
+        let have = seat.vote.map(|vote| vote.until.since(seat.vote_sent));
+        let interval = self.interval(have.unwrap_or(self.ttl));
+        if !renews && !wished && (!lacks || self.time_left(now) < SHORTEST_REPAIR) {
+            return None;
+        }
+        let retry = seat.ended.plus(self.retry(interval));
+        if seat.failure.is_some() {
+            return Some(retry);
+        }
+        if seat.urgent || wished {
+            return AT_ONCE;
+        }
+        if !lacks {
+            return Some(next(seat.vote_sent, interval));
+        }
+        if seat.in_line {
+            // It hears of the vote by a push, which may be lost.
+            return Some(seat.ended.plus(self.nodes.poll().min(interval)));
+        }
+        if seat.gone && !self.repairable(place, now) {
+            return Some(retry);
+        }
+        AT_ONCE
+    }
+
+    /// How long after the send that it counts from a vote that has `have` is to be renewed.
+    fn interval(&self, have: Duration) -> Duration {
+        match self.renewal {
+            Renewal::Off | Renewal::Third => have / 3,
+            // An interval of the user's own never takes the lease to its end.
+            Renewal::Every(every) => every.min(have * 2 / 3),
+        }
+    }
+
+    /// How long after a failure a node is asked again that is asked every `interval`.
+    fn retry(&self, interval: Duration) -> Duration {
+        let retry = self.nodes.config.retry_delay.min(interval / 2);
+        retry.max(Duration::from_millis(1))
+    }
+
+    /// What is to be sent to a node now, and how long it may take.
+    fn what_to_send(&self, place: usize, now: Time) -> Option<(Send, Duration)> {
+        let config = &self.nodes.config;
+        let (resource, id) = (self.resource.clone(), self.id.clone());
+        Some(match self.phase {
+            Phase::Ended(_) | Phase::Aside => {
+                let id = self.undone();
+                (Send::Release(Release { resource, id }), config.node_timeout)
+            }
+            Phase::Asking | Phase::Outside | Phase::Waiting => {
+                // A keep-alive is about the waiter lease. Two of three of its parts may pass, so that a
+                // waiter whose lease is near the round trip still hears of its turn.
+                let timeout = match self.number {
+                    Some(_) => config.node_timeout.min(self.lease() * 2 / 3),
+                    None => config.timeout(self.ttl),
+                };
+                let enqueue = Enqueue {
+                    resource,
+                    id,
+                    number: self.number,
+                    ttl: self.ttl,
+                    room: self.room,
+                };
+                (Send::Enqueue(enqueue), timeout)
+            }
+            Phase::Fencing { done: false, .. } | Phase::Held => {
+                let ttl = self.ttl_to_ask(place, now);
+                let extend = Extend {
+                    resource,
+                    id,
+                    ttl,
+                    token: self.token,
+                    repair: !ttl.is_zero() && self.repairable(place, now),
+                };
+                let ttl = if ttl.is_zero() { self.ttl } else { ttl };
+                (Send::Extend(extend), config.timeout(ttl))
+            }
+            Phase::Granted { .. } | Phase::Fencing { .. } => return None,
+        })
+    }
+
+    /// For how long a node is asked to prolong the lease; zero only asks whether the vote stands. What is not
+    /// renewed gets no more by a repair than the lease has left.
+    fn ttl_to_ask(&self, place: usize, now: Time) -> Duration {
+        let Some(seat) = self.seats.get(place) else {
+            return self.ttl;
+        };
+        let wished = self.is_open(self.extend_wish, seat.extended_stamp);
+        let fencing = self.phase != Phase::Held;
+        if fencing || wished {
+            return self.ttl;
+        }
+        let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
+        if self.renewal == Renewal::Off {
+            return if lacks {
+                self.time_left(now)
+            } else {
+                Duration::ZERO
+            };
+        }
+        let have = seat.vote.map(|vote| vote.until.since(seat.vote_sent));
+        let due = have.map(|have| next(seat.vote_sent, self.interval(have)));
+        if lacks || due.is_none_or(|due| due <= now) {
+            self.ttl
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Whether a question above `wish` is still to be asked, where `done` was the last.
+    fn is_open(&self, wish: Option<u32>, done: u32) -> bool {
+        wish.is_some_and(|wish| !is_later(done, wish))
+    }
+
+    fn time_left(&self, now: Time) -> Duration {
+        self.valid_until(now).since(now)
     }
 
     /// Whether the vote may be taken again on a node that forgot it: only as long as the lease stands on
@@ -170,90 +380,31 @@ impl Claim {
         self.phase == Phase::Held && !here && standing.count() >= self.nodes.quorum.size()
     }
 
-    fn timeout(&self, send: &Send) -> Duration {
-        let config = &self.nodes.config;
-        match send {
-            // A keep-alive is about the waiter lease, which may be longer than the ttl.
-            Send::Enqueue(enqueue) if enqueue.number.is_some() => {
-                config.timeout(config.fifo_ephemeral_ttl)
-            }
-            Send::Enqueue(enqueue) => config.timeout(enqueue.ttl),
-            Send::Extend(extend) => config.timeout(extend.ttl),
-        }
-    }
-
-    /// When a node is to be asked again.
-    pub(super) fn schedule(&mut self, place: usize, now: Time) {
-        let nodes = self.nodes.clone();
-        let phase = self.phase;
-        let waits = |span: Duration| {
-            // What is due about the same time goes out together; a short wait is not worth it.
-            let grid = if span > Duration::from_millis(40) {
-                span / 8
-            } else {
-                Duration::ZERO
-            };
-            now.plus(span).aligned(grid).max(now)
-        };
-        let head = self.position == 0 || self.seats.iter().any(|seat| seat.vote.is_some());
-        let renewal = self.renewal;
-        let retry = |interval: Duration| {
-            nodes
-                .config
-                .retry_delay
-                .min(interval / 2)
-                .max(Duration::from_millis(1))
-        };
-        let repairable = self.repairable(place, now);
-        let token = self.token;
-        let Some(seat) = self.seats.get_mut(place) else {
-            return;
-        };
-        seat.due = match (phase, renewal) {
-            (Phase::Held, Some(every)) if seat.failure.is_some() => waits(retry(every)),
-            (Phase::Held, Some(every)) if seat.gone && !seat.in_line => {
-                if repairable {
-                    now
-                } else {
-                    waits(retry(every))
-                }
-            }
-            (Phase::Held, Some(_)) if seat.vote.is_some() && (!seat.full_ttl || seat.doubtful) => {
-                now
-            }
-            (Phase::Held, Some(every)) => waits(every),
-            // An earlier question was under way when the token was to be written.
-            (Phase::Fencing { .. }, _)
-                if seat.failure.is_none() && !seat.gone && seat.fenced != Some(token) =>
-            {
-                now
-            }
-            (Phase::Fencing { .. }, _) => waits(retry(nodes.config.node_timeout)),
-            _ => {
-                let polls = head || !nodes.pushes() || phase == Phase::Outside;
-                let span = if polls {
-                    nodes.poll()
-                } else {
-                    nodes.keep_alive()
-                };
-                let due = waits(span.min(nodes.keep_alive()));
-                // When the holder's lease ends nobody may be there to pass the vote on (L2), and whoever is
-                // ahead may be as dead as the holder (F3).
-                let heard = seat.failure.is_none();
-                let place = seat.place.as_ref().filter(|_| heard);
-                let expiry = place.and_then(|place| place.holder_until);
-                expiry.map_or(due, |until| {
-                    let at_once = now.plus(nodes.poll().min(SHORTEST_EXPIRY));
-                    due.min(until.plus(Duration::from_millis(1)).max(at_once))
-                })
-            }
-        };
-    }
-
-    /// Makes all nodes due at once, but for those that a question is under way to.
-    pub(crate) fn ask_all(&mut self, now: Time) {
+    /// Makes all nodes due at once, those that are being asked when they have answered.
+    pub(crate) fn ask_all(&mut self) {
         for seat in &mut self.seats {
-            seat.due = now;
+            seat.urgent = true;
         }
     }
+
+    /// Asks those nodes again that have not answered in the first round.
+    pub(crate) fn ask_first_again(&mut self) {
+        if self.phase == Phase::Aside && self.number.is_none() {
+            self.phase = Phase::Asking;
+            self.next_generation();
+        }
+        for seat in &mut self.seats {
+            seat.urgent |= seat.number.is_none() && seat.crowd.is_none();
+        }
+    }
+}
+
+/// `span` after `from`. What is due about the same time goes out together; a short wait is not worth it.
+fn next(from: Time, span: Duration) -> Time {
+    let grid = if span > Duration::from_millis(40) {
+        span / 8
+    } else {
+        Duration::ZERO
+    };
+    from.plus(span).aligned(grid).max(from)
 }

@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 
 use crate::{
-    claim::{Claim, EAGER_ROUNDS, Phase, Question, Send, seat::Seat},
+    claim::{Claim, EAGER_ROUNDS, End, Phase, Question, Send, seat::Seat},
     clock::Time,
     error::NodeError,
-    node::{Answer, Extend, Extended, Standing},
-    telemetry,
+    node::{Answer, Extend, Extended, Released, Standing},
+    telemetry::What,
 };
 
 impl Claim {
@@ -18,21 +18,26 @@ impl Claim {
         now: Time,
         outcome: Result<Answer<Standing>, NodeError>,
     ) {
-        let config = &self.nodes.config;
-        let (factor, lease) = (config.clock_drift_factor, config.fifo_ephemeral_ttl);
+        let factor = self.nodes.config.clock_drift_factor;
         let ttl = self.ttl;
-        let Question { place, stamp, .. } = *question;
+        let Question {
+            place,
+            stamp,
+            lease,
+            ..
+        } = *question;
         let asked = match &question.send {
             Send::Enqueue(enqueue) => enqueue.number,
-            Send::Extend(_) => return,
+            Send::Extend(_) | Send::Release(_) => return,
         };
         let was_settled = self.is_settled();
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(stamp) {
+        if !seat.answers(stamp, now) {
             return;
         }
+        let mut step = None;
         match outcome {
             Ok(answer)
                 if answer.value.contradicts(asked)
@@ -43,27 +48,34 @@ impl Claim {
             Ok(answer) => {
                 let first_vote = seat.vote.is_none();
                 if matches!(answer.value, Standing::Granted { .. }) {
-                    match self.phase {
-                        Phase::Ended(_) => tracing::trace!("a vote came after the end"),
+                    step = match self.phase {
+                        Phase::Ended(_) => Some("a vote came after the end"),
                         Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held => {
-                            tracing::trace!("a vote came after the verdict");
+                            Some("a vote came after the verdict")
                         }
-                        _ => {}
-                    }
+                        _ => None,
+                    };
                 }
                 self.nodes.grace.learn(place, answer.era.up_since);
-                seat.hear(now, ttl, asked, &answer, lease, factor);
+                if seat.hear(now, ttl, asked, &answer, lease, factor) {
+                    step = Some("a push came before its answer");
+                }
                 if first_vote && seat.vote.is_some() {
                     self.eager = EAGER_ROUNDS;
                 }
             }
-            Err(error) => seat.fail(error),
+            Err(error) => {
+                seat.fail(error);
+                self.note_miss(place, question);
+            }
         }
-        self.tell_janitor();
+        if let Some(words) = step {
+            self.trace(words);
+        }
+        self.hear_while_ending();
         self.move_up(now);
-        self.schedule(place, now);
         self.weigh(now);
-        self.news.wake |= self.is_settled() != was_settled;
+        self.news.wake |= self.is_settled() != was_settled || self.is_hopeless();
     }
 
     /// An extend was answered.
@@ -74,17 +86,20 @@ impl Claim {
         outcome: Result<Answer<Extended>, NodeError>,
     ) {
         let factor = self.nodes.config.clock_drift_factor;
-        let (token, place) = (self.token, question.place);
-        let Send::Extend(Extend { ttl, repair, .. }) = question.send else {
+        let place = question.place;
+        let Send::Extend(Extend {
+            ttl, repair, token, ..
+        }) = question.send
+        else {
             return;
         };
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(question.stamp) {
+        if !seat.answers(question.stamp, now) {
             return;
         }
-        let was_gone = seat.gone;
+        let had = seat.vote.is_some() && !seat.gone;
         match outcome {
             // A repair is never refused. A node that does would be asked again as fast as it answers.
             Ok(answer) if repair && answer.value == Extended::Gone => {
@@ -96,13 +111,8 @@ impl Claim {
             }
             Err(error) => seat.fail(error),
         }
-        let found_gone = seat.gone && !was_gone;
-        // What only asked has renewed nothing: what was due, or under way before it, still is.
-        let renews = !ttl.is_zero() || seat.gone;
-        self.tell_janitor();
-        if renews {
-            self.schedule(place, now);
-        }
+        let found_gone = seat.gone && had;
+        self.hear_while_ending();
         match self.phase {
             Phase::Fencing { done: false, .. } if self.fenced_majority(now).is_some() => {
                 // However long that took, whoever waits for it has not been able to take it before now.
@@ -113,34 +123,55 @@ impl Claim {
             }
             Phase::Held => {
                 if found_gone {
-                    self.spread_doubt(place, now);
-                } else {
-                    self.go_on_repairing(now);
+                    self.spread_doubt(place);
                 }
                 self.note_renewal(now);
                 self.check_lease(now);
+                // A check or an extend by hand may be waited for.
+                self.news.wake = true;
             }
             _ => {}
+        }
+    }
+
+    /// A release was answered.
+    pub(crate) fn hear_released(
+        &mut self,
+        question: &Question,
+        now: Time,
+        outcome: Result<Answer<Released>, NodeError>,
+    ) {
+        let Some(seat) = self.seats.get_mut(question.place) else {
+            return;
+        };
+        if seat.hear_released(question.stamp, now, outcome) {
+            self.news.wake = true;
         }
     }
 
     /// Where one vote of a lease is gone, the others may be, by the same cause. They are asked again before
     /// they are taken for proof that the lease stands, or one after the other would be put back on the
     /// word of those not asked yet, and a lease come back whose quorum was gone.
-    fn spread_doubt(&mut self, place: usize, now: Time) {
+    fn spread_doubt(&mut self, place: usize) {
         let others = self.seats.iter_mut().enumerate();
         for (_, seat) in others.filter(|(other, _)| *other != place) {
-            seat.doubt(now);
+            seat.doubt();
         }
     }
 
-    /// What was just answered may be what the repair of another node waited for.
-    fn go_on_repairing(&mut self, now: Time) {
-        for place in 0..self.seats.len() {
-            let waits =
-                |seat: &Seat| seat.gone && !seat.in_line && !seat.asked() && seat.failure.is_none();
-            if self.seats.get(place).is_some_and(waits) && self.repairable(place, now) {
-                self.schedule(place, now);
+    /// A waiter lease may be too short for the way to the nodes.
+    fn note_miss(&mut self, place: usize, question: &Question) {
+        let short = question.timeout < self.nodes.config.node_timeout;
+        let misses = self.seats.get(place).map_or(0, |seat| seat.misses);
+        if short && misses == EAGER_ROUNDS + 1 {
+            let node = self.nodes.list.get(place).map(|node| node.name().into());
+            let (waited, lease) = (question.timeout, question.lease);
+            if let Some(node) = node {
+                self.tell(What::TooSlow {
+                    node,
+                    waited,
+                    lease,
+                });
             }
         }
     }
@@ -155,35 +186,35 @@ impl Claim {
         now: Time,
     ) {
         let factor = self.nodes.config.clock_drift_factor;
-        let lease = self.nodes.config.fifo_ephemeral_ttl;
-        let soon = now.plus(self.nodes.poll());
         if **self.id.text() != *id {
             return;
         }
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
-            // A holder's repair got through, or a vote came after the verdict: the node is asked.
-            tracing::trace!("a push came after the verdict");
-            seat.due = now;
+        if lease_end == 0 {
+            // It should look: somebody ahead may be dead, or a holder wants the vote back.
+            seat.urgent = true;
             return;
         }
-        if !self.nodes.is_plausible(seq) || !seat.hear_push(lease_end, seq, lease, factor) {
+        let plausible = self.nodes.is_plausible(seq);
+        if !plausible || !seat.hear_push(lease_end, seq, factor) {
             // Grown from a waiter lease that this client did not hear of, or no longer: only the node
             // knows whether the vote still stands.
-            tracing::trace!("a push matches no known lease");
-            seat.due = now;
+            seat.urgent = true;
+            self.trace("a push matches no known lease");
             return;
         }
-        for seat in &mut self.seats {
-            seat.due = seat.due.min(soon);
+        if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
+            // The vote counts from here on; a holder makes it a full ttl at once.
+            self.trace("a push came after the verdict");
+            return;
         }
         self.weigh(now);
     }
 
     /// A new connection to a node: what was believed of it is unknown.
-    pub(crate) fn hear_up(&mut self, place: usize, now: Time) {
+    pub(crate) fn hear_up(&mut self, place: usize) {
         if self.phase == Phase::Asking {
             // The first round hears of a broken connection by itself.
             return;
@@ -192,13 +223,17 @@ impl Claim {
             self.phase,
             Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held
         );
-        if let Some(seat) = self.seats.get_mut(place) {
-            seat.forget(counted, now);
+        let Some(seat) = self.seats.get_mut(place) else {
+            return;
+        };
+        seat.forget(counted);
+        if counted {
+            self.trace("a new connection puts a counted vote in doubt");
         }
     }
 
-    /// Whoever takes back what an ended claim left waits for the questions that were still under way.
-    fn tell_janitor(&mut self) {
+    /// What is answered while it ends may be what the end waits for.
+    fn hear_while_ending(&mut self) {
         self.news.wake |= matches!(self.phase, Phase::Ended(_));
     }
 
@@ -209,6 +244,7 @@ impl Claim {
         }
         if self.majority(now).is_some() {
             self.phase = Phase::Granted { since: now };
+            self.news.moved |= self.position != 0;
             self.position = 0;
             self.news.wake = true;
             return;
@@ -219,12 +255,26 @@ impl Claim {
             .any(|seat| seat.vote.is_some() && seat.outranked)
             && self.may_give_back(now)
         {
-            self.give_back(now);
+            self.give_back();
+            return;
+        }
+        if self.phase == Phase::Asking && self.is_asking() && self.waits_for_grace(now) {
+            // The votes that count may be among those still to come.
             return;
         }
         self.agree(now);
-        self.hurry(now);
-        self.stay_outside(now);
+        self.hurry();
+        self.stay_outside();
+        self.end_attempt(now);
+    }
+
+    /// An attempt without waiting ends with its verdict, whether anybody is there to hear it or not: what it
+    /// has on a minority is in everybody's way.
+    fn end_attempt(&mut self, now: Time) {
+        let refused = matches!(self.phase, Phase::Outside | Phase::Waiting);
+        if self.room == Some(0) && refused && !self.waits_for_grace(now) {
+            self.end(End::NotFree, now);
+        }
     }
 
     /// The ticket: the maximum over a quorum of the numbers, once that many have come.
@@ -246,24 +296,31 @@ impl Claim {
                 return;
             }
             self.number = proposals.clone().max();
-            if proposals.min() != self.number {
-                tracing::trace!("numbers differ, the highest is written back");
+            let differ = proposals.min() != self.number;
+            if differ {
+                self.trace("numbers differ, the highest is written back");
             }
             self.phase = Phase::Waiting;
             self.progress = now;
             self.news.wake = true;
-            telemetry::in_line(self.who(), self.position);
+            self.tell(What::InLine {
+                position: self.position,
+            });
         }
-        for seat in &mut self.seats {
-            if !seat.asked() && seat.failure.is_none() && seat.number != self.number {
-                seat.due = now;
-            }
+    }
+
+    /// Others of this client wait for room in the line: so does this, unless it is not to wait at all.
+    pub(crate) fn find_no_room(&mut self, now: Time) {
+        if self.room == Some(0) {
+            self.end(End::NotFree, now);
+        } else {
+            self.stand_outside();
         }
     }
 
     /// There is no room: asks again until there is.
-    pub(crate) fn stand_outside(&mut self) {
-        tracing::trace!("no room in the line");
+    fn stand_outside(&mut self) {
+        self.trace("no room in the line");
         self.phase = Phase::Outside;
         self.news.wake = true;
     }
@@ -277,29 +334,27 @@ impl Claim {
         if position < self.position {
             self.progress = now;
         }
+        self.news.moved |= position != self.position;
         self.position = position;
     }
 
     /// With some votes, but no quorum: whoever comes first must be found out by asking, a few times in
     /// a row; a round is over when nothing is under way.
-    fn hurry(&mut self, now: Time) {
+    fn hurry(&mut self) {
         let split = self.seats.iter().any(|seat| seat.vote.is_some());
         if split && self.eager > 0 && self.phase == Phase::Waiting && !self.is_asking() {
-            tracing::trace!("some votes and no quorum, asking again");
+            self.trace("some votes and no quorum, asking again");
             self.eager -= 1;
-            self.ask_all(now);
+            self.ask_all();
         }
     }
 
     /// Without a place in line a vote is in everybody's way: it is given back with the next question.
-    fn stay_outside(&mut self, now: Time) {
+    fn stay_outside(&mut self) {
         let votes = self.seats.iter().any(|seat| seat.vote.is_some());
         if self.phase == Phase::Outside && votes && !self.is_asking() {
-            tracing::trace!("no place in the line, giving a vote back");
-            self.next_generation(now);
-            for place in 0..self.seats.len() {
-                self.schedule(place, now);
-            }
+            self.trace("no place in the line, giving a vote back");
+            self.next_generation();
         }
     }
 
@@ -316,17 +371,16 @@ impl Claim {
     }
 
     /// Gives all votes back: the nodes get a new generation in their place, with the same ticket.
-    fn give_back(&mut self, now: Time) {
-        telemetry::split(self.who());
-        self.next_generation(now);
-        self.ask_all(now);
+    fn give_back(&mut self) {
+        self.tell(What::Split);
+        self.next_generation();
     }
 
     /// What was granted has expired: stands in line again.
-    pub(super) fn stand_again(&mut self, now: Time) {
-        tracing::trace!("the votes ended before they were taken");
+    pub(super) fn stand_again(&mut self) {
+        self.trace("the votes ended before they were taken");
         self.keep_number();
-        self.give_back(now);
+        self.give_back();
         self.phase = Phase::Waiting;
     }
 
@@ -336,11 +390,12 @@ impl Claim {
         self.number = self.number.or(numbers.max());
     }
 
-    pub(super) fn next_generation(&mut self, now: Time) {
+    pub(super) fn next_generation(&mut self) {
         self.id = self.id.next();
         for seat in &mut self.seats {
-            seat.forget(false, now);
+            seat.forget(false);
             seat.number = None;
+            seat.resume();
         }
     }
 }

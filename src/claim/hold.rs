@@ -1,67 +1,92 @@
 //! Granted, taken, held: the majority behind a lease, and its end.
 
-use std::{fmt, time::Duration};
+use std::{fmt::Write, time::Duration};
 
 use crate::{
-    claim::{Claim, End, Phase, Taken, Undo, seat::Seat},
+    claim::{Claim, End, Phase, Renewal, Taken, is_later, seat::Seat},
     clock::Time,
     error::LeaseLost,
     quorum::{Majority, Vote},
-    telemetry,
-    validity::drift,
+    telemetry::What,
 };
+
+/// What a round of questions about a lease came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Round {
+    /// On a quorum.
+    Stands,
+    /// A quorum has it no more.
+    Gone,
+    /// Too few have answered.
+    Unknown,
+}
 
 impl Claim {
     /// Takes what was granted, for a guard. Nothing is handed out that is not valid at `now`.
     pub(crate) fn take(
         &mut self,
         now: Time,
-        renewal: Option<Duration>,
+        renewal: Renewal,
         max_hold: Option<Duration>,
     ) -> Taken {
         match self.phase {
             Phase::Ended(end) => return Taken::Ended(end),
             Phase::Aside => {
                 // Polled again: it is first in line again, by its number.
-                tracing::trace!("stood aside, and is polled again");
+                self.trace("stood aside, and is polled again");
                 self.phase = Phase::Waiting;
                 self.progress = now;
-                self.ask_all(now);
+                self.next_generation();
             }
             Phase::Granted { since } => {
                 let Some(majority) = self.majority(now) else {
-                    self.stand_again(now);
+                    self.stand_again();
                     return Taken::NotYet;
                 };
-                // A renewal brings the full ttl; without one it has to be there before.
-                let fit = |seat: &&Seat| seat.stands(now) && (renewal.is_some() || seat.full_ttl);
-                let fit = self.seats.iter().filter(fit).count();
-                if majority.agreed() && fit >= self.nodes.quorum.size() {
+                // A renewal brings the full ttl, where there is time for one; else it has to be there before.
+                let fit =
+                    |seat: &&Seat| seat.stands(now) && (renewal != Renewal::Off || seat.full_ttl);
+                let fit = self.seats.iter().filter(fit).count() >= self.nodes.quorum.size();
+                if majority.agreed() && fit && self.lasts(majority, renewal, now) {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
-                self.fence(majority, since, now);
+                self.fence(majority, since);
             }
-            Phase::Fencing { done: true, .. } => match self.fenced_majority(now) {
-                Some(majority) => {
+            Phase::Fencing { since, done: true } => match self.fenced_majority(now) {
+                Some(majority) if self.lasts(majority, renewal, now) => {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
-                None => self.stand_again(now),
+                Some(majority) => self.fence(majority, since),
+                None => self.stand_again(),
             },
             _ => {}
         }
         Taken::NotYet
     }
 
-    /// Writes the fencing token, and the full ttl.
-    fn fence(&mut self, majority: Majority, since: Time, now: Time) {
-        if majority.agreed() {
-            tracing::trace!("the votes are short or in doubt, extending before the guard is out");
-        } else {
-            tracing::trace!("counters differ, writing the fencing token");
+    /// Whether enough is left of the votes: time for a renewal to be answered, or, where none comes, all but that.
+    fn lasts(&self, majority: Majority, renewal: Renewal, now: Time) -> bool {
+        let config = &self.nodes.config;
+        let (left, answer) = (majority.until().since(now), config.timeout(self.ttl));
+        match renewal {
+            Renewal::Off => left + answer >= config.validity(self.ttl),
+            _ => left >= answer,
         }
+    }
+
+    /// Writes the fencing token, and the full ttl.
+    fn fence(&mut self, majority: Majority, since: Time) {
+        self.trace(if majority.agreed() {
+            "the votes are short or in doubt, extending before the guard is out"
+        } else {
+            "counters differ, writing the fencing token"
+        });
         self.token = majority.token();
         self.phase = Phase::Fencing { since, done: false };
-        self.ask_all(now);
+        for seat in &mut self.seats {
+            seat.fenced = None;
+        }
+        self.ask_all();
     }
 
     /// Sees to it that whoever asks from now on comes later, whatever becomes of this request (F1); answers
@@ -73,8 +98,8 @@ impl Claim {
                     self.stand_by_token(majority.token());
                     return true;
                 }
-                Some(majority) => self.fence(majority, since, now),
-                None => self.stand_again(now),
+                Some(majority) => self.fence(majority, since),
+                None => self.stand_again(),
             },
             Phase::Fencing { done: false, .. } => {}
             _ => return self.is_settled(),
@@ -92,7 +117,7 @@ impl Claim {
         &mut self,
         majority: Majority,
         now: Time,
-        renewal: Option<Duration>,
+        renewal: Renewal,
         max_hold: Option<Duration>,
     ) -> Majority {
         self.phase = Phase::Held;
@@ -102,10 +127,10 @@ impl Claim {
         self.held_since = now;
         self.long_hold = self.nodes.config.long_hold.map(|span| now.plus(span));
         self.nodes.grace_is_over();
-        telemetry::acquired(self.who(), self.token, now.since(self.asked));
-        for place in 0..self.seats.len() {
-            self.schedule(place, now);
-        }
+        self.tell(What::Acquired {
+            token: self.token,
+            wait: now.since(self.asked),
+        });
         majority
     }
 
@@ -122,26 +147,49 @@ impl Claim {
     }
 
     /// The lease is renewed every `every` to last `ttl`, from now on.
-    pub(crate) fn renew(&mut self, every: Option<Duration>, ttl: Duration, now: Time) {
-        self.renewal = every;
+    pub(crate) fn renew(&mut self, every: Duration, ttl: Duration) {
+        self.renewal = Renewal::Every(every);
         self.renewed_until = None;
-        self.ttl = ttl;
-        self.longest = self.longest.max(ttl);
-        if every.is_some() {
-            self.ask_all(now);
+        self.wish_extended(ttl);
+    }
+
+    /// The lease is not renewed any more.
+    pub(crate) fn stop_renewing(&mut self) {
+        self.renewal = Renewal::Off;
+        self.renewed_until = None;
+    }
+
+    /// What the nodes have answered to questions above `wish`, once that is certain: those that prolong the lease
+    /// if it is to be `extended`.
+    pub(crate) fn round(&self, wish: u32, extended: bool) -> Option<Round> {
+        let (mut stand, mut gone, mut open) = (0, 0, false);
+        for seat in &self.seats {
+            let answered = if extended {
+                seat.extended_stamp
+            } else {
+                seat.checked_stamp
+            };
+            if is_later(answered, wish) {
+                let stands = seat.vote.is_some();
+                stand += usize::from(stands);
+                gone += usize::from(!stands);
+            } else {
+                let failed = seat.failure.is_some() && is_later(seat.ended_stamp, wish);
+                open |= !failed;
+            }
+        }
+        let quorum = self.nodes.quorum;
+        if stand >= quorum.size() {
+            Some(Round::Stands)
+        } else if !quorum.possible_without(gone) {
+            Some(Round::Gone)
+        } else {
+            (!open).then_some(Round::Unknown)
         }
     }
 
     pub(crate) fn renews(&self) -> bool {
-        self.renewal.is_some()
-    }
-
-    /// Later renewals ask for `ttl`. An interval that follows from the ttl follows the new one.
-    pub(crate) fn set_ttl(&mut self, ttl: Duration) {
-        if self.renewal == Some(self.ttl / 3) {
-            self.renewal = Some(ttl / 3);
-        }
-        self.ttl = ttl;
+        self.renewal != Renewal::Off
     }
 
     /// Declares the lease lost if it is; returns why.
@@ -172,32 +220,36 @@ impl Claim {
         }
     }
 
-    /// Ends the claim, and leaves what is to be taken back.
+    /// Ends the claim. What it has on the nodes is taken back from here on.
     pub(crate) fn end(&mut self, end: End, now: Time) {
         if matches!(self.phase, Phase::Ended(_)) {
             return;
         }
-        // Also of one that stands aside: what it had may not have been given up yet, and whoever leaves is told
-        // when it is.
-        self.news.undo = Some(self.undo(now));
         self.tell_end(end, now);
         self.phase = Phase::Ended(end);
         self.news.wake = true;
+        // Also of one that stands aside: what it had may not have been given up yet.
+        self.start_undoing(now);
     }
 
-    fn tell_end(&self, end: End, now: Time) {
-        let held = now.since(self.held_since);
-        match (self.phase, end) {
-            (Phase::Held, End::Lost(why)) => {
-                let overdue = now.since(self.trusted_until().unwrap_or(now));
-                telemetry::lost(self.who(), self.token, held, why, overdue, Faults(self));
-            }
-            (Phase::Held, _) => telemetry::released(self.who(), self.token, held),
-            _ if self.is_in_line() => {
-                telemetry::left(self.who(), self.position, now.since(self.asked));
-            }
-            _ => {}
-        }
+    fn tell_end(&mut self, end: End, now: Time) {
+        let (held, token) = (now.since(self.held_since), self.token);
+        let what = match (self.phase, end) {
+            (Phase::Held, End::Lost(why)) => What::Lost {
+                token,
+                held,
+                why,
+                overdue: now.since(self.trusted_until().unwrap_or(now)),
+                faults: self.faults(),
+            },
+            (Phase::Held, _) => What::Released { token, held },
+            _ if self.is_in_line() => What::Left {
+                position: self.position,
+                wait: now.since(self.asked),
+            },
+            _ => return,
+        };
+        self.tell(what);
     }
 
     /// Until when the votes may be trusted, or could have been.
@@ -214,8 +266,13 @@ impl Claim {
             return;
         }
         let until = self.trusted_until();
-        let (Some(every), Some(before), Some(after)) = (self.renewal, self.renewed_until, until)
-        else {
+        let validity = self.nodes.config.validity(self.ttl);
+        let every = match self.renewal {
+            Renewal::Off => None,
+            Renewal::Third => Some(validity / 3),
+            Renewal::Every(every) => Some(every),
+        };
+        let (Some(every), Some(before), Some(after)) = (every, self.renewed_until, until) else {
             self.renewed_until = until;
             return;
         };
@@ -223,38 +280,20 @@ impl Claim {
             return;
         }
         self.renewed_until = until;
-        let factor = self.nodes.config.clock_drift_factor;
-        let usual = self.ttl.saturating_sub(drift(self.ttl, factor));
-        telemetry::renewed(
-            self.who(),
-            self.token,
-            before.since(now),
-            usual.saturating_sub(every),
-            self.ttl,
-            &self.nodes.late,
-            now,
-        );
+        self.tell(What::Renewed {
+            token: self.token,
+            margin: before.since(now),
+            usual: validity.saturating_sub(every),
+            ttl: self.ttl,
+        });
     }
 
     pub(super) fn check_hold(&mut self, now: Time) {
         if self.phase == Phase::Held && self.long_hold.take_if(|due| *due <= now).is_some() {
-            telemetry::held_long(self.who(), self.token, now.since(self.held_since));
-        }
-    }
-
-    pub(super) fn undo(&self, now: Time) -> Undo {
-        let config = &self.nodes.config;
-        let longest = self.longest.max(config.fifo_ephemeral_ttl);
-        // On a node whose clock is slow it lasts longer than that.
-        let longest = longest.saturating_add(drift(longest, config.clock_drift_factor));
-        let touched = |(_, seat): &(usize, &Seat)| seat.touched();
-        let touched = self.seats.iter().enumerate().filter(touched);
-        let mut places = Vec::with_capacity(self.seats.len());
-        places.extend(touched.map(|(place, seat)| (place, seat.quiet())));
-        Undo {
-            id: self.id.clone(),
-            places,
-            expires: now.plus(longest).plus(config.node_timeout),
+            self.tell(What::HeldLong {
+                token: self.token,
+                held: now.since(self.held_since),
+            });
         }
     }
 
@@ -291,22 +330,28 @@ impl Claim {
             counts(seat).then_some(vote)
         })
     }
-}
 
-/// What is wrong with which node; nothing if all have answered and have the vote.
-struct Faults<'a>(&'a Claim);
+    /// On how few nodes more than a quorum the lease stands: 0 if one fault of a node may end it.
+    pub(crate) fn is_bare(&self, now: Time) -> bool {
+        let standing = self.seats.iter().filter(|seat| seat.stands(now)).count();
+        self.phase == Phase::Held
+            && standing <= self.nodes.quorum.size()
+            && self.seats.len() > self.nodes.quorum.size()
+    }
 
-impl fmt::Display for Faults<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut separator = "";
-        for (node, seat) in self.0.nodes.list.iter().zip(&self.0.seats) {
-            match &seat.failure {
-                Some(error) => write!(f, "{separator}{}: {error}", node.name())?,
-                None if seat.gone => write!(f, "{separator}{}: has it no more", node.name())?,
-                None => continue,
-            }
-            separator = "; ";
+    /// What is wrong with which node; nothing if all have answered and have the vote.
+    fn faults(&self) -> String {
+        let mut faults = String::new();
+        for (node, seat) in self.nodes.list.iter().zip(&self.seats) {
+            let separator = if faults.is_empty() { "" } else { "; " };
+            let name = node.name();
+            // Writing to a string cannot fail.
+            let _ = match &seat.failure {
+                Some(error) => write!(faults, "{separator}{name}: {error}"),
+                None if seat.gone => write!(faults, "{separator}{name}: has it no more"),
+                None => Ok(()),
+            };
         }
-        Ok(())
+        faults
     }
 }

@@ -1,8 +1,9 @@
 //! One request's claim to a resource: what is believed of it on each node, and what follows.
 //!
 //! A claim sends nothing and reads no clock. It is told what was answered and when, and says what to ask
-//! next and when. The first round is carried by the caller's future, all later ones by the client's
-//! ticker (`keepalive`).
+//! next and when; everything it asks is carried by the client's ticker (`keepalive`), so nothing on a node
+//! depends on whether its caller is polled. What it has to tell the log and the metrics it leaves in its
+//! [`News`], since a user's code may run there.
 //!
 //! ```text
 //! Asking ──votes from a quorum──▶ Granted ──taken──▶ Held ──▶ Ended
@@ -17,7 +18,7 @@
 //! waiter on one of those nodes comes before it: then that one collects them all (L3). The ticket is
 //! the maximum over a quorum, and is written to every node that has another (F1).
 //!
-//! A claim that ends or stands aside leaves an [`Undo`] for the janitor: it names all that was ever sent.
+//! A claim that has ended or stands aside releases whatever was ever asked for, node by node (`undo`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,20 +26,22 @@ use crate::{
     clock::Time,
     error::{LeaseLost, NodeError},
     holder::HolderId,
-    node::{Enqueue, Era, Extend},
+    node::{Enqueue, Extend, Release},
     nodes::Nodes,
     quorum::Majority,
     resource::Resource,
-    telemetry::Who,
+    telemetry::{Tell, What, Who},
 };
 
 mod ask;
 mod hear;
 mod hold;
 mod seat;
+mod undo;
 
-pub(crate) use seat::Quiet;
+pub(crate) use hold::Round;
 use seat::Seat;
+pub(crate) use undo::Tally;
 
 /// Rounds that follow each other at once after a vote came without a quorum.
 const EAGER_ROUNDS: u8 = 3;
@@ -65,8 +68,7 @@ pub(crate) struct Claim {
     /// When votes may be given back again, if that goes on once per poll.
     next_give_back: Time,
     token: u64,
-    /// How often a held lease is renewed; `None`: not at all.
-    renewal: Option<Duration>,
+    renewal: Renewal,
     held_until: Option<Time>,
     /// When the guard was handed out.
     held_since: Time,
@@ -76,8 +78,22 @@ pub(crate) struct Claim {
     long_hold: Option<Time>,
     /// Numbers the questions, so that an answer finds its own; short, as ten thousand wait at once.
     stamps: u32,
-    revision: u64,
+    /// What the user has asked for last: questions above these numbers are the answer.
+    extend_wish: Option<u32>,
+    check_wish: Option<u32>,
+    /// When all that was asked for has expired by itself, once it has ended.
+    expires: Time,
     news: News,
+}
+
+/// How a held lease is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    Off,
+    /// When a third of its validity is over.
+    Third,
+    /// As often as its user has said.
+    Every(Duration),
 }
 
 /// Where a claim stands.
@@ -93,7 +109,7 @@ pub(crate) enum Phase {
     Granted { since: Time },
     /// Was taken; the fencing token and the full ttl are being written to a quorum.
     Fencing { since: Time, done: bool },
-    /// Was granted, but nobody took it in time. Has a number, but no place on any node (C4).
+    /// Had something that nobody took in time. Keeps its number, but no place on any node (C4).
     Aside,
     /// A guard is out.
     Held,
@@ -107,6 +123,8 @@ pub(crate) enum End {
     Lost(LeaseLost),
     /// Left, released, or given up.
     Over,
+    /// An attempt without waiting: it is held or waited for.
+    NotFree,
     ShutDown,
 }
 
@@ -115,18 +133,9 @@ pub(crate) enum End {
 pub(crate) struct News {
     /// Whoever waits for it should look.
     pub(crate) wake: bool,
-    pub(crate) undo: Option<Undo>,
-}
-
-/// What is to be taken back, on all nodes that were asked anything.
-#[derive(Clone, Debug)]
-pub(crate) struct Undo {
-    /// This generation and the older ones.
-    pub(crate) id: HolderId,
-    /// The nodes, and when each is done with what was asked of it.
-    pub(crate) places: Vec<(usize, Quiet)>,
-    /// When all of it has expired by itself.
-    pub(crate) expires: Time,
+    /// The number of waiters ahead has changed.
+    pub(crate) moved: bool,
+    pub(crate) tells: Vec<Tell>,
 }
 
 /// What to send to a node.
@@ -134,6 +143,7 @@ pub(crate) struct Undo {
 pub(crate) enum Send {
     Enqueue(Enqueue),
     Extend(Extend),
+    Release(Release),
 }
 
 /// A question to one node.
@@ -142,7 +152,20 @@ pub(crate) struct Question {
     pub(crate) place: usize,
     pub(crate) stamp: u32,
     pub(crate) timeout: Duration,
+    /// The waiter lease.
+    pub(crate) lease: Duration,
     pub(crate) send: Send,
+}
+
+/// In which order questions are sent that wait for their turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// It keeps something that would run out.
+    Keep,
+    /// It asks for something.
+    Ask,
+    /// It gives something up.
+    Release,
 }
 
 /// What taking a granted claim comes to.
@@ -167,7 +190,7 @@ impl Claim {
     ) -> Self {
         Self {
             id: nodes.holder_id(),
-            seats: nodes.list.iter().map(|_| Seat::new(now)).collect(),
+            seats: nodes.list.iter().map(|_| Seat::new()).collect(),
             nodes,
             resource,
             ttl,
@@ -181,13 +204,15 @@ impl Claim {
             eager: 0,
             next_give_back: now,
             token: 0,
-            renewal: None,
+            renewal: Renewal::Off,
             held_until: None,
             held_since: now,
             renewed_until: None,
             long_hold: None,
             stamps: 0,
-            revision: 0,
+            extend_wish: None,
+            check_wish: None,
+            expires: Time::default(),
             news: News::default(),
         }
     }
@@ -205,12 +230,23 @@ impl Claim {
     }
 
     /// Whom an event about this request names.
-    pub(crate) fn who(&self) -> Who<'_> {
+    pub(crate) fn who(&self) -> Who {
         Who {
-            resource: self.resource.name(),
-            holder_id: self.id.text(),
+            resource: self.resource.clone(),
+            holder_id: self.id.text().clone(),
             ticket: self.number,
         }
+    }
+
+    fn tell(&mut self, what: What) {
+        if what.is_heard() {
+            let who = self.who();
+            self.news.tells.push(Tell { who, what });
+        }
+    }
+
+    fn trace(&mut self, words: &'static str) {
+        self.tell(What::Step(words));
     }
 
     /// Whether it is in line: anywhere between its first answers and its guard.
@@ -218,8 +254,8 @@ impl Claim {
         match self.phase {
             // An attempt without waiting.
             _ if self.room == Some(0) => false,
-            Phase::Outside | Phase::Waiting | Phase::Aside => true,
-            Phase::Granted { .. } | Phase::Fencing { .. } => self.number.is_some(),
+            Phase::Outside | Phase::Waiting => true,
+            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Aside => self.number.is_some(),
             Phase::Asking | Phase::Held | Phase::Ended(_) => false,
         }
     }
@@ -227,10 +263,6 @@ impl Claim {
     /// Whether its turn may still come.
     pub(crate) fn waits(&self) -> bool {
         !matches!(self.phase, Phase::Held | Phase::Ended(_))
-    }
-
-    pub(crate) fn ttl(&self) -> Duration {
-        self.ttl
     }
 
     /// How many waiters are ahead, as last heard.
@@ -243,14 +275,8 @@ impl Claim {
         self.progress
     }
 
-    /// How often it was changed.
-    pub(crate) fn revision(&self) -> u64 {
-        self.revision
-    }
-
     /// To be called after each change.
     pub(crate) fn take_news(&mut self) -> News {
-        self.revision += 1;
         std::mem::take(&mut self.news)
     }
 
@@ -284,44 +310,32 @@ impl Claim {
         self.seats.iter().enumerate().filter_map(failure)
     }
 
-    /// When a node is done with what was asked of it under the id of `undo` or before.
-    pub(crate) fn quiet(&self, place: usize, undo: &Undo) -> Option<Quiet> {
-        match self.phase {
-            Phase::Ended(_) => self.seats.get(place).map(Seat::quiet),
-            // It goes on under newer ids, and hears no more of the older ones.
-            _ => {
-                let known = undo.places.iter().find(|(other, _)| *other == place);
-                known.map(|(_, quiet)| *quiet)
-            }
-        }
-    }
-
-    /// Whether a node that has answered a release over `era` may yet give the vote.
-    pub(crate) fn may_give(&self, place: usize, era: Era, now: Time) -> bool {
-        let seat = self.seats.get(place);
-        seat.is_some_and(|seat| seat.may_take(era, now))
-    }
-
-    /// Whether it still waits for the answer to `question`, and the answer matters.
+    /// Whether it still waits for the answer to `question`.
     pub(crate) fn asks(&self, question: &Question) -> bool {
         let seat = self.seats.get(question.place);
         let waits = seat.is_some_and(|seat| seat.waits_for(question.stamp));
-        waits && !matches!(self.phase, Phase::Ended(_))
+        let ended = matches!(self.phase, Phase::Ended(_));
+        waits && (!ended || matches!(question.send, Send::Release(_)))
     }
 
-    /// Whether a question is still under way to some node.
+    /// Whether some node is still to be asked, or to answer.
     pub(crate) fn is_asking(&self) -> bool {
-        self.seats.iter().any(Seat::asked)
+        let open = |seat: &Seat| seat.asked() || seat.queued || seat.urgent;
+        self.seats.iter().any(open)
     }
 
     /// Whether it asks for room in the line until there is some.
     pub(crate) fn waits_for_room(&self) -> bool {
-        self.phase == Phase::Outside && self.room != Some(0)
+        self.phase == Phase::Outside
     }
 
     /// Whether the first round has come to nothing: too many nodes failed to make a quorum.
     pub(crate) fn is_hopeless(&self) -> bool {
-        self.phase == Phase::Asking && (!self.is_asking() || self.is_cut_off())
+        match self.phase {
+            Phase::Asking => !self.is_asking() || self.is_cut_off(),
+            Phase::Aside => self.number.is_none(),
+            _ => false,
+        }
     }
 
     /// Whether it is known what `enqueue` came to: a quorum has the ticket under its agreed number, so that
@@ -345,4 +359,16 @@ impl Claim {
     pub(crate) fn waits_for_grace(&self, now: Time) -> bool {
         self.majority(now).is_none() && self.majority_of(now, |_| true).is_some()
     }
+
+    /// For how long a node keeps its place, or a vote that comes of it: no longer than the lease that is asked
+    /// for, which bounds what a restarted node may have forgotten (S5), and what a dead holder costs (L2).
+    pub(super) fn lease(&self) -> Duration {
+        self.nodes.config.fifo_ephemeral_ttl.min(self.ttl)
+    }
+}
+
+/// Whether the question `stamp` came after `than`. There are fewer than two billion in between.
+fn is_later(stamp: u32, than: u32) -> bool {
+    let ahead = stamp.wrapping_sub(than);
+    ahead != 0 && ahead <= u32::MAX / 2
 }

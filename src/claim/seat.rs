@@ -1,11 +1,14 @@
-//! What one request is believed to have on one node.
+//! What one request is believed to have on one node, and what is under way to it.
+//!
+//! When a node is to be asked again is not noted here but follows from what is believed (`claim::ask`): when
+//! the last question was sent and ended, what the vote or the place counts from, and what is missing.
 
 use std::time::Duration;
 
 use crate::{
     clock::Time,
     error::NodeError,
-    node::{Answer, Era, Extended, Standing},
+    node::{Answer, Era, Extended, Released, Standing},
     quorum::Vote,
     validity::valid_until,
 };
@@ -13,9 +16,9 @@ use crate::{
 /// One request on one node.
 #[derive(Debug)]
 pub(crate) struct Seat {
-    /// When to ask again.
-    pub(crate) due: Time,
     pub(crate) vote: Option<Vote>,
+    /// When the request was sent that the vote counts from.
+    pub(crate) vote_sent: Time,
     /// The vote lasts for the ttl, and not just for what was left of a waiter lease.
     pub(crate) full_ttl: bool,
     /// A waiter on this node comes before us, although the vote is ours.
@@ -26,8 +29,12 @@ pub(crate) struct Seat {
     pub(crate) doubtful: bool,
     /// The node said that the vote is not there.
     pub(crate) gone: bool,
-    /// The holder stands in line there for the vote that the node forgot.
+    /// The holder stands in line there for the vote that the node gave to another.
     pub(crate) in_line: bool,
+    /// To be asked as soon as nothing is under way, whatever was asked before.
+    pub(crate) urgent: bool,
+    /// Waits for its turn to be asked.
+    pub(crate) queued: bool,
     /// When the server started.
     pub(crate) up_since: Time,
     pub(crate) place: Option<Place>,
@@ -40,14 +47,23 @@ pub(crate) struct Seat {
     pub(crate) crowd: Option<u32>,
     /// Why the last question went unanswered.
     pub(crate) failure: Option<Box<NodeError>>,
+    /// How many questions in a row went unanswered over one connection.
+    pub(crate) misses: u8,
+    /// When the last question that ended was sent, when it ended, and its number.
+    pub(crate) sent: Time,
+    pub(crate) ended: Time,
+    pub(crate) ended_stamp: u32,
+    /// The numbers of the last question about a lease that was answered, and of the last that prolonged it.
+    pub(crate) checked_stamp: u32,
+    pub(crate) extended_stamp: u32,
     /// Whether anything may have reached the node.
     touched: bool,
     /// How many questions were answered.
     heard: u32,
     /// If the last question is the first that reached the node: `loose` as it was before.
     before_first: Option<Time>,
-    /// The question under way, and until when it may be carried out.
-    question: Option<(u32, Time)>,
+    /// The question under way.
+    question: Option<Asked>,
     /// Until when a question that nobody waits for any more may be carried out.
     loose: Time,
     /// The same of those, and of the question under way, that may take the vote.
@@ -56,18 +72,71 @@ pub(crate) struct Seat {
     takes_over: Over,
     /// The deadline of the question that was answered last.
     asked_until: Time,
+    /// How the release stands, once the request has ended or stands aside. Boxed: most have none.
+    release: Option<Box<Releasing>>,
 }
+
+/// A question under way.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    stamp: u32,
+    sent: Time,
+    /// Until when it may be carried out, if it may take the vote or a place.
+    takes: Time,
+    /// Whether there was a connection to send it over.
+    connected: bool,
+}
+
+/// The release of a request on a node that may have something of it.
+#[derive(Debug, Default)]
+struct Releasing {
+    /// The number of the release under way, when it was sent, and how many questions had been answered.
+    under_way: Option<(u32, Time, u32)>,
+    confirmed: Option<Confirmed>,
+    failure: Option<NodeError>,
+    /// When it failed last, and how often in a row.
+    failed_at: Time,
+    failures: u32,
+}
+
+/// A release that a node confirmed.
+#[derive(Clone, Copy, Debug)]
+struct Confirmed {
+    sent: Time,
+    /// How many questions the node had answered by then.
+    heard: u32,
+    /// What the first one found.
+    had: Released,
+    /// What the last one found.
+    found: Released,
+    era: Era,
+}
+
+/// What a release has come to on a node.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// Not known yet.
+    Open,
+    /// Confirmed, but what is under way on an earlier connection may take the vote again.
+    Shaky,
+    Confirmed(Released),
+    Failed(NodeError),
+}
+
+/// The pause before a node that failed to confirm a release is asked again; it doubles.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// When a node is done with all that was asked of it. A release that is sent after that is final.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Quiet {
+struct Quiet {
     /// Until then something unanswered may still be carried out.
-    pub(crate) after: Time,
+    after: Time,
     /// How many answers have come: one that came after a release was sent proves nothing of their order.
-    pub(crate) heard: u32,
+    heard: u32,
     /// If the very first question is the last one: the same as `after`, once a release has found something,
     /// which only that question can have made.
-    pub(crate) after_find: Option<Time>,
+    after_find: Option<Time>,
 }
 
 /// A place in the line of a node.
@@ -78,27 +147,37 @@ pub(crate) struct Place {
     pub(crate) holder_until: Option<Time>,
     /// When our waiter lease ends, by the node's clock; a push must name the same.
     lease_end: u64,
+    /// How long that lease is.
+    lease: Duration,
     /// When the request that this lease counts from was sent.
     sent: Time,
 }
 
 impl Seat {
-    pub(crate) fn new(now: Time) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            due: now,
             vote: None,
+            vote_sent: Time::default(),
             full_ttl: false,
             outranked: false,
             fenced: None,
             doubtful: false,
             gone: false,
             in_line: false,
+            urgent: true,
+            queued: false,
             up_since: Time::default(),
             place: None,
             early: None,
             number: None,
             crowd: None,
             failure: None,
+            misses: 0,
+            sent: Time::default(),
+            ended: Time::default(),
+            ended_stamp: 0,
+            checked_stamp: 0,
+            extended_stamp: 0,
             touched: false,
             heard: 0,
             before_first: Some(Time::default()),
@@ -107,19 +186,26 @@ impl Seat {
             takes_until: Time::default(),
             takes_over: Over::default(),
             asked_until: Time::default(),
+            release: None,
         }
     }
 
     /// A question is sent over `era`. If it may take the vote or a place, then until `takes`.
     pub(crate) fn ask(&mut self, stamp: u32, takes: Option<Time>, era: Option<Era>, now: Time) {
         self.drop_question();
+        self.urgent = false;
         if let Some(until) = takes {
             let earlier = (self.takes_until > now).then_some(self.takes_over);
             self.takes_over = Over::of(era).and(earlier);
             self.takes_until = self.takes_until.max(until);
         }
         self.before_first = (!self.touched).then_some(self.loose);
-        self.question = Some((stamp, takes.unwrap_or_default()));
+        self.question = Some(Asked {
+            stamp,
+            sent: now,
+            takes: takes.unwrap_or_default(),
+            connected: era.is_some(),
+        });
     }
 
     /// Whether a question is under way.
@@ -127,31 +213,37 @@ impl Seat {
         self.question.is_some()
     }
 
-    /// Whether `stamp` is the question under way.
+    /// Whether `stamp` is the question or the release under way.
     pub(crate) fn waits_for(&self, stamp: u32) -> bool {
-        self.question.is_some_and(|(asked, _)| asked == stamp)
-    }
-
-    /// Whether it is time to ask, and nothing is under way.
-    pub(crate) fn is_due(&self, now: Time) -> bool {
-        !self.asked() && self.due <= now
+        let released = self.release.as_ref().and_then(|release| release.under_way);
+        self.question.is_some_and(|asked| asked.stamp == stamp)
+            || released.is_some_and(|(asked, ..)| asked == stamp)
     }
 
     /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next.
-    pub(crate) fn answers(&mut self, stamp: u32) -> bool {
-        let Some((_, quiet)) = self.question.take_if(|(asked, _)| *asked == stamp) else {
+    pub(crate) fn answers(&mut self, stamp: u32, now: Time) -> bool {
+        let Some(asked) = self.question.take_if(|asked| asked.stamp == stamp) else {
             return false;
         };
-        self.asked_until = quiet;
+        // Without a connection nothing was sent: `fail` must know.
+        self.asked_until = if asked.connected {
+            asked.takes
+        } else {
+            Time::default()
+        };
+        self.touched |= asked.connected;
         self.heard = self.heard.wrapping_add(1);
         self.failure = None;
         self.crowd = None;
+        self.sent = asked.sent;
+        self.ended = now;
+        self.ended_stamp = stamp;
         true
     }
 
     /// Whether the vote may yet be taken by what was asked before, when a release was answered over `era`: what
     /// was asked over that connection was carried out first, and what an earlier run was asked never will be.
-    pub(crate) fn may_take(&self, era: Era, now: Time) -> bool {
+    fn may_take(&self, era: Era, now: Time) -> bool {
         let answered = Over::of(Some(era));
         let other = self.takes_over != answered && self.takes_over.same_run(answered);
         self.takes_until > now && other
@@ -163,10 +255,10 @@ impl Seat {
     }
 
     /// What may still be carried out of all that was asked.
-    pub(crate) fn quiet(&self) -> Quiet {
+    fn quiet(&self) -> Quiet {
         let asked = self
             .question
-            .map_or(self.loose, |(_, until)| self.loose.max(until));
+            .map_or(self.loose, |asked| self.loose.max(asked.takes));
         Quiet {
             after: asked,
             heard: self.heard,
@@ -174,7 +266,7 @@ impl Seat {
         }
     }
 
-    /// An enqueue that was sent with the number `asked` was answered.
+    /// An enqueue that was sent with the number `asked` was answered. Tells whether a push came before it.
     pub(crate) fn hear(
         &mut self,
         now: Time,
@@ -183,13 +275,15 @@ impl Seat {
         answer: &Answer<Standing>,
         lease: Duration,
         factor: f64,
-    ) {
+    ) -> bool {
         self.touched = true;
+        self.misses = 0;
         self.up_since = answer.era.up_since;
         self.doubtful = false;
         self.place = None;
         self.gone = false;
         self.in_line = false;
+        let mut overtaken = false;
         match answer.value {
             Standing::Granted {
                 seq,
@@ -198,6 +292,7 @@ impl Seat {
             } => {
                 let until = valid_until(answer.sent, left, factor);
                 self.vote = Some(Vote { until, seq });
+                self.vote_sent = answer.sent;
                 self.full_ttl = left >= ttl;
                 self.outranked = outranked;
                 self.number = asked.or(self.number).or(Some(seq));
@@ -214,9 +309,13 @@ impl Seat {
                     ahead,
                     holder_until: holder_left.map(|left| now.plus(left)),
                     lease_end,
+                    lease,
                     sent: answer.sent,
                 });
-                self.pushed_early(lease, factor);
+                if let Some((lease_end, seq)) = self.early.take().map(|early| *early) {
+                    overtaken = self.hear_push(lease_end, seq, factor);
+                    self.early = None;
+                }
             }
             Standing::Full { waiting, .. } => {
                 self.vote = None;
@@ -225,6 +324,7 @@ impl Seat {
             Standing::Superseded => self.vote = None,
         }
         self.takes_until = self.takes_until.min(self.loose);
+        overtaken
     }
 
     pub(crate) fn hear_extended(
@@ -235,62 +335,52 @@ impl Seat {
         factor: f64,
     ) {
         self.touched = true;
+        self.misses = 0;
         self.up_since = answer.era.up_since;
         self.doubtful = false;
         self.in_line = answer.value == Extended::InLine;
         self.gone = !matches!(answer.value, Extended::Stands { .. });
-        self.vote = match answer.value {
+        self.place = None;
+        match answer.value {
             Extended::Stands { .. } => {
                 self.fenced = Some(token);
                 self.full_ttl |= !ttl.is_zero();
                 let until = valid_until(answer.sent, ttl, factor);
-                let until = self.vote.map_or(until, |vote| vote.until.max(until));
-                Some(Vote { until, seq: token })
+                let known = self.vote.filter(|vote| vote.until > until);
+                if known.is_none() {
+                    self.vote_sent = answer.sent;
+                }
+                let until = known.map_or(until, |vote| vote.until);
+                self.vote = Some(Vote { until, seq: token });
             }
-            Extended::InLine | Extended::Gone => None,
-        };
+            Extended::InLine | Extended::Gone => self.vote = None,
+        }
+        self.checked_stamp = self.ended_stamp;
+        if !ttl.is_zero() {
+            self.extended_stamp = self.ended_stamp;
+        }
         self.takes_until = self.takes_until.min(self.loose);
     }
 
     /// A push told of a vote. False if it has not grown from the lease that we know: then the answer that
     /// it belongs to is still under way, or it is stale, and only the node knows.
-    pub(crate) fn hear_push(
-        &mut self,
-        lease_end: u64,
-        seq: u64,
-        lease: Duration,
-        factor: f64,
-    ) -> bool {
+    pub(crate) fn hear_push(&mut self, lease_end: u64, seq: u64, factor: f64) -> bool {
         let Some(place) = self.place.take_if(|place| place.lease_end == lease_end) else {
             self.early = Some(Box::new((lease_end, seq)));
             return false;
         };
         self.vote = Some(Vote {
-            until: valid_until(place.sent, lease, factor),
+            until: valid_until(place.sent, place.lease, factor),
             seq,
         });
+        self.vote_sent = place.sent;
         self.full_ttl = false;
         self.outranked = false;
         self.gone = false;
         true
     }
 
-    /// Heeds a push that came before the answer which has just told of a place.
-    fn pushed_early(&mut self, lease: Duration, factor: f64) {
-        if let Some((lease_end, seq)) = self.early.take().map(|early| *early) {
-            if self.hear_push(lease_end, seq, lease, factor) {
-                tracing::trace!("a push came before its answer");
-            }
-            self.early = None;
-        }
-    }
-
     pub(crate) fn fail(&mut self, error: NodeError) {
-        match error {
-            // Never sent.
-            NodeError::Down(_) | NodeError::WrongServer(_) => {}
-            _ => self.touched = true,
-        }
         // Without a proper answer it may still be carried out, until its deadline.
         if matches!(
             error,
@@ -298,16 +388,18 @@ impl Seat {
         ) {
             self.loose = self.loose.max(self.asked_until);
         }
+        if error == NodeError::TimedOut {
+            self.misses = self.misses.saturating_add(1);
+        }
         self.takes_until = self.takes_until.min(self.loose);
         self.failure = Some(Box::new(error));
     }
 
     /// What was believed of the node is unknown. A vote that was `counted` in a verdict keeps its validity:
     /// the lease was promised for that long, and a server that forgot it has no vote to give yet (S5).
-    pub(crate) fn forget(&mut self, counted: bool, now: Time) {
+    pub(crate) fn forget(&mut self, counted: bool) {
         if counted {
-            tracing::trace!("a new connection puts a counted vote in doubt");
-            self.doubt(now);
+            self.doubt();
         } else {
             self.drop_question();
             self.vote = None;
@@ -319,13 +411,14 @@ impl Seat {
         }
         self.place = None;
         self.early = None;
-        self.due = now;
+        self.misses = 0;
+        self.urgent = true;
     }
 
     /// Whether a counted vote still stands is to be asked before it counts for more. It keeps its validity.
-    pub(crate) fn doubt(&mut self, now: Time) {
+    pub(crate) fn doubt(&mut self) {
         self.doubtful = true;
-        self.due = now;
+        self.urgent = true;
     }
 
     /// How many waiters are ahead of us there; none if the vote is ours.
@@ -343,10 +436,130 @@ impl Seat {
 
     /// Nobody waits for the question under way any more; it may be carried out all the same.
     fn drop_question(&mut self) {
-        if let Some((_, deadline)) = self.question.take() {
+        if let Some(asked) = self.question.take().filter(|asked| asked.connected) {
             self.touched = true;
-            self.loose = self.loose.max(deadline);
+            self.loose = self.loose.max(asked.takes);
         }
+    }
+}
+
+/// Taking back what the node may have.
+impl Seat {
+    /// A release is sent.
+    pub(crate) fn ask_release(&mut self, stamp: u32, now: Time) {
+        let heard = self.heard;
+        let release = self.release.get_or_insert_default();
+        release.under_way = Some((stamp, now, heard));
+    }
+
+    /// Whether a release is under way.
+    pub(crate) fn releasing(&self) -> bool {
+        let release = self.release.as_ref();
+        release.is_some_and(|release| release.under_way.is_some())
+    }
+
+    /// The release `stamp` was answered, or was not. False if it is none that is waited for.
+    pub(crate) fn hear_released(
+        &mut self,
+        stamp: u32,
+        now: Time,
+        outcome: Result<Answer<Released>, NodeError>,
+    ) -> bool {
+        let Some(release) = &mut self.release else {
+            return false;
+        };
+        let Some((_, _, heard)) = release.under_way.take_if(|(asked, ..)| *asked == stamp) else {
+            return false;
+        };
+        match outcome {
+            Ok(Answer { sent, era, value }) => {
+                let first = release.confirmed.map(|confirmed| confirmed.had);
+                release.confirmed = Some(Confirmed {
+                    sent,
+                    heard,
+                    had: first.unwrap_or(value),
+                    found: value,
+                    era,
+                });
+                release.failure = None;
+                release.failures = 0;
+            }
+            Err(error) => {
+                release.failure = Some(error);
+                release.failed_at = now;
+                release.failures = release.failures.saturating_add(1);
+            }
+        }
+        true
+    }
+
+    /// When the next release is due; `None` if none is, or one is under way.
+    pub(crate) fn release_due(&self) -> Option<Time> {
+        if !self.touched() || self.releasing() || self.is_released() {
+            return None;
+        }
+        let Some(release) = &self.release else {
+            return Some(Time::default());
+        };
+        if release.failure.is_some() {
+            let pause = FIRST_PAUSE * (1 << (release.failures - 1).min(5));
+            return Some(release.failed_at.plus(pause.min(LONGEST_PAUSE)));
+        }
+        match release.confirmed {
+            // What may be carried out until then may make something again.
+            Some(_) => Some(self.quiet().after),
+            None => Some(Time::default()),
+        }
+    }
+
+    /// Whether nothing is left there, and nothing can be made again.
+    pub(crate) fn is_released(&self) -> bool {
+        if !self.touched() {
+            return true;
+        }
+        let quiet = self.quiet();
+        let confirmed = self.release.as_ref().and_then(|release| release.confirmed);
+        confirmed.is_some_and(
+            |Confirmed {
+                 sent, heard, found, ..
+             }| {
+                let in_order = quiet.after <= sent && quiet.heard == heard;
+                let first = quiet.after_find.is_some_and(|after| after <= sent);
+                in_order || found != Released::Nothing && first
+            },
+        )
+    }
+
+    /// Whether that has failed so often that it may never come.
+    pub(crate) fn release_fails(&self, times: u32) -> bool {
+        let release = self.release.as_ref();
+        release.is_some_and(|release| release.failures >= times)
+    }
+
+    /// What has come of it for whoever waits.
+    pub(crate) fn release_outcome(&self, now: Time) -> Outcome {
+        let Some(release) = &self.release else {
+            return Outcome::Open;
+        };
+        match (release.confirmed, &release.failure) {
+            (Some(Confirmed { era, .. }), _) if self.may_take(era, now) => Outcome::Shaky,
+            (Some(Confirmed { had, .. }), _) => Outcome::Confirmed(had),
+            (None, Some(error)) => Outcome::Failed(error.clone()),
+            (None, None) => Outcome::Open,
+        }
+    }
+
+    /// Somebody waits for it now: failures count from here on, and it is tried again at once.
+    pub(crate) fn release_anew(&mut self) {
+        if let Some(release) = &mut self.release {
+            release.failures = u32::from(release.failure.is_some());
+            release.failed_at = Time::default();
+        }
+    }
+
+    /// It goes on under a newer id, which takes the place of all that was there.
+    pub(crate) fn resume(&mut self) {
+        self.release = None;
     }
 }
 
@@ -400,7 +613,7 @@ mod tests {
         let now = Time::default().plus(Duration::from_secs(9));
         let later = now.plus(Duration::from_secs(1));
         let asked = |eras: &[Option<Era>]| {
-            let mut seat = Seat::new(now);
+            let mut seat = Seat::new();
             for (stamp, era) in (0..).zip(eras) {
                 seat.ask(stamp, Some(later), *era, now);
             }

@@ -124,6 +124,14 @@ struct Supervisor {
     down_since: Option<Time>,
 }
 
+/// However the supervisor ends, what its node was is no more.
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        let cause = NodeError::Down("its background task has ended".to_owned());
+        self.state.send_replace(State::Down(cause));
+    }
+}
+
 impl Supervisor {
     async fn run(mut self) {
         telemetry::node_known(&self.name);

@@ -352,12 +352,20 @@ impl State {
     }
 
     fn header(&self, clock: Clock, terms: Option<&Terms>) -> Header {
+        let micros = self.micros(clock);
+        let Some(terms) = terms else {
+            return Header {
+                micros,
+                ..Header::default()
+            };
+        };
         Header {
-            micros: self.micros(clock),
-            seed: terms.map_or(0, |terms| terms.seed),
-            extra: terms.map_or(0, |terms| terms.extra),
-            unheard: terms.map_or(0, |terms| millis_up(terms.unheard)),
-            lease: terms.map_or(0, |terms| millis_up(terms.lease)),
+            micros,
+            seed: terms.seed,
+            extra: terms.extra,
+            floor: terms.floor(&self.era(self.offset())),
+            unheard: millis_up(terms.unheard),
+            lease: millis_up(terms.lease),
         }
     }
 

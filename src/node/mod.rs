@@ -45,8 +45,7 @@ use crate::{
 
 /// A call under way. It sends nothing more once dropped; what was sent may still be carried out.
 ///
-/// It gives up when it is looked at after its deadline, but has no timer to see to that: one does for all calls
-/// of a round ([`FanOut`](crate::quorum::FanOut)), and [`punctual`] for a single one.
+/// It gives up when it is looked at after its deadline, but has no timer to see to that: [`punctual`] has.
 pub(crate) type Call<T> = BoxFuture<'static, Result<Answer<T>, NodeError>>;
 
 /// One independent server.
@@ -83,10 +82,32 @@ pub(crate) struct Terms {
     pub(crate) lease: Duration,
     /// How long a vote lasts of which its waiter was not told.
     pub(crate) unheard: Duration,
-    /// Microseconds of the furthest clock among the nodes: where an absent counter starts.
+    /// The clock by which counters start and are kept, in microseconds at `at`: the furthest of a majority of
+    /// the nodes that agree. 0 if none do: then each node goes by its own.
     pub(crate) seed: u64,
-    /// What such a counter gets on top, in microseconds.
+    /// When `seed` was read.
+    pub(crate) at: Time,
+    /// What a counter that starts gets on top, in microseconds.
     pub(crate) extra: u64,
+    /// The most that a counter can be ahead of the clock when it starts, in microseconds.
+    pub(crate) lead: i64,
+}
+
+impl Terms {
+    /// The least that a counter can be that was made in the present run of the server over `era` (S2). An
+    /// earlier run may have lost what came after a snapshot, so a lower one may have repeated itself.
+    ///
+    /// It is what a counter starts from that is made as the server starts: the clock and half the grace.
+    pub(crate) fn floor(&self, era: &Era) -> u64 {
+        let start = if self.seed == 0 {
+            era.node_micros(era.up_since)
+        } else {
+            let up = self.at.since(era.up_since).as_micros();
+            self.seed
+                .saturating_sub(u64::try_from(up).unwrap_or(u64::MAX))
+        };
+        start.saturating_add_signed(self.lead)
+    }
 }
 
 /// An answer and what it came over.

@@ -94,6 +94,7 @@ pub(super) struct Header {
     pub(super) deadline: u64,
     pub(super) seed: u64,
     pub(super) extra: u64,
+    pub(super) floor: u64,
     pub(super) unheard: u64,
     pub(super) lease: u64,
 }
@@ -127,7 +128,7 @@ impl Request<Vec<Standing>> {
             Script::Enqueue,
             header,
             resources,
-            5 + 4 * batch.len(),
+            6 + 4 * batch.len(),
         );
         cmd.arg(header.lease);
         for ask in batch {
@@ -148,7 +149,7 @@ impl Request<Vec<Standing>> {
 impl Request<Vec<Extended>> {
     pub(super) fn extend(shas: &Shas, header: Header, batch: &[Extend]) -> Self {
         let resources = batch.iter().map(|ask| &*ask.resource);
-        let mut cmd = start(shas, Script::Extend, header, resources, 4 + 4 * batch.len());
+        let mut cmd = start(shas, Script::Extend, header, resources, 5 + 4 * batch.len());
         for ask in batch {
             cmd.arg(&**ask.id.text());
             cmd.arg(millis_up(ask.ttl))
@@ -172,7 +173,7 @@ impl Request<Vec<Released>> {
             ..header
         };
         let resources = batch.iter().map(|ask| &*ask.resource);
-        let mut cmd = start(shas, Script::Release, header, resources, 4 + batch.len());
+        let mut cmd = start(shas, Script::Release, header, resources, 5 + batch.len());
         for ask in batch {
             cmd.arg(&**ask.id.text());
         }
@@ -230,6 +231,7 @@ fn start<'a>(
     cmd.arg(header.deadline)
         .arg(header.seed)
         .arg(header.extra)
+        .arg(header.floor)
         .arg(header.unheard);
     cmd
 }
@@ -261,8 +263,9 @@ mod tests {
         deadline: 11,
         seed: 12,
         extra: 13,
-        unheard: 14,
-        lease: 15,
+        floor: 14,
+        unheard: 15,
+        lease: 16,
     };
 
     fn shas() -> Shas {
@@ -295,9 +298,9 @@ mod tests {
         assert_eq!(words[..3], ["EVALSHA", "en", "8"]);
         assert_eq!(words[3..7], batch[0].resource.keys()[..]);
         assert_eq!(words[7..11], batch[1].resource.keys()[..]);
-        assert_eq!(words[11..16], ["11", "12", "13", "14", "15"]);
-        assert_eq!(words[16..20], [&**batch[0].id.text(), "", "2", "3"]);
-        assert_eq!(words[20..], [&**batch[1].id.text(), "9", "2", ""]);
+        assert_eq!(words[11..17], ["11", "12", "13", "14", "15", "16"]);
+        assert_eq!(words[17..21], [&**batch[0].id.text(), "", "2", "3"]);
+        assert_eq!(words[21..], [&**batch[1].id.text(), "9", "2", ""]);
     }
 
     #[test]
@@ -316,6 +319,6 @@ mod tests {
     fn a_release_has_no_deadline() {
         let Enqueue { resource, id, .. } = enqueue("a", None, None);
         let request = Request::release(&shas(), HEADER, &[Release { resource, id }]);
-        assert_eq!(words(&request.cmd)[7..11], ["0", "12", "13", "14"]);
+        assert_eq!(words(&request.cmd)[7..12], ["0", "12", "13", "14", "15"]);
     }
 }

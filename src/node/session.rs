@@ -114,6 +114,7 @@ impl Session {
             deadline: self.deadline(terms.deadline),
             seed: terms.seed,
             extra: terms.extra,
+            floor: terms.floor(&self.era()),
             unheard: millis_up(terms.unheard),
             lease: millis_up(terms.lease),
         }

@@ -14,14 +14,17 @@ use super::{
 };
 use crate::holder::{HolderId, Parts};
 
-/// How far ahead of the node's clock a proposed start of a counter may lie, in microseconds.
-const MAX_AHEAD: u64 = 1_000_000;
-
-/// How long a counter is kept after the node's clock has passed it, in milliseconds.
+/// How long a counter is kept after the clock has passed it, in milliseconds.
 const KEEP_SEQ: u64 = 60_000;
 
 /// How many older generations a newer one takes the place of.
 const OLDER: u32 = 8;
+
+/// The longest that a vote from the queue lasts, in milliseconds.
+const LONGEST_VOTE: u64 = 3_600_000;
+
+/// How many dead waiters are dropped in one call, and skipped at the head of the line.
+const DEAD_AT_ONCE: usize = 1000;
 
 /// How many waiters are told to look, at most, when nobody hears of a vote.
 const LOOKERS: usize = 16;
@@ -34,12 +37,14 @@ pub(crate) struct Table {
 }
 
 /// What each call carries besides its requests.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Header {
     /// The node's clock, in microseconds.
     pub(crate) micros: u64,
+    /// As in [`Terms`](super::Terms), as are the next two.
     pub(crate) seed: u64,
     pub(crate) extra: u64,
+    pub(crate) floor: u64,
     /// In milliseconds, as is the next.
     pub(crate) unheard: u64,
     pub(crate) lease: u64,
@@ -48,6 +53,15 @@ pub(crate) struct Header {
 impl Header {
     fn now(&self) -> u64 {
         self.micros / 1000
+    }
+
+    /// The clock by which counters are kept.
+    fn seed(&self) -> u64 {
+        if self.seed == 0 {
+            self.micros
+        } else {
+            self.seed
+        }
     }
 }
 
@@ -196,7 +210,7 @@ impl Slot {
                 (Some(number), Some((first, head))) => (first, head) < (&number, id),
                 _ => false,
             };
-            let seq = self.count(header, Some(ask.number.unwrap_or(0)));
+            let seq = self.count(header, Some(ask.number.unwrap_or(0)), false);
             return Standing::Granted {
                 seq,
                 left: millis(left),
@@ -205,14 +219,14 @@ impl Slot {
         }
         let number = match ask.number.or(mine) {
             Some(number) => {
-                self.count(header, Some(number));
+                self.count(header, Some(number), false);
                 number
             }
             None => {
                 self.settle(header, None, publish);
                 if self.lock.is_none() {
                     self.lock = Some((id.clone(), Some(header.now() + ttl)));
-                    let seq = self.count(header, None);
+                    let seq = self.count(header, None, false);
                     return Standing::Granted {
                         seq,
                         left: millis(ttl),
@@ -226,13 +240,13 @@ impl Slot {
                         holder_left: self.holder_left(header.now()),
                     };
                 }
-                self.count(header, None)
+                self.count(header, None, false)
             }
         };
         self.record(header.now(), id, number, header.lease);
         self.settle(header, Some((id, own)), publish);
         if self.holds(id) {
-            let seq = self.count(header, Some(0));
+            let seq = self.count(header, Some(0), false);
             return Standing::Granted {
                 seq,
                 left: millis(own),
@@ -257,7 +271,7 @@ impl Slot {
         if self.holds(id) {
             self.prolong(header.now(), ttl);
             return Extended::Stands {
-                seq: self.count(header, Some(ask.token)),
+                seq: self.count(header, Some(ask.token), ttl > 0),
             };
         }
         self.drop_dead(header.now());
@@ -265,18 +279,16 @@ impl Slot {
             self.settle(header, None, publish);
             return Extended::Gone;
         }
-        if self
-            .lock
-            .as_ref()
-            .is_some_and(|(held, _)| !same_request(held, &ask.id))
-        {
+        let held = self.lock.as_ref().map(|(held, _)| held.clone());
+        if let Some(other) = held.filter(|held| !same_request(held, &ask.id)) {
             self.record(header.now(), id, 0, ttl);
+            tell(&other, 0, 0, publish);
             return Extended::InLine;
         }
         self.forget(id);
         self.lock = Some((id.clone(), Some(header.now() + ttl)));
         Extended::Stands {
-            seq: self.count(header, Some(ask.token)),
+            seq: self.count(header, Some(ask.token), false),
         }
     }
 
@@ -325,7 +337,10 @@ impl Slot {
     /// Gives a free vote to the head of the queue. To `caller` it goes for the given time, and the
     /// answer tells it.
     fn settle(&mut self, header: Header, caller: Option<(&Arc<str>, u64)>, publish: Publish<'_>) {
-        while self.lock.is_none() {
+        if self.lock.is_some() {
+            return;
+        }
+        for _ in 0..DEAD_AT_ONCE {
             let Some((_, head)) = self.queue.first().cloned() else {
                 return;
             };
@@ -334,12 +349,12 @@ impl Slot {
             if lease_end <= header.now() {
                 continue;
             }
-            let seq = self.count(header, None);
+            let seq = self.count(header, None, false);
             if let Some((_, own)) = caller.filter(|(id, _)| **id == head) {
                 self.lock = Some((head, Some(header.now() + own)));
                 return;
             }
-            let mut ends = lease_end;
+            let mut ends = lease_end.min(header.now() + LONGEST_VOTE);
             if tell(&head, lease_end, seq, publish) == Some(false) {
                 ends = ends.min(header.now() + header.unheard);
                 // The first who hears will ask when it ends.
@@ -347,20 +362,20 @@ impl Slot {
                 next.find(|(_, id)| tell(id, 0, 0, publish) != Some(false));
             }
             self.lock = Some((head, Some(ends)));
+            return;
         }
     }
 
-    /// Raises the counter to `least`, or by one if that is `None`.
-    fn count(&mut self, header: Header, least: Option<u64>) -> u64 {
-        let proposed = header.seed > header.micros && header.seed - header.micros <= MAX_AHEAD;
-        let start = if proposed { header.seed } else { header.micros };
-        let value = match (self.seq, least) {
-            (Some((seq, _)), None) => seq + 1,
-            (Some((seq, _)), Some(least)) => seq.max(least),
-            (None, least) => (start + header.extra).max(least.unwrap_or(0)),
-        };
-        if self.seq.is_none_or(|(seq, _)| seq != value) {
-            let ahead = value.saturating_sub(header.micros).div_ceil(1000);
+    /// Raises the counter to `least`, or by one if that is `None`; `rearm` says that it is still in use.
+    fn count(&mut self, header: Header, least: Option<u64>, rearm: bool) -> u64 {
+        let start = header.seed() + header.extra;
+        let known = self.seq.map(|(seq, _)| seq);
+        let next = known.map(|seq| if least.is_none() { seq + 1 } else { seq });
+        let trusted = next.filter(|next| *next >= header.floor);
+        let value = trusted.unwrap_or_else(|| start.max(next.unwrap_or(0)));
+        let value = value.max(least.unwrap_or(0));
+        if rearm || known != Some(value) {
+            let ahead = value.saturating_sub(header.seed()).div_ceil(1000);
             self.seq = Some((value, header.now() + KEEP_SEQ + ahead));
         }
         value
@@ -407,12 +422,11 @@ impl Slot {
     }
 
     fn drop_dead(&mut self, now: u64) {
-        while let Some((_, id)) = self
-            .lease_ends
-            .first()
-            .filter(|(end, _)| *end <= now)
-            .cloned()
-        {
+        for _ in 0..DEAD_AT_ONCE {
+            let dead = self.lease_ends.first().filter(|(end, _)| *end <= now);
+            let Some((_, id)) = dead.cloned() else {
+                return;
+            };
             self.forget(&id);
         }
     }

@@ -2,9 +2,10 @@
 --
 -- Every mutating call starts with the same values:
 --   ARGV[1] deadline  ms of this node's clock after which nothing is done; 0: none   (S4)
---   ARGV[2] seed      us; where an absent counter starts, if at most a second ahead of this node
---   ARGV[3] extra     us; added to that start while the node is in its restart grace (S2)
---   ARGV[4] unheard   ms; how long a vote lasts of which nobody heard
+--   ARGV[2] seed      us; the clock by which counters start and are kept; 0: this node's own
+--   ARGV[3] extra     us; added to that start while a node is in its restart grace (S2)
+--   ARGV[4] floor     us; a counter below it is from before this run of the server and not trusted (S2)
+--   ARGV[5] unheard   ms; how long a vote lasts of which nobody heard
 -- followed by one group of values for each group of four KEYS: lock, queue, waiters, seq.
 -- The answer is an array: ms of this node's clock, then one answer a group; only the clock if too late.
 
@@ -14,9 +15,14 @@ local now = math.floor(micros / 1000)
 if tonumber(ARGV[1]) > 0 and now > tonumber(ARGV[1]) then return { now } end
 local answers = { now }
 
--- Raises the counter: to `least`, or by one if that is nil. It is kept until this node's clock has
--- passed it by a minute, so that the time it would start from again is always higher.
-local function count(key, least)
+local seed, floor = tonumber(ARGV[2]), tonumber(ARGV[4])
+if seed == 0 then seed = micros end
+
+-- Raises the counter: to `least`, or by one if that is nil. It is kept until the clock has passed it by a
+-- minute, so that the time it would start from again is always higher. `rearm` says that it is still in use.
+-- A server may come back with an older state, and with a counter that has repeated itself by then: one from
+-- before this run of the server counts as absent, but is never lowered.
+local function count(key, least, rearm)
   local seq, value
   if least then
     seq = tonumber(redis.call('GET', key))
@@ -25,19 +31,20 @@ local function count(key, least)
     value = redis.call('INCR', key)
     seq = value > 1 and value
   end
-  if not seq then
-    local seed = tonumber(ARGV[2])
-    value = (seed > micros and seed - micros <= 1000000 and seed or micros) + tonumber(ARGV[3])
-  end
+  if not seq or seq < floor then value = math.max(value or 0, seed + tonumber(ARGV[3])) end
   if least and least > value then value = least end
-  local keep = 60000 + math.max(0, math.ceil((value - micros) / 1000))
+  local keep = 60000 + math.max(0, math.ceil((value - seed) / 1000))
   if value ~= seq then
     redis.call('SET', key, string.format('%.0f', value), 'PX', keep)
-  elseif not least then
+  elseif rearm or not least then
     redis.call('PEXPIRE', key, keep)
   end
   return value
 end
+
+-- Redis looks at its memory limit before the first write of a script that may need memory, and not after
+-- another write. Keeping alive what stands here must go on when memory is full (F2): it begins with this.
+local function write_without_memory(key) redis.call('ZREM', key, '') end
 
 -- What only those need who meet somebody else. Made when it is needed: a script defines its functions
 -- anew at every call, and most calls meet nobody.
@@ -61,15 +68,14 @@ local function crowd()
   -- The same from after that, where this call comes late.
   function c.newer(id) return generations(id, c.generation(id) + 1, c.generation(id) + 8) end
 
-  -- Drops all waiters whose lease has ended, together (F3).
+  -- Drops the waiters whose lease has ended, together (F3): a thousand at a time, so that no line, however
+  -- long, stops the server.
   function c.drop_dead(queue, waiters)
-    repeat
-      local dead = redis.call('ZRANGEBYSCORE', waiters, '-inf', now, 'LIMIT', 0, 1000)
-      if #dead > 0 then
-        redis.call('ZREM', queue, unpack(dead))
-        redis.call('ZREM', waiters, unpack(dead))
-      end
-    until #dead < 1000
+    local dead = redis.call('ZRANGEBYSCORE', waiters, '-inf', now, 'LIMIT', 0, 1000)
+    if #dead > 0 then
+      redis.call('ZREM', queue, unpack(dead))
+      redis.call('ZREM', waiters, unpack(dead))
+    end
   end
 
   -- Puts a waiter in its place, with a lease of its own.
@@ -83,34 +89,46 @@ local function crowd()
   end
 
   -- Tells a waiter of its vote, or with zeros that it should look. Returns how many heard; false if it polls.
-  local function tell(id, ends, number)
+  -- PUBLISH counts subscribers to patterns, too, who are nobody's process (F3); where the user may not ask
+  -- for the others alone, its word has to do.
+  function c.tell(id, ends, number)
     if string.sub(id, 15, 15) ~= '8' then return false end
-    local told = string.format('%.0f %.0f %s', ends, number, id)
-    return redis.pcall('PUBLISH', 'redlock-fifo:' .. string.sub(id, 25, 36), told)
+    local channel = 'redlock-fifo:' .. string.sub(id, 25, 36)
+    local heard = redis.pcall('PUBLISH', channel, string.format('%.0f %.0f %s', ends, number, id))
+    if type(heard) == 'number' and heard > 0 then
+      return redis.pcall('PUBSUB', 'NUMSUB', channel)[2] or heard
+    end
+    return heard
   end
 
   -- A free vote goes to the head of the queue, for what is left of its waiter lease, and it is told. To
   -- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote, or false.
   -- If nobody heard, the vote is short, and the first who does hear will ask when it ends.
+  -- No waiter lease of ours is longer than an hour; whatever else stands in the queue gets no more either.
   function c.settle(lock, queue, waiters, seq, caller, own)
     local holder = redis.call('GET', lock)
     if holder then return holder end
-    local head = redis.call('ZRANGE', queue, 0, 0)[1]
-    if not head then return false end
-    local ends = tonumber(redis.call('ZSCORE', waiters, head))
-    redis.call('ZREM', queue, head)
-    redis.call('ZREM', waiters, head)
-    if not ends or ends <= now then return c.settle(lock, queue, waiters, seq, caller, own) end
-    local number = count(seq)
-    redis.call('SET', lock, head, 'PX', head == caller and own or ends - now)
-    if head ~= caller and tell(head, ends, number) == 0 then
-      local unheard = tonumber(ARGV[4])
-      if ends - now > unheard then redis.call('PEXPIRE', lock, unheard) end
-      for _, next in ipairs(redis.call('ZRANGE', queue, 0, 15)) do
-        if tell(next, 0, 0) ~= 0 then break end
+    for _ = 1, 1000 do
+      local head = redis.call('ZRANGE', queue, 0, 0)[1]
+      if not head then return false end
+      local ends = tonumber(redis.call('ZSCORE', waiters, head))
+      redis.call('ZREM', queue, head)
+      redis.call('ZREM', waiters, head)
+      if ends and ends > now then
+        local left = math.min(ends - now, 3600000)
+        local number = count(seq)
+        redis.call('SET', lock, head, 'PX', head == caller and own or left)
+        if head ~= caller and c.tell(head, ends, number) == 0 then
+          local unheard = tonumber(ARGV[5])
+          if left > unheard then redis.call('PEXPIRE', lock, unheard) end
+          for _, next in ipairs(redis.call('ZRANGE', queue, 0, 15)) do
+            if c.tell(next, 0, 0) ~= 0 then break end
+          end
+        end
+        return head
       end
     end
-    return head
+    return false
   end
 
   return c

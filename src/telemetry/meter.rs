@@ -15,6 +15,8 @@ pub(crate) const MARGIN: &str = "redlock_fifo_renewal_margin_ratio";
 pub(crate) const WAITERS: &str = "redlock_fifo_waiters";
 /// Leases that this process holds.
 pub(crate) const HOLDERS: &str = "redlock_fifo_holders";
+/// Of these, those that stand on a bare quorum of the nodes: one fault of a node may end them.
+pub(crate) const BARE: &str = "redlock_fifo_bare_quorum_holders";
 /// Connections to a node that stand.
 pub(crate) const NODES_UP: &str = "redlock_fifo_node_connections";
 /// Leases that were had by waiting in line.
@@ -80,6 +82,10 @@ mod facade {
         for (name, help) in [
             (WAITERS, "Requests of this process that are in line."),
             (HOLDERS, "Leases that this process holds."),
+            (
+                BARE,
+                "Leases of this process that stand on a bare quorum of the nodes.",
+            ),
             (NODES_UP, "Connections to the node that stand."),
         ] {
             describe_gauge!(name, Unit::Count, help);
@@ -101,10 +107,16 @@ mod facade {
         for cause in ["expired", "quorum_lost", "max_hold"] {
             counter!(LOST, "cause" => cause).increment(0);
         }
-        for reason in ["timed_out", "queue_full", "no_quorum", "shut_down"] {
+        for reason in [
+            "timed_out",
+            "queue_full",
+            "no_quorum",
+            "shut_down",
+            "stopped",
+        ] {
             counter!(REFUSALS, "reason" => reason).increment(0);
         }
-        for name in [WAITERS, HOLDERS] {
+        for name in [WAITERS, HOLDERS, BARE] {
             gauge!(name).increment(0.0);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redlock_fifo::{ExtendError, FifoRedlock, LeaseLost, LockGuard};
+use redlock_fifo::{ArgumentError, ExtendError, FifoRedlock, LeaseLost, LockGuard};
 use tokio::time::sleep;
 
 use crate::cluster::run;
@@ -96,15 +96,21 @@ fn extension_of_a_lost_lease_cannot_be_started() {
 }
 
 #[test]
-fn a_lease_that_is_extended_too_slowly_is_lost() {
+fn an_interval_in_which_the_lease_would_end_is_refused() {
     run(3, async |cluster| {
         let client = cluster.client().await;
         let guard = lock_plainly(&client, TTL).await;
-        guard.start_auto_extend(TTL * 2, TTL).unwrap();
-        assert_eq!(guard.lost().await, LeaseLost::Expired);
-        sleep(TTL * 2).await;
-        assert!(!guard.is_valid().await.unwrap());
-        assert!(client.try_lock("shorts", TTL).await.unwrap().is_some());
+        for every in [TTL * 2, TTL, TTL * 3 / 4] {
+            let refused = guard.start_auto_extend(every, TTL);
+            let too_long = |error| {
+                matches!(
+                    error,
+                    ExtendError::Argument(ArgumentError::IntervalTooLong { .. })
+                )
+            };
+            assert!(refused.is_err_and(too_long), "{every:?}");
+        }
+        guard.start_auto_extend(TTL / 2, TTL).unwrap();
     });
 }
 

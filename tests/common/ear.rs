@@ -165,7 +165,7 @@ pub(crate) fn listed() -> BTreeMap<&'static str, (&'static str, BTreeSet<&'stati
     let rows = PAGE.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| ")?.split(" |");
         let (level, event, fields) = (cells.next()?, cells.next()?, cells.next()?);
-        let level = ["WARN", "INFO", "DEBUG"]
+        let level = ["ERROR", "WARN", "INFO", "DEBUG"]
             .into_iter()
             .find(|&known| known == level)?;
         let mut fields: BTreeSet<_> = code(fields).into_iter().collect();

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::subject::{LEASE, Subject, TTL, on_both};
-use crate::node::{Enqueue, Extended, Standing};
+use super::subject::{LEASE, Subject, TTL, on_both, only, resource};
+use crate::node::{Enqueue, Extend, Extended, Standing, Terms};
 
 on_both!(
     a_lease_is_prolonged_and_never_shortened,
@@ -12,6 +12,7 @@ on_both!(
     a_holder_waits_first_in_line_for_a_vote_that_another_has,
     the_counter_is_raised_to_the_token,
     a_new_counter_is_above_a_lost_one,
+    s2_a_counter_from_before_this_run_of_the_server_is_not_trusted,
 );
 
 async fn a_lease_is_prolonged_and_never_shortened(s: Subject) {
@@ -82,6 +83,8 @@ async fn a_holder_waits_first_in_line_for_a_vote_that_another_has(mut s: Subject
     })
     .await;
     assert_eq!(s.holder().await, Some(holder.text().to_string()));
+    // The other was told to look, so that it would give the vote back.
+    assert_eq!(s.told().await, (first.text().to_string(), 0, 0));
     assert_eq!(s.told().await.0, holder.text().to_string());
     assert_eq!(s.line().await.len(), 2);
 }
@@ -103,4 +106,34 @@ async fn a_new_counter_is_above_a_lost_one(s: Subject) {
     s.later(LEASE.as_millis() as u64);
     s.flush();
     assert!(s.join(&s.id()).await > before);
+}
+
+/// A server that comes back with an older state has counters that have repeated themselves by then.
+async fn s2_a_counter_from_before_this_run_of_the_server_is_not_trusted(s: Subject) {
+    let id = s.id();
+    let before = s.join(&id).await;
+    let terms = Terms {
+        at: s.node.era().expect("connected").up_since,
+        seed: before + 1_000_000,
+        lead: 0,
+        ..s.terms()
+    };
+    let extend = |token| Extend {
+        resource: resource("r"),
+        id: id.clone(),
+        ttl: TTL,
+        token,
+        repair: false,
+    };
+    // As if the server had started after that: the counter starts again from the clock, and is never lowered.
+    for (token, least) in [
+        (before, before + 1_000_000),
+        (before + 3_000_000, before + 3_000_000),
+    ] {
+        let extended = only(s.node.extend(&[extend(token)], terms).await);
+        assert_eq!(extended, Extended::Stands { seq: least });
+    }
+    let ask = s.ask(&s.id());
+    let waiting = only(s.node.enqueue(&[ask], terms).await);
+    assert!(matches!(waiting, Standing::Waiting { number, .. } if number == before + 3_000_001));
 }

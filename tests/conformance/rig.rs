@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Time},
     config::Config,
     error::{NodeError, WrongServer},
     holder::{HolderId, Signature},
@@ -109,7 +109,9 @@ impl Rig {
             lease: LEASE,
             unheard: Duration::from_millis(400),
             seed: 0,
+            at: Time::default(),
             extra: 0,
+            lead: 0,
         }
     }
 

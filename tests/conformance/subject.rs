@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Time},
     config::Config,
     error::NodeError,
     holder::{HolderId, Signature},
@@ -82,13 +82,16 @@ impl Subject {
         HolderId::new(Rng, &self.signature, 1_700_000_000_000)
     }
 
+    /// Terms by the node's own clock, under which every counter is trusted.
     pub(super) fn terms(&self) -> Terms {
         Terms {
             deadline: self.clock.now().plus(Duration::from_secs(5)),
             lease: LEASE,
             unheard: Duration::from_millis(500),
             seed: 0,
+            at: Time::default(),
             extra: 0,
+            lead: i64::MIN,
         }
     }
 

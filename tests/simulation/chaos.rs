@@ -322,10 +322,7 @@ fn exceed(world: &mut World, chance: &mut Chance, fault: &'static str) {
                 let server = &mut world.servers[node];
                 let header = Header {
                     micros: server.micros(now),
-                    seed: 0,
-                    extra: 0,
-                    unheard: 0,
-                    lease: 0,
+                    ..Header::default()
                 };
                 if server.condition == Condition::Running
                     && server.table.set_nx(header, "r0", "foreign", 300)

@@ -18,7 +18,7 @@ use super::{
     work::{Attic, Worker},
     world::Sim,
 };
-use crate::{FifoRedlock, builder::FifoRedlockBuilder, clock::Clock};
+use crate::{FifoRedlock, builder::FifoRedlockBuilder, clock::Clock, node::Node};
 
 /// When the clients start: the nodes are long past their grace.
 const START: Ms = 40_000;
@@ -183,7 +183,8 @@ impl Stage {
             .fifo_retry_count(patience)
             .fifo_queue_length(room)
             .restart_grace(millis(settings.grace));
-        let redlock = builder.on_nodes(self.clock, settings.nodes, |node, context| {
+        // Its task is its own from the start.
+        let open = |node, context| {
             self.sim.with(|world| {
                 world.ways[client].push(Way::new(context, self.fair));
                 world.connect(client, node);
@@ -195,8 +196,10 @@ impl Stage {
                 node,
                 name: format!("node {node}").into(),
                 patience: millis(settings.node_timeout),
-            })
-        });
+            }) as Arc<dyn Node>
+        };
+        let connect = || builder.on_nodes(self.clock, settings.nodes, open);
+        let redlock = life::within(&life, connect);
         Party { redlock, life }
     }
 

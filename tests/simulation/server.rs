@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -12,9 +13,9 @@ use super::{
     world::World,
 };
 use crate::{
-    clock::MEMORY_EPOCH_MILLIS,
+    clock::{MEMORY_EPOCH_MILLIS, Time},
     node::{
-        Enqueue, Event, Events, Extend, Extended, Release, Released, Report, Standing, Terms,
+        Enqueue, Era, Event, Events, Extend, Extended, Release, Released, Report, Standing, Terms,
         millis_up,
         table::{Header, Table, Told},
     },
@@ -185,10 +186,20 @@ impl Server {
     }
 
     fn header(&self, terms: &Terms, now: Ms) -> Header {
+        let micros = self.micros(now);
+        // As a client knows it: uptime counts whole seconds, and one is taken off.
+        let era = Era {
+            epoch: 1,
+            run: self.run,
+            up_since: Time::ORIGIN.plus(Duration::from_millis(self.started + 1000)),
+            clock_offset: micros as i64 - now as i64 * 1000,
+            pushes: true,
+        };
         Header {
-            micros: self.micros(now),
+            micros,
             seed: terms.seed,
             extra: terms.extra,
+            floor: terms.floor(&era),
             unheard: millis_up(terms.unheard),
             lease: millis_up(terms.lease),
         }
@@ -280,10 +291,7 @@ impl World {
                 let server = &mut self.servers[node];
                 let header = Header {
                     micros: server.micros(now),
-                    seed: 0,
-                    extra: 0,
-                    unheard: 0,
-                    lease: 0,
+                    ..Header::default()
                 };
                 Reply::Report(server.table.inspect(header, resource.lock_key()))
             }
@@ -347,10 +355,7 @@ impl World {
         let millis = server.millis(now);
         let header = Header {
             micros: server.micros(now),
-            seed: 0,
-            extra: 0,
-            unheard: 0,
-            lease: 0,
+            ..Header::default()
         };
         let key = key.map_or_else(|| format!("r{resource}"), str::to_owned);
         let report = server.table.inspect(header, &key);

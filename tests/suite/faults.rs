@@ -2,7 +2,10 @@
 //! replays it.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -116,9 +119,9 @@ async fn worker(redlock: FifoRedlock, history: Arc<Mutex<History>>, mut chance: 
     }
 }
 
-async fn chaos(cluster: MemoryCluster, mut chance: Chance) {
+async fn chaos(cluster: MemoryCluster, mut chance: Chance, over: Arc<AtomicBool>) {
     let nodes = cluster.len() as u64;
-    loop {
+    while !over.load(Ordering::Relaxed) {
         // A minority at most is sick at a time, restart grace included.
         let sick: Vec<usize> = (0..chance.below(nodes / 2 + 1))
             .map(|_| chance.below(nodes) as usize)
@@ -187,12 +190,19 @@ fn run(seed: u64) -> (usize, Vec<String>) {
             }
             clients.push(client);
         }
-        let chaos = tokio::spawn(chaos(cluster.clone(), Chance(chance.below(u64::MAX))));
+        let over = Arc::new(AtomicBool::new(false));
+        let chaos = chaos(
+            cluster.clone(),
+            Chance(chance.below(u64::MAX)),
+            over.clone(),
+        );
+        let chaos = tokio::spawn(chaos);
         for worker in workers {
             worker.await.unwrap();
         }
-        chaos.abort();
-        let _ = chaos.await;
+        // What was stopped is started again: a shutdown does not wait for a node that stays down.
+        over.store(true, Ordering::Relaxed);
+        chaos.await.unwrap();
         for node in cluster.nodes() {
             node.resume();
             node.set_latency(Duration::ZERO);

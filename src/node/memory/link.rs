@@ -3,7 +3,7 @@
 use std::{
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
@@ -23,6 +23,7 @@ use crate::{
         unless_overdue,
     },
     resource::Resource,
+    task,
     telemetry::watched,
 };
 
@@ -33,6 +34,40 @@ pub(super) struct MemoryLink {
     context: Context,
     /// The node's clock as this client has learnt it.
     offset: Arc<AtomicI64>,
+    way: Arc<Way>,
+}
+
+/// The way to the node. What is sent arrives in order, whether anybody waits for the answer or not.
+#[derive(Debug, Default)]
+struct Way {
+    /// Completes when the request that was sent last has arrived.
+    last: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+impl Way {
+    /// Has `arrive` happen after `span`, and after all that was sent before: at once if nothing is in the way.
+    fn send(&self, clock: Clock, span: Duration, arrive: impl FnOnce() + Send + 'static) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = last
+            .take()
+            .filter(|before| before.is_empty() && !before.is_terminated());
+        if span.is_zero() && before.is_none() {
+            return arrive();
+        }
+        let (arrived, arrival) = oneshot::channel();
+        *last = Some(arrival);
+        drop(last);
+        let due = clock.now().plus(span);
+        task::spawn(async move {
+            clock.sleep_until(due).await;
+            if let Some(before) = before {
+                // Whoever was before may have gone down with its runtime.
+                let _ = before.await;
+            }
+            arrive();
+            let _ = arrived.send(());
+        });
+    }
 }
 
 impl Node for MemoryLink {
@@ -82,6 +117,7 @@ impl MemoryLink {
     pub(super) fn open(server: Arc<Server>, context: Context) -> Self {
         Self {
             offset: Arc::new(AtomicI64::new(server.open(&context))),
+            way: Arc::default(),
             server,
             context,
         }
@@ -115,6 +151,7 @@ impl MemoryLink {
         let round = Round {
             server: self.server.clone(),
             offset: self.offset.clone(),
+            way: self.way.clone(),
             clock,
             terms,
             refused_after,
@@ -137,6 +174,7 @@ impl MemoryLink {
 struct Round<F> {
     server: Arc<Server>,
     offset: Arc<AtomicI64>,
+    way: Arc<Way>,
     clock: Clock,
     terms: Option<Terms>,
     refused_after: Option<Time>,
@@ -151,27 +189,24 @@ where
     async fn run(&self) -> Result<Answer<T>, NodeError> {
         let sent = self.clock.now();
         let latency = self.server.state().latency;
-        self.travel(latency / 2).await;
-        let (era, clock, value) = match self.submit() {
-            Err(answer) => answer.await.map_err(|_| NodeError::Broken)?,
-            Ok(answer) => answer?,
-        };
-        self.travel(latency / 2).await;
+        let (answer, answered) = oneshot::channel();
+        self.way.send(self.clock, latency / 2, self.arrival(answer));
+        let (era, clock, value) = answered.await.map_err(|_| NodeError::Broken)??;
+        let back = latency / 2;
+        if !back.is_zero() {
+            self.clock.sleep_until(self.clock.now().plus(back)).await;
+        }
         let offset = Era::offset(clock, sent, self.clock.now());
         self.offset.store(offset, Ordering::Relaxed);
         let value = value.ok_or(NodeError::Late)?;
         Ok(Answer { sent, era, value })
     }
 
-    async fn travel(&self, span: Duration) {
-        if !span.is_zero() {
-            self.clock.sleep_until(self.clock.now().plus(span)).await;
-        }
-    }
-
-    /// Carries the request out, or leaves it with a paused node.
-    #[allow(clippy::type_complexity)]
-    fn submit(&self) -> Result<Result<Outcome<T>, NodeError>, oneshot::Receiver<Outcome<T>>> {
+    /// What happens when the request arrives: it is carried out, or left with a paused node.
+    fn arrival(
+        &self,
+        answer: oneshot::Sender<Result<Outcome<T>, NodeError>>,
+    ) -> impl FnOnce() + Send + 'static {
         let offset = self.offset.load(Ordering::Relaxed);
         let (act, clock, terms) = (self.act.clone(), self.clock, self.terms);
         let refused_after = self.refused_after;
@@ -186,17 +221,16 @@ where
             let header = state.header(clock, terms.as_ref());
             (era, now, Some(act(state, header)))
         };
-        let mut state = self.server.state();
-        match state.condition {
-            Condition::Stopped => Ok(Err(stopped())),
-            Condition::Running => Ok(Ok(job(&mut state))),
-            Condition::Paused => {
-                let (answer, receiver) = oneshot::channel();
-                // Whoever asked may be gone by the time this runs. So it is with a real server.
-                state.held_back.push(Box::new(move |state| {
-                    let _ = answer.send(job(state));
-                }));
-                Err(receiver)
+        let server = self.server.clone();
+        move || {
+            let mut state = server.state();
+            // Whoever asked may be gone by the time this runs. So it is with a real server.
+            match state.condition {
+                Condition::Stopped => drop(answer.send(Err(stopped()))),
+                Condition::Running => drop(answer.send(Ok(job(&mut state)))),
+                Condition::Paused => state.held_back.push(Box::new(move |state| {
+                    drop(answer.send(Ok(job(state))));
+                })),
             }
         }
     }

@@ -1,0 +1,125 @@
+//! Taking back what a claim has asked for, once it has ended or stands aside.
+//!
+//! Each node that may have been reached is released, again and again where it fails, until it has confirmed or
+//! everything has expired by itself (C1, C3). What was never answered may still be carried out until its
+//! deadline; the release is repeated after that (S4).
+
+use crate::{
+    claim::{Claim, End, Phase, seat::Outcome},
+    clock::Time,
+    error::NodeError,
+    holder::HolderId,
+    node::Released,
+    quorum::Quorum,
+    validity::drift,
+};
+
+/// So often may a node fail to confirm before those who shut down wait for it no longer.
+const FAILURES: u32 = 5;
+
+/// What the nodes have answered to a release.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    votes: usize,
+    pub(crate) nothing: usize,
+    others: usize,
+    pub(crate) failed: Vec<(usize, NodeError)>,
+}
+
+impl Tally {
+    fn count(&mut self, had: Released) {
+        match had {
+            Released::Vote => self.votes += 1,
+            Released::Nothing => self.nothing += 1,
+            Released::Ticket => self.others += 1,
+        }
+    }
+
+    /// Whether a quorum confirmed, whatever it was that they gave up.
+    pub(crate) fn is_quorum(&self, quorum: Quorum) -> bool {
+        self.votes + self.nothing + self.others >= quorum.size()
+    }
+}
+
+impl Claim {
+    /// What the release has come to, once that is certain.
+    pub(crate) fn tally(&self, now: Time) -> Option<Tally> {
+        let quorum = self.nodes.quorum;
+        let (mut tally, mut open, mut shaky) = (Tally::default(), false, false);
+        for (place, seat) in self.seats.iter().enumerate() {
+            if !seat.touched() {
+                continue;
+            }
+            match seat.release_outcome(now) {
+                Outcome::Open => open = true,
+                Outcome::Shaky => shaky = true,
+                Outcome::Confirmed(had) => tally.count(had),
+                Outcome::Failed(error) => tally.failed.push((place, error)),
+            }
+        }
+        let certain = tally.votes.max(tally.others) >= quorum.size()
+            || !quorum.possible_without(tally.nothing)
+            || !open && (tally.is_quorum(quorum) || !shaky)
+            || now >= self.expires;
+        certain.then_some(tally)
+    }
+
+    /// Whether nothing is left of it on any node.
+    pub(crate) fn is_clean(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_)) && self.seats.iter().all(|seat| seat.is_released())
+    }
+
+    /// When all of it has expired by itself.
+    pub(crate) fn expires(&self) -> Time {
+        self.expires
+    }
+
+    /// Whether all of it has expired by itself.
+    pub(crate) fn is_expired(&self, now: Time) -> bool {
+        matches!(self.phase, Phase::Ended(_)) && now >= self.expires
+    }
+
+    /// Whether there is nothing that a shutdown should wait for: a quorum has confirmed, and what is left is
+    /// on nodes that fail again and again.
+    pub(crate) fn is_clean_enough(&self) -> bool {
+        if !matches!(self.phase, Phase::Ended(_)) {
+            return true;
+        }
+        let confirmed = self.seats.iter().filter(|seat| seat.is_released()).count();
+        let fails = |place: usize| self.seats[place].release_fails(FAILURES);
+        let mut left = (0..self.seats.len()).filter(|place| !self.seats[*place].is_released());
+        confirmed >= self.nodes.quorum.size() && left.all(fails)
+    }
+
+    /// Somebody waits for it: nodes that have failed are asked again at once.
+    pub(crate) fn release_anew(&mut self) {
+        self.seats.iter_mut().for_each(|seat| seat.release_anew());
+    }
+
+    /// Gives up what it has, and keeps its number, until it is polled again (C4).
+    pub(super) fn stand_aside(&mut self, now: Time) {
+        self.start_undoing(now);
+        self.phase = Phase::Aside;
+        self.news.wake = true;
+    }
+
+    /// Under which id the nodes know it, in this generation and the older ones.
+    pub(super) fn undone(&self) -> HolderId {
+        self.id.clone()
+    }
+
+    pub(super) fn start_undoing(&mut self, now: Time) {
+        let config = &self.nodes.config;
+        let longest = self.longest.max(self.lease());
+        // On a node whose clock is slow it lasts longer than that.
+        let longest = longest.saturating_add(drift(longest, config.clock_drift_factor));
+        self.expires = now.plus(longest).plus(config.node_timeout);
+    }
+
+    /// Ends a claim that waits; one that is held goes on.
+    pub(crate) fn shut_down(&mut self, now: Time) {
+        if self.phase != Phase::Held {
+            self.end(End::ShutDown, now);
+        }
+    }
+}
