@@ -8,13 +8,80 @@ use super::{
     chance::Chance,
     faults::{
         BACK, COLD, CRASH, DEATH, DELAY, EMPTY, FLUSH, FOREIGN, FORWARD, HUNG, ISLAND, LONG_PAUSE,
-        LOSS, ONE_WAY, PARTITION, PAUSE, PUSHES, RESET, STALE,
+        LOSS, MEDDLED, OLD, ONE_WAY, PARTITION, PAUSE, PUSHES, RESET, STALE, STARVED,
     },
     history::{Ms, What},
+    life::Part,
     server::Condition,
     world::{Sim, World},
 };
 use crate::node::table::{Header, Table};
+
+/// How many states of each node are kept.
+const SNAPSHOTS: usize = 24;
+
+/// Has one node lose keys, or its clock moved, until `end`, while all else is well: but only when every lease
+/// should stand on all nodes, since that is when one node can do no harm.
+pub(super) async fn meddle(sim: Sim, mut chance: Chance, end: Ms) {
+    let node = chance.below(sim.with(|world| world.servers.len()) as u64) as usize;
+    let kind = chance.below(5);
+    while sim.now() < end {
+        sleep(chance.millis(1500)).await;
+        sim.look_at_guards();
+        sim.with(|world| {
+            if world.is_whole() {
+                let resource = chance.below(2) as usize;
+                match kind {
+                    0 | 1 => delete(world, node, resource),
+                    2 => flush(world, node),
+                    3 => step(world, node, chance.between(10_000, 3_600_000)),
+                    _ => {}
+                }
+            }
+        });
+    }
+}
+
+/// Somebody deletes the lock key of a resource on a node.
+pub(super) fn delete(world: &mut World, node: usize, resource: usize) {
+    world.fault(MEDDLED, format!("node {node}, the key of r{resource}"));
+    world.servers[node].table.delete(&format!("r{resource}"));
+    meddled(world, node);
+}
+
+/// Somebody flushes a node.
+fn flush(world: &mut World, node: usize) {
+    world.fault(MEDDLED, format!("node {node}, all keys"));
+    world.servers[node].table.clear();
+    meddled(world, node);
+}
+
+/// The clock of a node is stepped forward.
+pub(super) fn step(world: &mut World, node: usize, millis: Ms) {
+    world.fault(MEDDLED, format!("node {node}, its clock by {millis} ms"));
+    world.servers[node].ahead += millis as i64 * 1000;
+    world.note(What::ClockMoved(node));
+    meddled(world, node);
+}
+
+fn meddled(world: &mut World, node: usize) {
+    world.servers[node].meddled = Some(world.now());
+    world.look_at_all(node);
+}
+
+/// A part of a client gets no time.
+pub(super) fn starve(world: &mut World, client: usize, part: Part, lasts: Ms, on: String) {
+    if world.lives[client].is_dead() || world.lives[client].is_starved() {
+        return;
+    }
+    world.fault(STARVED, format!("{part:?}, {on}"));
+    world.lives[client].starve(part, true);
+    world.review_client(client);
+    world.after(lasts, move |world| {
+        world.lives[client].starve(part, false);
+        world.review_client(client);
+    });
+}
 
 /// Lets faults befall the world until `end`. `beyond` is the one fault of this run that voids promises.
 pub(super) async fn run(sim: Sim, mut chance: Chance, end: Ms, beyond: Option<&'static str>) {
@@ -38,7 +105,7 @@ fn befall(world: &mut World, chance: &mut Chance, lasts: Ms, sound_from: &mut [M
     let node = chance.below(world.servers.len() as u64) as usize;
     let client = chance.below(world.ways.len() as u64) as usize;
     let on = format!("client {client}, node {node}, {lasts} ms");
-    match chance.below(20) {
+    match chance.below(23) {
         0 => weather(
             world,
             DELAY,
@@ -133,13 +200,17 @@ fn befall(world: &mut World, chance: &mut Chance, lasts: Ms, sound_from: &mut [M
         }
         9..=11 => hang(world, node, lasts, on),
         12..=14 if may_forget(world, node, sound_from) => {
-            let stale = chance.is(30);
+            let memory = chance.pick(&[Memory::Empty, Memory::Empty, Memory::LastSecond, Memory::Old]);
             let down = if chance.is(50) { 0 } else { lasts };
             let sound = world.now() + down + world.history.settings.grace + 1500;
             sound_from[node] = sound;
-            crash(world, node, down, stale, on);
+            crash(world, node, down, memory, on);
         }
         15..=17 if !world.lives[client].is_paused() => pause(world, client, lasts, on),
+        20..=22 => {
+            let part = chance.pick(&[Part::Own, Part::Own, Part::Callers]);
+            starve(world, client, part, lasts, on);
+        }
         18 if chance.is(30) && living(world) > 2 => die(world, client, on),
         _ => {}
     }
@@ -205,14 +276,27 @@ pub(super) fn wake(world: &mut World, node: usize) {
     }
 }
 
-/// Kills a node, and starts it again after `down`: empty, or with what it knew a while ago.
-pub(super) fn crash(world: &mut World, node: usize, down: Ms, stale: bool, on: String) {
-    let server = &mut world.servers[node];
-    let table = if stale {
-        server.snapshots[0].clone()
-    } else {
-        Table::default()
+/// What a node knows when it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    Empty,
+    /// All but about a second.
+    LastSecond,
+    /// What it knew at any time before.
+    Old,
+}
+
+/// Kills a node, and starts it again after `down`.
+pub(super) fn crash(world: &mut World, node: usize, down: Ms, memory: Memory, on: String) {
+    let kept = world.servers[node].snapshots.len();
+    let snapshot = match memory {
+        Memory::Empty => None,
+        Memory::LastSecond => kept.checked_sub(2),
+        Memory::Old => Some(world.chance.below(kept as u64) as usize),
     };
+    let server = &mut world.servers[node];
+    let table = snapshot.and_then(|place| server.snapshots.get(place));
+    let table = table.cloned().unwrap_or_default();
     server.condition = Condition::Down;
     server.table = Table::default();
     server.backlog.clear();
@@ -228,16 +312,21 @@ pub(super) fn crash(world: &mut World, node: usize, down: Ms, stale: bool, on: S
         }
     }
     world.review_node(node);
-    world.servers[node].left_behind = Some((table, stale));
+    world.servers[node].left_behind = Some((table, memory));
     world.after(down, move |world| start(world, node));
 }
 
 /// A node that is down comes back, if nobody has started it yet.
 fn start(world: &mut World, node: usize) {
-    let Some((table, stale)) = world.servers[node].left_behind.take() else {
+    let Some((table, memory)) = world.servers[node].left_behind.take() else {
         return;
     };
-    world.fault(if stale { STALE } else { EMPTY }, format!("node {node}"));
+    let fault = match memory {
+        Memory::Empty => EMPTY,
+        Memory::LastSecond => STALE,
+        Memory::Old => OLD,
+    };
+    world.fault(fault, format!("node {node}"));
     let now = world.now();
     world.servers[node].start(table, now);
     world.look_at_all(node);
@@ -313,7 +402,7 @@ fn exceed(world: &mut World, chance: &mut Chance, fault: &'static str) {
             }
             for node in 0..nodes as usize {
                 world.fault(fault, format!("node {node}"));
-                crash(world, node, 0, false, format!("node {node}"));
+                crash(world, node, 0, Memory::Empty, format!("node {node}"));
             }
         }
         FOREIGN => {
@@ -348,10 +437,14 @@ pub(super) fn heal(world: &mut World) {
     }
     for client in 0..world.ways.len() {
         resume(world, client);
+        for part in [Part::Own, Part::Callers] {
+            world.lives[client].starve(part, false);
+        }
+        world.review_client(client);
     }
 }
 
-/// Keeps what nodes knew a while ago, for a restart that has lost the last second.
+/// Keeps what nodes knew before, for a restart with that.
 pub(super) async fn remember(sim: Sim) {
     loop {
         sleep(Duration::from_millis(700)).await;
@@ -359,8 +452,13 @@ pub(super) async fn remember(sim: Sim) {
             for server in &mut world.servers {
                 if server.condition == Condition::Running {
                     let table = server.table.clone();
-                    server.snapshots.rotate_left(1);
-                    server.snapshots[1] = table;
+                    server.snapshots.push(table);
+                    // The older they are, the farther they are apart.
+                    if server.snapshots.len() > SNAPSHOTS {
+                        let kept = std::mem::take(&mut server.snapshots).into_iter().enumerate();
+                        let kept = kept.filter(|(place, _)| place % 2 == 0 || *place > SNAPSHOTS / 2);
+                        server.snapshots = kept.map(|(_, table)| table).collect();
+                    }
                 }
             }
         });

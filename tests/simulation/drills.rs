@@ -14,8 +14,9 @@ use tokio::{
 
 use super::{
     chance::Chance,
-    chaos,
-    history::{Call, Kind, Ms, What},
+    chaos::{self, Memory},
+    history::{Call, Kind, Ms, Settings, What},
+    life::Part,
     run::{Party, Stage},
     work::Cut,
 };
@@ -195,7 +196,7 @@ impl Drill<'_> {
             let on = format!("node {node}, one after the other");
             self.stage
                 .sim
-                .with(|world| chaos::crash(world, node, down, false, on));
+                .with(|world| chaos::crash(world, node, down, Memory::Empty, on));
             // All within five seconds would be a new deployment, which has no grace.
             let repaired = down + 3000 + ttl / 3 + self.stage.settings().slack();
             sleep(Duration::from_millis(repaired)).await;
@@ -220,7 +221,7 @@ impl Drill<'_> {
         let (holder, waiter) = (self.enter(), self.enter());
         let (first, guard) = self.lock(holder, 500).await;
         let (second, waits) = self.waits(waiter, 500);
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50 + self.round_trips(2))).await;
         let lasts = self.chance.between(200, 3000);
         self.stage.sim.with(|world| {
             for node in 0..world.servers.len() {
@@ -365,7 +366,7 @@ impl Drill<'_> {
         let (call, mut ticket) = self.ticket(party, 4000).await;
         self.note(What::Unpolled(call));
         let (second, waits) = self.waits(next, 4000);
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100 + self.round_trips(4))).await;
         self.releases(first, guard).await;
         let free = self.now();
         let served = timeout(NEVER, waits).await.ok().and_then(Result::ok);
@@ -381,7 +382,7 @@ impl Drill<'_> {
             "nobody polled the grant",
         );
         let (third, _waits) = self.waits(later, 4000);
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100 + self.round_trips(4))).await;
         let (answer, again) = oneshot::channel();
         let sim = self.stage.sim.clone();
         self.spawn(party, async move {
@@ -392,7 +393,7 @@ impl Drill<'_> {
                 let _ = answer.send(guard);
             }
         });
-        sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100 + self.round_trips(4))).await;
         if let Some(guard) = served {
             self.let_go(second, guard);
         }
@@ -423,7 +424,7 @@ impl Drill<'_> {
                 let on = format!("node {node}, for a drill");
                 match kind {
                     0 => chaos::hang(world, node, 20_000, on),
-                    1 => chaos::crash(world, node, 20_000, false, on),
+                    1 => chaos::crash(world, node, 20_000, Memory::Empty, on),
                     _ => {}
                 }
             }
@@ -435,7 +436,16 @@ impl Drill<'_> {
 
     /// Another client comes, to whom nothing has happened yet.
     fn enter(&mut self) -> usize {
-        self.parties.push(self.stage.enter(64, None));
+        let settings = self.stage.settings().clone();
+        self.enter_with(settings)
+    }
+
+    fn enter_with(&mut self, settings: Settings) -> usize {
+        let settings = Settings {
+            room: 10_000,
+            ..settings
+        };
+        self.parties.push(self.stage.enter(settings, None));
         self.parties.len() - 1
     }
 
@@ -445,13 +455,7 @@ impl Drill<'_> {
     }
 
     fn call(&self, client: usize, kind: Kind, ttl: Ms) -> u16 {
-        let resource = self.resource;
-        let call = Call {
-            client,
-            resource,
-            kind,
-            ttl,
-        };
+        let call = Call::new(client, self.resource, kind, ttl);
         self.stage.sim.with(|world| world.call(call))
     }
 
@@ -460,7 +464,8 @@ impl Drill<'_> {
     }
 
     fn spawn(&self, party: usize, task: impl Future<Output = ()> + Send + 'static) {
-        tokio::spawn(self.parties[party].life.gate(Box::pin(task)));
+        let life = &self.parties[party].life;
+        tokio::spawn(life.gate(Part::Callers, Box::pin(task)));
     }
 
     /// Asks for the lock, as long as it takes.

@@ -20,6 +20,10 @@ pub(super) const HUNG: &str = "a node hangs and goes on";
 pub(super) const CRASH: &str = "a node is down for a while";
 pub(super) const EMPTY: &str = "a node restarts empty";
 pub(super) const STALE: &str = "a node restarts without the last second";
+pub(super) const OLD: &str = "a node restarts with an old snapshot";
+pub(super) const MEDDLED: &str =
+    "one node's keys are deleted or flushed, or its clock is moved, while a lease stands";
+pub(super) const STARVED: &str = "a client's own task, or its callers, get no time";
 pub(super) const PAUSE: &str = "a client is paused";
 pub(super) const LONG_PAUSE: &str = "a client is paused past its ttl";
 pub(super) const DEATH: &str = "a client crashes";
@@ -90,6 +94,21 @@ pub(super) const FAULTS: &[Fault] = &[
         why: "the same: what it remembers wrongly, such as a lease that was released since, is over by then, too",
     },
     Fault {
+        name: OLD,
+        voids: &[],
+        why: "the same, however old it is, and its counters are not taken for what it has counted since",
+    },
+    Fault {
+        name: MEDDLED,
+        voids: &[],
+        why: "the lease stands on the others. Until a lease is whole, a few round trips after the guard was handed out or after its client could know of the last loss, it may stand on a bare quorum: one node then voids S1",
+    },
+    Fault {
+        name: STARVED,
+        voids: &[],
+        why: "its leases are renewed when it goes on, or lost, and `lost()` tells so in time wherever it is polled",
+    },
+    Fault {
         name: PAUSE,
         voids: &[],
         why: "its leases are renewed when it goes on, or lost",
@@ -116,7 +135,9 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: FORWARD,
-        voids: &["S1", "S2", "S3", "S5", "F1", "F2", "F4"],
+        voids: &[
+            "S1", "S2", "S3", "S5", "F1", "F2", "F4", "L6", "whole lease",
+        ],
         why: "keys and places expire early, and a restarted node looks older than it is",
     },
     Fault {
@@ -126,17 +147,21 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: RATE,
-        voids: &["S1", "S2", "S3", "S4", "S5", "F2", "C4"],
+        voids: &["S1", "S2", "S3", "S4", "S5", "F2", "L6", "C4", "whole lease"],
         why: "the holder trusts its lease for longer than the nodes keep it, a restarted node looks older than it is, and a deadline in the node's clock is off by what it drifted since it was last heard",
     },
     Fault {
         name: FLUSH,
-        voids: &["S1", "S2", "S2 in sequence", "S3", "F1", "F4", "L5"],
+        voids: &[
+            "S1", "S2", "S2 in sequence", "S3", "F1", "F4", "L5", "L6", "whole lease",
+        ],
         why: "it forgets like a restart, but nothing shows it: there is no grace, and its counter may start below tokens of nodes whose clocks are ahead",
     },
     Fault {
         name: COLD,
-        voids: &["S1", "S2", "S3", "S5", "F1", "F4", "L5"],
+        voids: &[
+            "S1", "S2", "S3", "S5", "F1", "F4", "L5", "L6", "whole lease",
+        ],
         why: "nobody is left to remember; set `cold_start_grace` if that may happen. A second time within the grace, or with a restart in the five seconds after, it voids S2 in sequence, too, where clocks are apart by more than half of what passed in between",
     },
     Fault {
@@ -146,7 +171,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: FOREIGN,
-        voids: &["F1", "F4"],
+        voids: &["F1", "F4", "verdicts", "whole lease"],
         why: "it knows of no line; S1 holds between the two",
     },
 ];

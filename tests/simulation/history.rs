@@ -8,14 +8,17 @@ pub(super) type Ms = u64;
 /// Everything that happened.
 #[derive(Debug, Default)]
 pub(super) struct History {
+    /// Of each setting the largest that any client has.
     pub(super) settings: Settings,
+    /// The settings of each client.
+    pub(super) own: Vec<Settings>,
     pub(super) calls: Vec<Call>,
     pub(super) notes: Vec<Note>,
     /// The notes on each call, once the run is over.
     pub(super) index: Vec<Vec<usize>>,
 }
 
-/// What the promises are measured by.
+/// What the promises are measured by: the settings of a client, and what it runs on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     pub(super) nodes: usize,
@@ -23,7 +26,10 @@ pub(super) struct Settings {
     pub(super) ephemeral: Ms,
     pub(super) node_timeout: Ms,
     pub(super) poll: Ms,
+    /// The same for all clients.
     pub(super) grace: Ms,
+    /// `clock_drift_factor`, in thousandths.
+    pub(super) drift: u64,
     /// The longest that a message takes on a healthy way.
     pub(super) delay: Ms,
     /// How many waiters may be in line.
@@ -36,6 +42,48 @@ impl Settings {
     pub(super) fn slack(&self) -> Ms {
         self.ephemeral / 3 + 2 * self.poll + 2 * self.node_timeout + 4 * self.delay
     }
+
+    /// The longest round trip on a healthy way, with what the timers are coarser than that.
+    pub(super) fn round_trip(&self) -> Ms {
+        2 * self.delay + 1
+    }
+
+    /// Within how many milliseconds a lease is to stand on all nodes: a split vote takes eight round trips (L3),
+    /// a repair two.
+    pub(super) fn few(&self) -> Ms {
+        10 * self.round_trip() + 2
+    }
+
+    /// What can be trusted of a lease of `ttl`.
+    pub(super) fn trusted(&self, ttl: Ms) -> Ms {
+        ttl.saturating_sub(ttl * self.drift / 1000 + 2)
+    }
+
+    /// Whether healthy nodes answer in time for leases of `ttl`: thrice within what can be trusted of it, and
+    /// within `node_timeout`.
+    pub(super) fn answers_in_time(&self, ttl: Ms) -> bool {
+        self.round_trip() < self.node_timeout.min(ttl / 3).min(self.trusted(ttl) / 3)
+    }
+
+    /// Whether a waiter lease lasts for three round trips, less what cannot be trusted of it.
+    pub(super) fn waits_in_time(&self) -> bool {
+        self.answers_in_time(self.ephemeral)
+    }
+
+    /// Of each setting the larger.
+    pub(super) fn max(&self, other: &Self) -> Self {
+        Self {
+            nodes: self.nodes,
+            quorum: self.quorum,
+            grace: self.grace,
+            ephemeral: self.ephemeral.max(other.ephemeral),
+            node_timeout: self.node_timeout.max(other.node_timeout),
+            poll: self.poll.max(other.poll),
+            drift: self.drift.max(other.drift),
+            delay: self.delay.max(other.delay),
+            room: self.room.max(other.room),
+        }
+    }
 }
 
 /// One call of the workload: from its first poll to the end of the guard that came of it.
@@ -45,7 +93,44 @@ pub(super) struct Call {
     pub(super) client: usize,
     pub(super) resource: usize,
     pub(super) kind: Kind,
+    /// What its renewals ask for.
     pub(super) ttl: Ms,
+    /// The longest that it ever asked for.
+    pub(super) longest: Ms,
+    /// How often its guard renews its lease, if it does.
+    pub(super) renews: Option<Ms>,
+    /// Whether the guard may end although all is well: by `max_hold`, or because it was stopped for too long.
+    pub(super) limited: bool,
+    /// When it first asked, when its guard was out, and when its ttl or its renewal was changed last.
+    pub(super) asked: Ms,
+    pub(super) had: Option<Ms>,
+    pub(super) changed: Ms,
+    /// Nobody polls what it waits for.
+    pub(super) idle: bool,
+}
+
+impl Call {
+    pub(super) fn new(client: usize, resource: usize, kind: Kind, ttl: Ms) -> Self {
+        Self {
+            client,
+            resource,
+            kind,
+            ttl,
+            longest: ttl,
+            renews: Some(ttl / 3),
+            limited: false,
+            asked: 0,
+            had: None,
+            changed: 0,
+            idle: false,
+        }
+    }
+
+    /// An extend by `ttl` has succeeded. A renewal that follows from the ttl follows the new one.
+    pub(super) fn extended(&mut self, ttl: Ms) {
+        self.ttl = ttl;
+        self.renews = self.renews.map(|every| every.min(ttl / 3));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +216,42 @@ pub(super) enum What {
         has: usize,
         lost: usize,
     },
+    /// A node gave a vote that outlives the ttl of its request.
+    LongVote {
+        call: u16,
+        node: usize,
+        left: Ms,
+        ttl: Ms,
+    },
+    /// The lease of a guard was lost, although so many nodes had voted for it and answered in time all along.
+    LostBeside {
+        call: u16,
+        healthy: usize,
+        span: Ms,
+    },
+    /// A guard is out, and a node that is well has not got its key for as long as it should.
+    Part {
+        call: u16,
+        node: usize,
+        left: Ms,
+        least: Ms,
+    },
+    /// `lost()` was polled all the time, and has not told of the end in time.
+    Untold(u16),
+    /// A request went out over a connection over which its release had gone out.
+    AfterRelease {
+        call: u16,
+        node: usize,
+    },
+    /// A call was told that there is no quorum, although so many nodes could be reached all along.
+    NoQuorumBeside {
+        call: u16,
+        healthy: usize,
+    },
     // The world's side.
     Fault(&'static str, String),
+    /// A node's clock was stepped forward.
+    ClockMoved(usize),
     Paused(usize),
     Resumed(usize),
     Crashed(usize),
@@ -188,6 +307,12 @@ impl What {
             | Self::Out { call, .. }
             | Self::LateDid { call, .. }
             | Self::Unbacked { call, .. }
+            | Self::LongVote { call, .. }
+            | Self::LostBeside { call, .. }
+            | Self::Part { call, .. }
+            | Self::Untold(call)
+            | Self::AfterRelease { call, .. }
+            | Self::NoQuorumBeside { call, .. }
             | Self::Starved(call) => vec![*call],
             Self::Barged { call, past, .. } => vec![*call, *past],
             Self::Harmed { call, whom, .. } => vec![*call, *whom],
@@ -212,6 +337,11 @@ pub(super) struct Violation {
 impl History {
     pub(super) fn call(&self, call: u16) -> &Call {
         &self.calls[usize::from(call)]
+    }
+
+    /// The settings of the client that made the call.
+    pub(super) fn settings_of(&self, call: u16) -> &Settings {
+        &self.own[self.call(call).client]
     }
 
     /// The notes on one call.

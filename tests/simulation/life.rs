@@ -1,7 +1,8 @@
 //! The life of a client: whatever runs for it stands still while it is paused, and ends when it crashes.
 //!
 //! A paused client is a process under SIGSTOP: none of its tasks is polled, time goes on, and what is sent to
-//! it waits. One that crashed is gone without a word.
+//! it waits. One that crashed is gone without a word. A part of a client may be starved alone: what the client
+//! has spawned for itself, while its callers go on, or the callers.
 
 use std::{
     cell::RefCell,
@@ -18,9 +19,21 @@ use futures::future::BoxFuture;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Life(Arc<Mutex<State>>);
 
+/// A part of a client, which may have a runtime of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// What the client spawned for itself.
+    Own,
+    Callers,
+    /// Whoever awaits `lost()`, on yet another runtime.
+    Watchers,
+}
+
 #[derive(Debug, Default)]
 struct State {
     paused: bool,
+    own_starved: bool,
+    callers_starved: bool,
     dead: bool,
     gates: u64,
     wakers: BTreeMap<u64, Waker>,
@@ -31,6 +44,22 @@ impl Life {
         let mut state = self.state();
         state.paused = paused;
         state.wake();
+    }
+
+    /// From now on that part is not polled, or is again.
+    pub(super) fn starve(&self, part: Part, starved: bool) {
+        let mut state = self.state();
+        match part {
+            Part::Own => state.own_starved = starved,
+            Part::Callers => state.callers_starved = starved,
+            Part::Watchers => {}
+        }
+        state.wake();
+    }
+
+    pub(super) fn is_starved(&self) -> bool {
+        let state = self.state();
+        state.own_starved || state.callers_starved
     }
 
     pub(super) fn end(&self) {
@@ -48,11 +77,12 @@ impl Life {
     }
 
     /// Wraps a task of this client.
-    pub(super) fn gate(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+    pub(super) fn gate(&self, part: Part, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
         let mut state = self.state();
         state.gates += 1;
         Box::pin(Gate {
             life: self.clone(),
+            part,
             place: state.gates,
             task: Some(task),
         })
@@ -64,6 +94,15 @@ impl Life {
 }
 
 impl State {
+    fn stands_still(&self, part: Part) -> bool {
+        self.paused
+            || match part {
+                Part::Own => self.own_starved,
+                Part::Callers => self.callers_starved,
+                Part::Watchers => false,
+            }
+    }
+
     fn wake(&mut self) {
         for waker in std::mem::take(&mut self.wakers).into_values() {
             waker.wake();
@@ -79,7 +118,7 @@ thread_local! {
 /// What is spawned on this thread from now on belongs to whoever spawned it.
 pub(super) fn follow_spawns() {
     crate::task::WRAP.set(Some(|task| match CURRENT.with_borrow(Option::clone) {
-        Some(life) => life.gate(task),
+        Some(life) => life.gate(Part::Own, task),
         None => task,
     }));
 }
@@ -94,6 +133,7 @@ pub(super) fn within<T>(life: &Life, act: impl FnOnce() -> T) -> T {
 
 struct Gate {
     life: Life,
+    part: Part,
     place: u64,
     task: Option<BoxFuture<'static, ()>>,
 }
@@ -102,21 +142,21 @@ impl Future for Gate {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let (dead, paused) = {
+        let (dead, still) = {
             let mut state = self.life.state();
             let waker = cx.waker();
             let known = state.wakers.get(&self.place);
             if known.is_none_or(|known| !known.will_wake(waker)) {
                 state.wakers.insert(self.place, waker.clone());
             }
-            (state.dead, state.paused)
+            (state.dead, state.stands_still(self.part))
         };
         let life = self.life.clone();
         if dead {
             within(&life, || self.task = None);
             return Poll::Ready(());
         }
-        if paused {
+        if still {
             return Poll::Pending;
         }
         let Some(task) = self.task.as_mut() else {

@@ -11,7 +11,8 @@ use super::{
     drills,
     faults::{self, LONG_TTL, RATE},
     history::{History, Ms, Settings, What},
-    life::{self, Life},
+    relations,
+    life::{self, Life, Part},
     server::Server,
     way::{Way, Weather},
     wire::Wire,
@@ -72,17 +73,24 @@ pub(super) struct Stage {
 async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
     let nodes = chance.pick(&[3, 3, 3, 5]);
     let ephemeral = chance.pick(&[600, 900, 1500]);
+    // The clocks are equal in some runs, so that a factor of zero is right.
+    let rates = match beyond {
+        Some(RATE) => 80_000,
+        _ => chance.pick(&[0, 4_500, 4_500]),
+    };
     let settings = Settings {
         nodes,
         quorum: nodes / 2 + 1,
         ephemeral,
         node_timeout: chance.pick(&[60, 120, 250]),
         poll: chance.pick(&[20, 60, 150]),
-        grace: 6000,
-        delay: chance.pick(&[1, 2, 5]),
+        grace: chance.pick(&[500, 1500, 3000, 6000, 12_000]),
+        drift: 10,
+        delay: chance.pick(&[1, 2, 2, 5, 5, 10]),
         room: chance.pick(&[1, 2, 64, 64, 64]),
     };
-    let rates = if beyond == Some(RATE) { 80_000 } else { 4_500 };
+    // Nothing befalls nodes and network then: what is promised of healthy nodes is seen all the time.
+    let quiet = beyond.is_none() && chance.is(30);
     let servers = (0..nodes)
         .map(|_| {
             let rate = chance.below(2 * rates + 1) as i64 - rates as i64;
@@ -93,7 +101,10 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
     let stage = Stage {
         sim: Sim::new(clock, chance.fork(), settings.clone(), servers),
         clock,
-        fair: Weather::fair((u64::from(chance.is(50)), settings.delay)),
+        fair: Weather::fair((
+            chance.pick(&[0, 1, settings.delay]).min(settings.delay),
+            settings.delay,
+        )),
         settings,
     };
     let sim = &stage.sim;
@@ -101,16 +112,27 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
     let memory = tokio::spawn(chaos::remember(sim.clone()));
     sleep(Duration::from_millis(START)).await;
 
-    let (room, patience) = (stage.settings.room, Some(chance.pick(&[10, 60])));
-    let parties = (0..chance.between(2, 4)).map(|_| stage.enter(room, patience));
+    sim.with(|world| world.busy_driver = chance.is(20));
+    let patience = Some(chance.pick(&[10, 60]));
+    let parties = (0..chance.between(2, 4)).map(|_| {
+        let settings = stage.draw(&mut chance, rates == 0);
+        stage.enter(settings, patience)
+    });
     let mut parties: Vec<Party> = parties.collect();
     let attic = Attic::default();
     let end = sim.now() + chance.between(3000, 9000);
     let resources = chance.between(1, 2);
     let ttls: &'static [Ms] = match beyond {
         Some(LONG_TTL) => &[2000, 12_000, 20_000],
-        _ => &[150, 400, 1000, 2500, 5000],
+        _ => &[60, 150, 400, 1000, 2500, 5000, 10_000],
     };
+    // A ttl above the grace is a fault of its own.
+    let grace = stage.settings.grace;
+    let ttls: Vec<Ms> = match beyond {
+        Some(LONG_TTL) => ttls.to_vec(),
+        _ => ttls.iter().copied().filter(|ttl| *ttl <= grace).collect(),
+    };
+    sim.with(|world| relations::count(&world.history.own, &ttls));
     let mut workers = Vec::new();
     for (client, party) in parties.iter().enumerate() {
         for _ in 0..chance.between(1, 3) {
@@ -118,17 +140,24 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
                 sim: sim.clone(),
                 client,
                 redlock: party.redlock.clone(),
+                life: party.life.clone(),
                 chance: chance.fork(),
                 resources,
-                ttls,
+                ttls: ttls.clone(),
                 attic: attic.clone(),
                 end,
             };
-            workers.push(tokio::spawn(party.life.gate(Box::pin(worker.run()))));
+            workers.push(tokio::spawn(
+                party.life.gate(Part::Callers, Box::pin(worker.run())),
+            ));
         }
     }
     let beyond = beyond.inspect(|fault| sim.with(|world| world.fault(fault, "in this run".into())));
-    chaos::run(sim.clone(), chance.fork(), end, beyond).await;
+    if quiet {
+        chaos::meddle(sim.clone(), chance.fork(), end).await;
+    } else {
+        chaos::run(sim.clone(), chance.fork(), end, beyond).await;
+    }
     sim.with(chaos::heal);
 
     // Everybody gets what it waits for, or gives up (L1).
@@ -151,7 +180,16 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
         party.redlock.shutdown().await;
     }
     drop(parties);
-    let longest = ttls.iter().max().copied().unwrap_or(0) + stage.settings.ephemeral + 2000;
+    let longest = sim.with(|world| {
+        let calls = world.history.calls.iter();
+        let longest = calls.map(|call| call.longest).max().unwrap_or(0);
+        let Settings {
+            ephemeral,
+            node_timeout,
+            ..
+        } = world.history.settings;
+        longest.max(ephemeral) + ephemeral + 2 * node_timeout + 2000
+    });
     sleep(Duration::from_millis(longest)).await;
     memory.abort();
     stage.tell_residue().await;
@@ -164,16 +202,43 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
 }
 
 impl Stage {
+    /// Settings of a client, as the builder accepts them: whatever need not be the same for all.
+    fn draw(&self, chance: &mut Chance, equal_clocks: bool) -> Settings {
+        let base = &self.settings;
+        let trip = base.round_trip();
+        let mut settings = Settings {
+            ephemeral: chance.pick(&[base.ephemeral, base.ephemeral, 300, 3000, 8000]),
+            node_timeout: chance.pick(&[base.node_timeout, 60, 120, 250, 500]).max(2 * trip),
+            poll: chance.pick(&[base.poll, base.poll, 5, 300]),
+            drift: chance.pick(&[10, 10, 10, 50, 300, 500]),
+            room: chance.pick(&[base.room, base.room, 64]),
+            ..base.clone()
+        };
+        if chance.is(4) {
+            settings.ephemeral = chance.between(trip.max(6), 5 * trip + 10);
+        }
+        if chance.is(2) {
+            settings.node_timeout = chance.between(1, 2 * trip);
+        }
+        if equal_clocks && chance.is(30) {
+            settings.drift = 0;
+        }
+        settings
+    }
+
     /// Another client comes.
-    pub(super) fn enter(&self, room: u64, patience: Option<u32>) -> Party {
+    pub(super) fn enter(&self, settings: Settings, patience: Option<u32>) -> Party {
         let life = Life::default();
         let client = self.sim.with(|world| {
+            let now = world.now();
+            world.history.settings = world.history.settings.max(&settings);
+            world.history.own.push(settings.clone());
             world.lives.push(life.clone());
+            world.entered.push(now);
             world.ways.push(Vec::new());
             world.ways.len() - 1
         });
         let millis = Duration::from_millis;
-        let settings = &self.settings;
         let builder = FifoRedlockBuilder::default()
             .client_name(format!("client {client}"))
             .fifo_ephemeral_ttl(millis(settings.ephemeral))
@@ -181,7 +246,8 @@ impl Stage {
             .fifo_retry_delay(millis(settings.poll))
             .retry_delay(millis(50))
             .fifo_retry_count(patience)
-            .fifo_queue_length(room)
+            .fifo_queue_length(settings.room)
+            .clock_drift_factor(settings.drift as f64 / 1000.0)
             .restart_grace(millis(settings.grace));
         // Its task is its own from the start.
         let open = |node, context| {
@@ -228,7 +294,9 @@ impl Stage {
             }
             for call in waiting {
                 let client = world.history.call(call).client;
-                if !world.lives[client].is_dead() {
+                let (ttl, own) = (world.history.call(call).ttl, world.history.settings_of(call));
+                let could = own.answers_in_time(ttl) && own.waits_in_time();
+                if could && !world.lives[client].is_dead() {
                     world.note(What::Starved(call));
                 }
             }
@@ -257,7 +325,7 @@ impl Stage {
             self.sim.look_at_guards();
             self.sim.with(|world| {
                 let now = world.now();
-                let held: Vec<u16> = world.guards.iter().map(|(call, _)| *call).collect();
+                let held: Vec<u16> = world.guards.iter().map(|out| out.call).collect();
                 let mut left = Vec::new();
                 for server in &mut world.servers {
                     // What was released in the second that a node has forgotten stands there again.

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     chance::call_of,
+    chaos::Memory,
     count::count,
     history::{Ms, Out, What},
     world::World,
@@ -70,10 +71,10 @@ pub(super) struct Server {
     pub(super) ahead: i64,
     pub(super) backlog: Vec<super::world::Action>,
     pub(super) listeners: Vec<Listener>,
-    /// What it will know when it comes back, and whether that is out of date.
-    pub(super) left_behind: Option<(Table, bool)>,
-    /// The last two states, a while apart.
-    pub(super) snapshots: [Table; 2],
+    /// What it will know when it comes back.
+    pub(super) left_behind: Option<(Table, Memory)>,
+    /// What it knew before, the latest last.
+    pub(super) snapshots: Vec<Table>,
     seen: BTreeMap<usize, Seen>,
     /// The keys that it had and forgot, by resource and call.
     lost: BTreeMap<(usize, u16), u64>,
@@ -81,6 +82,8 @@ pub(super) struct Server {
     pub(super) restored: BTreeSet<u16>,
     /// What was released, by generation and call.
     released: BTreeSet<(u32, u16)>,
+    /// When something was done to its keys or its clock while it ran.
+    pub(super) meddled: Option<Ms>,
 }
 
 /// What stands on a node for one resource.
@@ -88,6 +91,8 @@ pub(super) struct Server {
 struct Seen {
     /// Whose the vote is, in which generation, and until when by the node's clock.
     holder: Option<(u16, u32, u64)>,
+    /// Since when it is that call's.
+    since: Ms,
     /// Number and end of the waiter lease.
     line: BTreeMap<u16, (u64, u64)>,
 }
@@ -105,11 +110,12 @@ impl Server {
             backlog: Vec::new(),
             listeners: Vec::new(),
             left_behind: None,
-            snapshots: [Table::default(), Table::default()],
+            snapshots: vec![Table::default()],
             seen: BTreeMap::new(),
             lost: BTreeMap::new(),
             restored: BTreeSet::new(),
             released: BTreeSet::new(),
+            meddled: None,
         };
         server.started_at = server.millis(0) / 1000;
         server
@@ -146,6 +152,25 @@ impl Server {
     pub(super) fn has_key(&self, resource: usize, call: u16, now: Ms) -> bool {
         let holder = self.seen.get(&resource).and_then(|seen| seen.holder);
         holder.is_some_and(|(holder, _, until)| holder == call && until > self.millis(now))
+    }
+
+    /// How long it still has it.
+    pub(super) fn key_left(&self, resource: usize, call: u16, now: Ms) -> Option<Ms> {
+        let (holder, _, until) = self.seen.get(&resource)?.holder?;
+        (holder == call).then(|| until.saturating_sub(self.millis(now)))
+    }
+
+    /// Whose the lock key is.
+    pub(super) fn holder(&self, resource: usize, now: Ms) -> Option<u16> {
+        let (holder, _, until) = self.seen.get(&resource)?.holder?;
+        (until > self.millis(now)).then_some(holder)
+    }
+
+    /// Since when the lock key is that call's, or was when it ran out.
+    pub(super) fn voted_since(&self, resource: usize, call: u16) -> Option<Ms> {
+        let seen = self.seen.get(&resource)?;
+        seen.holder.filter(|(holder, ..)| *holder == call)?;
+        Some(seen.since)
     }
 
     /// Whether it would have, and the node forgot it.
@@ -365,6 +390,9 @@ impl World {
         {
             let until = left.map_or(u64::MAX, |left| millis + left.as_millis() as u64);
             new.holder = Some((call, generation, until));
+            let before = server.seen.get(&resource);
+            let before = before.filter(|seen| seen.holder.is_some_and(|(it, ..)| it == call));
+            new.since = before.map_or(now, |seen| seen.since);
         }
         for waiting in &report.line {
             if let Some((call, _)) = call_of(&waiting.id) {
@@ -419,6 +447,20 @@ impl World {
         for (call, (_, end)) in &old.line {
             if !stands(*call) && old.holder.is_none_or(|(holder, ..)| holder != *call) {
                 gone(server, *call, *end, false);
+            }
+        }
+        if let Some((call, _, until)) = new.holder.filter(|_| by.is_some()) {
+            let ttl = self.history.calls[usize::from(call)].longest;
+            let left = until.saturating_sub(millis);
+            let grown = old.holder.is_none_or(|(other, _, before)| other != call || before < until);
+            // Rounded up on the way, and by the node.
+            if grown && left > ttl + 2 && call != 0 {
+                notes.push(What::LongVote {
+                    call,
+                    node,
+                    left,
+                    ttl,
+                });
             }
         }
         if let Some((call, generation, until)) = new.holder {

@@ -17,7 +17,9 @@ use super::{
     faults::FAULTS,
     history::{Note, Violation, What},
     promises::VALIDATORS,
+    relations::RELATIONS,
     run::{self, Outcome, is_checked},
+    work::{ALSO_MADE, MADE},
 };
 
 /// So many seeds are enough for every fault and every branch to occur.
@@ -152,6 +154,10 @@ impl Tally {
         if self.runs >= ENOUGH {
             let faults = FAULTS.iter().map(|fault| fault.name);
             let expected = faults.chain(NETWORK.iter().chain(SEEN).chain(LOGGED).copied());
+            // One is not kept, but dropped or awaited.
+            let also = ALSO_MADE.iter().flat_map(|[made, _, _, beside]| [made, beside]);
+            let made = MADE.iter().flatten().chain(also).chain(RELATIONS).copied();
+            let expected = expected.chain(made);
             let never: Vec<_> = expected
                 .filter(|what| !self.counts.contains_key(what))
                 .collect();

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
+    chance::call_of,
     count::count,
     history::{Ms, What},
     server::{Ask, Condition, Listener, Reply},
@@ -64,6 +65,8 @@ struct Link {
     up_since: Time,
     clock: Arc<NodeClock>,
     waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
+    /// The calls whose release went out here, with the generation.
+    released: BTreeMap<u16, u32>,
 }
 
 /// A request under way.
@@ -79,6 +82,34 @@ struct Message {
     /// The same, as it was meant.
     meant: Option<Ms>,
     stray: bool,
+}
+
+impl Link {
+    /// The calls for which `ask` may take something although their release went out before, over the same
+    /// connection, which keeps its order.
+    fn after_release(&mut self, ask: &Ask) -> Vec<u16> {
+        let takes: Vec<_> = match ask {
+            Ask::Release(batch, _) => {
+                for (call, generation) in batch.iter().filter_map(|one| call_of(one.id.text())) {
+                    let latest = self.released.entry(call).or_default();
+                    *latest = generation.max(*latest);
+                }
+                return Vec::new();
+            }
+            Ask::Enqueue(batch, _) => batch.iter().map(|one| &one.id).collect(),
+            Ask::Extend(batch, _) => {
+                let repairs = batch.iter().filter(|one| one.repair);
+                repairs.map(|one| &one.id).collect()
+            }
+            Ask::Inspect(_) => return Vec::new(),
+        };
+        let calls = takes.into_iter().filter_map(|id| call_of(id.text()));
+        let released = calls.filter(|(call, generation)| {
+            let latest = self.released.get(call);
+            latest.is_some_and(|latest| generation <= latest)
+        });
+        released.map(|(call, _)| call).collect()
+    }
 }
 
 impl Weather {
@@ -138,7 +169,8 @@ impl World {
     /// To be called after whatever may have changed that.
     pub(super) fn review(&mut self, client: usize, node: usize) {
         let now = self.now();
-        let awake = !self.lives[client].is_dead() && !self.lives[client].is_paused();
+        let life = &self.lives[client];
+        let awake = !life.is_dead() && !life.is_paused() && !life.is_starved();
         let runs = self.servers[node].condition == Condition::Running;
         let way = &mut self.ways[client][node];
         let Weather {
@@ -202,6 +234,7 @@ impl World {
         let way = &mut self.ways[client][node];
         let link = way.link.as_mut()?;
         link.waiting.insert(number, sender);
+        let after = link.after_release(&ask);
         let message = Message {
             client,
             node,
@@ -215,6 +248,9 @@ impl World {
         };
         let weather = way.weather;
         let epoch = link.epoch;
+        for call in after {
+            self.note(What::AfterRelease { call, node });
+        }
         if self.chance.is(weather.loses_requests) {
             count("request lost");
             return Some((epoch, receiver));
@@ -297,7 +333,7 @@ impl World {
         } else {
             let before = self.history.notes.len();
             let reply = self.carry_out(node, &ask);
-            let bound = meant.map(|meant| meant + self.history.settings.node_timeout);
+            let bound = meant.map(|meant| meant + self.history.own[client].node_timeout);
             if bound.is_some_and(|bound| now > bound) {
                 self.note_late(node, before, now - meant.unwrap_or(now));
             }
@@ -501,6 +537,7 @@ impl World {
             up_since: received.minus(Duration::from_secs(uptime.saturating_sub(1))),
             clock: Arc::new(NodeClock::read(millis, sent, received)),
             waiting: BTreeMap::new(),
+            released: BTreeMap::new(),
         });
         if epoch > 1 {
             count("connected again");

@@ -6,6 +6,7 @@ use std::{pin::pin, sync::Arc};
 use futures::FutureExt;
 
 use super::{
+    count::count,
     server::{Ask, Reply},
     world::Sim,
 };
@@ -101,7 +102,16 @@ impl Wire {
         read: fn(Reply) -> Option<T>,
     ) -> Call<T> {
         let wire = self.clone();
+        // What the driver does when it is busy: a call waits for its slot, and what comes later is written first.
+        let held_up = self.sim.with(|world| {
+            let busy = world.busy_driver;
+            busy && world.chance.is(10)
+        });
         async move {
+            if held_up {
+                count("call held up by its driver");
+                tokio::task::yield_now().await;
+            }
             let started = wire.clock.now();
             let began = wire.sim.with(|world| world.now());
             let mut sent = None;

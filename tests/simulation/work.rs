@@ -9,17 +9,30 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
-use tokio::time::sleep;
+use futures::{FutureExt, StreamExt};
+use tokio::{sync::oneshot, time::sleep};
 
 use super::{
     chance::{CALL, Chance},
     count::count,
     faults::{DROP, FORGET},
     history::{Call, Kind, Ms, What},
+    life::{Life, Part},
     world::Sim,
 };
 use crate::{ExtendError, FifoRedlock, LockError, LockGuard, Ticket};
+
+/// What is counted of a public call.
+macro_rules! made_of {
+    ($name:literal) => {
+        [
+            concat!($name, ": made"),
+            concat!($name, ": cancelled"),
+            concat!($name, ": kept unpolled"),
+            concat!($name, ": beside another call"),
+        ]
+    };
+}
 
 /// What was forgotten: it stays until the run is over, and nobody polls or drops it.
 pub(super) type Attic = Arc<Mutex<Vec<Box<dyn Any + Send>>>>;
@@ -31,7 +44,8 @@ pub(super) struct Worker {
     pub(super) redlock: FifoRedlock,
     pub(super) chance: Chance,
     pub(super) resources: u64,
-    pub(super) ttls: &'static [Ms],
+    pub(super) life: Life,
+    pub(super) ttls: Vec<Ms>,
     pub(super) attic: Attic,
     /// It starts nothing new after that.
     pub(super) end: Ms,
@@ -48,23 +62,19 @@ impl Worker {
     }
 
     async fn turn(&mut self) {
-        let ttl = self.chance.pick(self.ttls);
-        match self.chance.below(10) {
-            0 | 1 => self.try_lock(ttl).await,
-            2..=5 => self.lock(ttl).await,
+        let ttl = self.chance.pick(&self.ttls);
+        match self.chance.below(20) {
+            0..=3 => self.try_lock(ttl).await,
+            4..=11 => self.lock(ttl).await,
+            12 => self.with_lock(ttl).await,
+            13 => self.inspect().await,
             _ => self.enqueue(ttl).await,
         }
     }
 
     fn call(&mut self, kind: Kind, ttl: Ms) -> (u16, String) {
         let resource = self.chance.below(self.resources) as usize;
-        let client = self.client;
-        let call = Call {
-            client,
-            resource,
-            kind,
-            ttl,
-        };
+        let call = Call::new(self.client, resource, kind, ttl);
         (
             self.sim.with(|world| world.call(call)),
             format!("r{resource}"),
@@ -75,7 +85,7 @@ impl Worker {
         let (call, resource) = self.call(Kind::TryLock, ttl);
         let redlock = self.redlock.clone();
         let asked = async move { redlock.try_lock(resource, Duration::from_millis(ttl)).await };
-        match self.asks(call, asked).await {
+        match self.asks(TRY_LOCK, call, asked).await {
             Some(Ok(Some(guard))) => self.hold(call, guard, None).await,
             Some(Ok(None)) => self.sim.note(What::NotHad(call)),
             Some(Err(error)) => self.fails(call, &error),
@@ -93,6 +103,7 @@ impl Worker {
         };
         if self.chance.is(25) {
             lock = lock.auto_extend(false);
+            self.sim.changes(call, |it| it.renews = None);
         }
         let longest = if self.chance.is(20) {
             Some(self.chance.between(50, 3000))
@@ -101,8 +112,9 @@ impl Worker {
         };
         if let Some(longest) = longest {
             lock = lock.max_hold(Duration::from_millis(longest));
+            self.sim.changes(call, |it| it.limited = true);
         }
-        match self.asks(call, lock).await {
+        match self.asks(LOCK, call, lock).await {
             Some(Ok(guard)) => self.hold(call, guard, longest).await,
             Some(Err(error)) => self.fails(call, &error),
             None => {}
@@ -113,12 +125,19 @@ impl Worker {
         let (call, resource) = self.call(Kind::Enqueue, ttl);
         let redlock = self.redlock.clone();
         let asked = async move { redlock.enqueue(resource, Duration::from_millis(ttl)).await };
-        let mut ticket = match self.asks(call, asked).await {
+        let mut ticket = match self.asks(ENQUEUE, call, asked).await {
             Some(Ok(ticket)) => ticket,
             Some(Err(error)) => return self.fails(call, &error),
             None => return,
         };
         self.sim.note(What::Recorded(call));
+        if self.chance.is(30) {
+            // Its turn may come long before anybody takes it.
+            self.sim.note(What::Unpolled(call));
+            let most = self.chance.pick(&[ttl, 300, 3000]);
+            let pause = self.chance.millis(most);
+            sleep(pause).await;
+        }
         loop {
             match self.chance.below(20) {
                 0 => return self.leave(call, ticket).await,
@@ -134,7 +153,8 @@ impl Worker {
                     // Waits for a while, and comes back.
                     let patience = self.chance.between(0, 1500);
                     self.sim.note(What::Polled(call));
-                    let cut = Cut::new(ticket.acquire(), self.chance.below(6), call);
+                    let polls = self.chance.below(6);
+                    let cut = made(&self.sim, ACQUIRE, call, polls, ticket.acquire());
                     let outcome = tokio::time::timeout(Duration::from_millis(patience), cut).await;
                     if let Ok(Some(outcome)) = outcome {
                         return self.acquired(call, outcome).await;
@@ -145,9 +165,30 @@ impl Worker {
                     let pause = self.chance.millis(most);
                     sleep(pause).await;
                 }
+                9 => {
+                    // Kept, and not polled.
+                    self.sim.note(What::Polled(call));
+                    let mut acquire = Box::pin(ticket.acquire());
+                    let polls = self.chance.between(1, 3);
+                    let outcome = Cut::new(&mut acquire, polls, call).await;
+                    if let Some(outcome) = outcome {
+                        drop(acquire);
+                        return self.acquired(call, outcome).await;
+                    }
+                    count(MADE[ACQUIRE][2]);
+                    self.sim.note(What::Unpolled(call));
+                    let pause = self.chance.millis(3000);
+                    sleep(pause).await;
+                }
+                10 => {
+                    let _ = ticket.position();
+                    let mut positions = ticket.positions();
+                    let _ = made(&self.sim, POSITIONS, call, 2, positions.next()).await;
+                }
                 _ => {
                     self.sim.note(What::Polled(call));
-                    let outcome = Cut::new(ticket.acquire(), u64::MAX, call).await;
+                    let outcome =
+                        made(&self.sim, ACQUIRE, call, u64::MAX, ticket.acquire()).await;
                     if let Some(outcome) = outcome {
                         return self.acquired(call, outcome).await;
                     }
@@ -163,10 +204,37 @@ impl Worker {
         }
     }
 
+    /// Works under a lock, or loses it.
+    async fn with_lock(&mut self, ttl: Ms) {
+        let (call, resource) = self.call(Kind::Lock, ttl);
+        let redlock = self.redlock.clone();
+        let works = self.chance.millis(300);
+        let asked = async move {
+            let ttl = Duration::from_millis(ttl);
+            let work = async |_: &LockGuard| sleep(works).await;
+            redlock.with_lock(resource, ttl, work).await
+        };
+        self.sim.note(What::Asks(call));
+        let polls = self.chance.pick(&[1, 2, 3, u64::MAX, u64::MAX]);
+        let outcome = made(&self.sim, WITH_LOCK, call, polls, asked).await;
+        match outcome {
+            // The guard is over by now, whatever came of it.
+            Some(Ok(())) | None => self.sim.note(What::Given(call)),
+            Some(Err(error)) => self.fails(call, &error),
+        }
+    }
+
+    async fn inspect(&mut self) {
+        let resource = format!("r{}", self.chance.below(self.resources));
+        let polls = self.chance.pick(&[1, u64::MAX]);
+        let redlock = self.redlock.clone();
+        let _ = made(&self.sim, INSPECT, 0, polls, redlock.inspect(&resource)).await;
+    }
+
     async fn leave(&mut self, call: u16, ticket: Ticket) {
         self.sim.note(What::Given(call));
-        let cut = Cut::new(ticket.leave(), self.chance.pick(&[0, 1, 2, u64::MAX]), call);
-        match cut.await {
+        let polls = self.chance.pick(&[0, 1, 2, u64::MAX]);
+        match made(&self.sim, LEAVE, call, polls, ticket.leave()).await {
             Some(Ok(())) => self.sim.note(What::Confirmed(call)),
             Some(Err(_)) => {}
             None => count(DROP),
@@ -179,13 +247,14 @@ impl Worker {
         self.attic.lock().expect("no panic").push(Box::new(thing));
     }
 
-    /// Polls a request, perhaps only for a while, and perhaps never again.
+    /// Polls a request, perhaps only for a while, and perhaps never again, or later, or elsewhere.
     async fn asks<T: Send + 'static>(
         &mut self,
+        api: usize,
         call: u16,
         asked: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
-        let polls = if self.chance.is(15) {
+        let polls = if self.chance.is(20) {
             self.chance.between(1, 8)
         } else {
             u64::MAX
@@ -198,26 +267,57 @@ impl Worker {
         let mut asked = asked.boxed();
         self.sim.note(What::Asks(call));
         let outcome = {
-            let cut = Cut::new(&mut asked, polls, call);
+            let cut = begun(&self.sim, api, call, polls, &mut asked);
             tokio::time::timeout(Duration::from_millis(patience), cut).await
         };
         if let Ok(Some(outcome)) = outcome {
             return Some(outcome);
         }
-        if self.chance.is(15) {
-            self.forget(call, asked);
-        } else {
-            count(DROP);
-            self.sim.note(What::Given(call));
-            drop(asked);
+        match self.chance.below(8) {
+            0 => {
+                count(MADE[api][2]);
+                self.forget(call, asked);
+                None
+            }
+            1 | 2 => {
+                // Kept for a while, and polled again.
+                count(MADE[api][2]);
+                self.sim.note(What::Unpolled(call));
+                let most = self.chance.pick(&[50, 1000, 5000]);
+                let pause = self.chance.millis(most);
+                sleep(pause).await;
+                self.sim.note(What::Polled(call));
+                Cut::new(asked, u64::MAX, call).await
+            }
+            3 => {
+                // Goes on in a task elsewhere.
+                count("future moved to another task");
+                let (answer, answered) = oneshot::channel();
+                let task = async move {
+                    if let Some(outcome) = Cut::new(asked, u64::MAX, call).await {
+                        let _ = answer.send(outcome);
+                    }
+                };
+                tokio::spawn(self.life.gate(Part::Watchers, Box::pin(task)));
+                answered.await.ok()
+            }
+            _ => {
+                count(MADE[api][1]);
+                count(DROP);
+                self.sim.note(What::Given(call));
+                drop(asked);
+                None
+            }
         }
-        None
     }
 
     fn fails(&self, call: u16, error: &LockError) {
         let error = match error {
             LockError::TimedOut { .. } => "timed out".to_owned(),
-            LockError::NoQuorum(_) => "no quorum".to_owned(),
+            LockError::NoQuorum(_) => {
+                self.sim.with(|world| world.check_no_quorum(call));
+                "no quorum".to_owned()
+            }
             other => other.to_string(),
         };
         self.sim.note(What::Failed(call, error));
@@ -226,17 +326,23 @@ impl Worker {
     async fn hold(&mut self, call: u16, guard: LockGuard, longest: Option<Ms>) {
         let guard = Arc::new(guard);
         self.sim.follow(call, &guard);
+        if self.chance.is(50) {
+            self.watch(call, &guard);
+        }
+        let mut kept: Kept = Vec::new();
         let holds = self.chance.clone().pick(&[0, 0, 5, 50, 50, 300, 4000]);
         let until = self.sim.now() + self.chance.below(holds + 1);
         while self.sim.now() < until && guard.is_held() {
-            let rest = self.chance.millis(until - self.sim.now());
+            let most = self.chance.pick(&[5, 50, 4000]);
+            let rest = self.chance.millis(most.min(until - self.sim.now()));
             tokio::select! {
                 biased;
                 _ = guard.lost() => break,
                 () = sleep(rest) => {}
             }
-            self.tend(call, &guard).await;
+            self.tend(call, &guard, &mut kept, until).await;
         }
+        drop(kept);
         if longest.is_some() && self.chance.is(10) {
             return self.forget(call, guard);
         }
@@ -249,41 +355,209 @@ impl Worker {
             0 => drop(guard),
             1 => {
                 let polls = self.chance.below(3);
-                if Cut::new(guard.release(), polls, call).await.is_none() {
+                let released = made(&self.sim, RELEASE, call, polls, guard.release()).await;
+                if released.is_none() {
                     count(DROP);
                 }
             }
             _ => {
-                if guard.release().await.is_ok() {
+                let released = made(&self.sim, RELEASE, call, u64::MAX, guard.release()).await;
+                if released.is_some_and(|released| released.is_ok()) {
                     self.sim.note(What::Confirmed(call));
                 }
             }
         }
     }
 
+    /// Awaits `lost()` all the time, on a task that is starved with nobody.
+    fn watch(&self, call: u16, guard: &LockGuard) {
+        let (lost, sim) = (guard.lost(), self.sim.clone());
+        sim.with(|world| world.watched.insert(call, false));
+        let task = made(&self.sim, LOST, call, u64::MAX, lost).map(move |_| {
+            sim.with(|world| world.watched.insert(call, true));
+        });
+        tokio::spawn(self.life.gate(Part::Watchers, Box::pin(task)));
+    }
+
     /// What one can do with a guard.
-    async fn tend(&mut self, call: u16, guard: &LockGuard) {
-        let ttl = Duration::from_millis(self.chance.pick(self.ttls));
-        match self.chance.below(12) {
-            0 => {
+    async fn tend(&mut self, call: u16, guard: &Arc<LockGuard>, kept: &mut Kept, until: Ms) {
+        let ttl = self.chance.pick(&self.ttls);
+        let span = Duration::from_millis(ttl);
+        match self.chance.below(20) {
+            0 | 1 => {
                 let polls = self.chance.pick(&[1, 2, u64::MAX]);
-                if Cut::new(guard.extend(ttl), polls, call).await.is_none() {
-                    count(DROP);
+                self.extends(call, ttl);
+                let extended = made(&self.sim, EXTEND, call, polls, guard.extend(span)).await;
+                match extended {
+                    Some(Ok(())) => self.sim.changes(call, |it| it.extended(ttl)),
+                    Some(Err(_)) => {}
+                    None => count(DROP),
                 }
             }
-            1 => {
-                let _ = Cut::new(guard.is_valid(), u64::MAX, call).await;
+            2 => {
+                let polls = self.chance.pick(&[1, 2, u64::MAX, u64::MAX]);
+                let _ = made(&self.sim, IS_VALID, call, polls, guard.is_valid()).await;
             }
-            2 => guard.stop_auto_extend(),
-            3 => match guard.start_auto_extend(ttl / 3, ttl) {
-                Ok(()) | Err(ExtendError::AutoExtendRunning | ExtendError::Lost(_)) => {}
-                Err(other) => panic!("{other}"),
-            },
-            4 => {
-                let _ = self.redlock.inspect(&guard.resource()).await;
+            3 => {
+                guard.stop_auto_extend();
+                self.sim.changes(call, |it| it.renews = None);
+            }
+            4 | 5 => {
+                let every = self.chance.pick(&[ttl / 3, ttl / 3, ttl / 10, ttl / 2]).max(1);
+                let left = guard.validity().as_millis() as Ms;
+                match guard.start_auto_extend(Duration::from_millis(every), span) {
+                    Ok(()) => self.sim.changes(call, |it| {
+                        // There may not be time for the first renewal.
+                        it.limited |= left < 500 || every > ttl / 3;
+                        it.renews = Some(every);
+                        it.ttl = ttl;
+                    }),
+                    Err(ExtendError::AutoExtendRunning | ExtendError::Lost(_)) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            6 => self.inspect().await,
+            7 => {
+                // Asks all the time.
+                let most = self.chance.pick(&[0, 2, 10, 50]);
+                while self.sim.now() < until && guard.is_held() {
+                    let _ = made(&self.sim, IS_VALID, call, u64::MAX, guard.is_valid()).await;
+                    let step = self.chance.millis(most);
+                    sleep(step.max(Duration::from_millis(1))).await;
+                }
+            }
+            8 | 9 => {
+                // Polled once or twice, and kept; or one of those is polled again.
+                let polls = self.chance.between(1, 2);
+                if kept.len() > 2 {
+                    let place = self.chance.below(kept.len() as u64) as usize;
+                    if Cut::new(&mut kept[place], polls, call).await.is_some() {
+                        drop(kept.remove(place));
+                    }
+                    return;
+                }
+                let guard = guard.clone();
+                let (api, mut future): (usize, Pin<Box<dyn Future<Output = ()> + Send>>) =
+                    if self.chance.is(50) {
+                        self.extends(call, ttl);
+                        (EXTEND, Box::pin(async move { drop(guard.extend(span).await) }))
+                    } else {
+                        (IS_VALID, Box::pin(async move { drop(guard.is_valid().await) }))
+                    };
+                if begun(&self.sim, api, call, polls, &mut future).await.is_none() {
+                    count(MADE[api][2]);
+                    kept.push(future);
+                }
             }
             _ => {}
         }
+    }
+
+    /// An extend begins: it may be carried out even if nobody waits for it.
+    fn extends(&self, call: u16, ttl: Ms) {
+        self.sim.changes(call, |it| {
+            it.longest = it.longest.max(ttl);
+            it.ttl = it.ttl.min(ttl);
+        });
+    }
+}
+
+/// Futures on a guard that nobody polls for the moment.
+type Kept = Vec<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
+/// Of each public call how often it was made, given up, kept without being polled, and made beside another one
+/// of the same client.
+pub(super) const MADE: &[[&str; 4]] = &[
+    made_of!("lock"),
+    made_of!("try_lock"),
+    made_of!("enqueue"),
+    made_of!("acquire"),
+    made_of!("extend"),
+    made_of!("is_valid"),
+];
+
+/// The same of those that nobody keeps.
+pub(super) const ALSO_MADE: &[[&str; 4]] = &[
+    made_of!("with_lock"),
+    made_of!("leave"),
+    made_of!("release"),
+    made_of!("positions"),
+    made_of!("inspect"),
+    made_of!("lost"),
+];
+
+const LOCK: usize = 0;
+const TRY_LOCK: usize = 1;
+const ENQUEUE: usize = 2;
+const ACQUIRE: usize = 3;
+const EXTEND: usize = 4;
+const IS_VALID: usize = 5;
+const WITH_LOCK: usize = 6;
+const LEAVE: usize = 7;
+const RELEASE: usize = 8;
+const POSITIONS: usize = 9;
+const INSPECT: usize = 10;
+const LOST: usize = 11;
+
+/// Carries out a public call, polling it so many times at most.
+fn made<F: Future>(
+    sim: &Sim,
+    api: usize,
+    call: u16,
+    polls: u64,
+    future: F,
+) -> impl Future<Output = Option<F::Output>> + use<F> {
+    let names = MADE.iter().chain(ALSO_MADE).nth(api);
+    let begun = begun(sim, api, call, polls, future);
+    begun.inspect(move |outcome| {
+        if let (None, Some(names)) = (outcome, names) {
+            count(names[1]);
+        }
+    })
+}
+
+/// The same, of a future that is not over when it is not polled any more.
+fn begun<F: Future>(
+    sim: &Sim,
+    api: usize,
+    call: u16,
+    polls: u64,
+    future: F,
+) -> impl Future<Output = Option<F::Output>> + use<F> {
+    let names = MADE.iter().chain(ALSO_MADE).nth(api);
+    let client = sim.with(|world| world.history.call(call).client);
+    let sim = sim.clone();
+    async move {
+        let _under_way = UnderWay::new(sim, client, names);
+        Cut::new(future, polls, call).await
+    }
+}
+
+/// A call of a client that is under way.
+struct UnderWay(Sim, usize);
+
+impl UnderWay {
+    fn new(sim: Sim, client: usize, names: Option<&[&'static str; 4]>) -> Self {
+        let others = sim.with(|world| {
+            let others = world.under_way.entry(client).or_default();
+            *others += 1;
+            *others - 1
+        });
+        if let Some(names) = names {
+            count(names[0]);
+            if others > 0 {
+                count(names[3]);
+            }
+        }
+        Self(sim, client)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.with(|world| {
+            *world.under_way.entry(self.1).or_default() -= 1;
+        });
     }
 }
 

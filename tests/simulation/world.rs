@@ -34,8 +34,15 @@ struct Shared {
 
 pub(super) type Action = Box<dyn FnOnce(&mut World) + Send>;
 
-/// Guards that are out, with their calls.
-type Guards = Vec<(u16, Weak<LockGuard>)>;
+/// A guard that is out.
+pub(super) struct Out {
+    pub(super) call: u16,
+    guard: Weak<LockGuard>,
+    /// When it is to be looked at next whether all nodes have the lease.
+    next: Ms,
+    /// Until when the lease was valid when that was looked at last.
+    valid_until: Ms,
+}
 
 pub(super) struct World {
     pub(super) clock: Clock,
@@ -45,11 +52,19 @@ pub(super) struct World {
     /// By client, then node.
     pub(super) ways: Vec<Vec<Way>>,
     pub(super) lives: Vec<Life>,
-    pub(super) guards: Guards,
+    /// When each client came.
+    pub(super) entered: Vec<Ms>,
+    pub(super) guards: Vec<Out>,
     agenda: BTreeMap<(Ms, u64), Action>,
     entries: u64,
     rang: bool,
     pub(super) requests: u64,
+    /// How many public calls of each client are under way.
+    pub(super) under_way: BTreeMap<usize, u32>,
+    /// Whether calls wait for the driver now and then.
+    pub(super) busy_driver: bool,
+    /// The calls whose `lost()` is awaited all the time, and whether it has told.
+    pub(super) watched: BTreeMap<u16, bool>,
 }
 
 impl Sim {
@@ -59,12 +74,7 @@ impl Sim {
         settings: Settings,
         servers: Vec<Server>,
     ) -> Self {
-        let nobody = Call {
-            client: usize::MAX,
-            resource: usize::MAX,
-            kind: Kind::Lock,
-            ttl: 0,
-        };
+        let nobody = Call::new(usize::MAX, usize::MAX, Kind::Lock, 0);
         let history = History {
             settings,
             calls: vec![nobody],
@@ -78,11 +88,15 @@ impl Sim {
                 servers,
                 ways: Vec::new(),
                 lives: Vec::new(),
+                entered: Vec::new(),
                 guards: Vec::new(),
                 agenda: BTreeMap::new(),
                 entries: 0,
                 rang: false,
                 requests: 0,
+                under_way: BTreeMap::new(),
+                busy_driver: false,
+                watched: BTreeMap::new(),
             }),
             rang: Notify::new(),
         }))
@@ -145,28 +159,34 @@ impl Sim {
     pub(super) fn look_at_guards(&self) -> Option<Ms> {
         let guards = std::mem::take(&mut self.world().guards);
         let (mut live, mut next) = (Vec::new(), None);
-        for (call, guard) in guards {
-            let Some(out) = guard.upgrade() else {
+        for mut out in guards {
+            let call = out.call;
+            let Some(guard) = out.guard.upgrade() else {
                 self.note(What::Over(call));
                 continue;
             };
-            let left = out.validity();
+            let left = guard.validity();
             let mut world = self.world();
             let client = world.history.call(call).client;
             if world.lives[client].is_dead() {
                 continue;
             }
             if left.is_zero() {
-                world.note(What::Over(call));
+                world.ends(call);
                 continue;
             }
             world.check_backing(call);
-            let last = (left.as_nanos() as Ms - 1) / 1_000_000;
-            if last > 0 {
-                let last = world.now() + last;
-                next = Some(next.map_or(last, |next: Ms| next.min(last)));
+            let now = world.now();
+            let end = now + left.as_millis() as Ms;
+            if out.next <= now {
+                world.check_whole(call, out.valid_until);
+                out.valid_until = end;
+                out.next = now + world.history.settings.few();
             }
-            live.push((call, guard));
+            let last = (left.as_nanos() as Ms - 1) / 1_000_000;
+            let look = out.next.min(now + last.max(1));
+            next = Some(next.map_or(look, |next: Ms| next.min(look)));
+            live.push(out);
         }
         self.world().guards.extend(live);
         next
@@ -176,16 +196,36 @@ impl Sim {
     pub(super) fn follow(&self, call: u16, guard: &Arc<LockGuard>) {
         self.look_at_guards();
         let token = guard.fencing_token();
-        let valid = guard.is_held();
+        let left = guard.validity();
         self.with(|world| {
             world.note(What::Had(call, token));
+            let now = world.now();
+            let few = world.history.settings.few();
+            world.call_mut(call).had = Some(now);
+            world.call_mut(call).changed = now;
             // The agenda's task must look ahead for it.
             world.rang = true;
-            if valid {
-                world.guards.push((call, Arc::downgrade(guard)));
+            if left.is_zero() {
+                world.ends(call);
             } else {
-                world.note(What::Over(call));
+                world.guards.push(Out {
+                    call,
+                    guard: Arc::downgrade(guard),
+                    next: now + few,
+                    valid_until: now + left.as_millis() as Ms,
+                });
             }
+        });
+    }
+
+    /// The renewal of a guard was changed, or what it asks for.
+    pub(super) fn changes(&self, call: u16, change: impl FnOnce(&mut Call)) {
+        self.with(|world| {
+            let now = world.now();
+            let call = world.call_mut(call);
+            change(call);
+            call.longest = call.longest.max(call.ttl);
+            call.changed = now;
         });
     }
 
@@ -201,6 +241,11 @@ impl World {
 
     pub(super) fn note(&mut self, what: What) {
         let at = self.now();
+        match what {
+            What::Forgotten(call) | What::Unpolled(call) => self.call_mut(call).idle = true,
+            What::Polled(call) => self.call_mut(call).idle = false,
+            _ => {}
+        }
         self.history.notes.push(Note { at, what });
     }
 
@@ -222,9 +267,31 @@ impl World {
     }
 
     /// A new call of the workload.
-    pub(super) fn call(&mut self, call: Call) -> u16 {
+    pub(super) fn call(&mut self, mut call: Call) -> u16 {
+        call.asked = self.now();
         self.history.calls.push(call);
         (self.history.calls.len() - 1) as u16
+    }
+
+    pub(super) fn call_mut(&mut self, call: u16) -> &mut Call {
+        &mut self.history.calls[usize::from(call)]
+    }
+
+    /// The lease of a guard that is out has ended.
+    fn ends(&mut self, call: u16) {
+        self.note(What::Over(call));
+        self.check_loss(call);
+        if self.watched.get(&call) == Some(&false) {
+            // A timer may be late by a millisecond or two.
+            self.after(3, move |world| {
+                let client = world.history.call(call).client;
+                let life = &world.lives[client];
+                let runs = !life.is_dead() && !life.is_paused();
+                if runs && world.watched.get(&call) == Some(&false) {
+                    world.note(What::Untold(call));
+                }
+            });
+        }
     }
 
     fn check_backing(&mut self, call: u16) {

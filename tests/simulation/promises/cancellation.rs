@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{broken, liveness::drills};
-use crate::simulation::history::{History, Ms, Note, Out, Violation, What};
+use crate::simulation::history::{History, Ms, Note, Out, Settings, Violation, What};
 
 /// C1: a dropped future leaves nothing behind. At once in drills; in the end always.
 pub(super) fn c1(history: &History) -> Vec<Violation> {
@@ -87,6 +87,12 @@ pub(super) fn c3(history: &History) -> Vec<Violation> {
                     found.push(broken("C3", *at, &[*call], what));
                 }
             }
+            What::AfterRelease { call, node } => {
+                let what = format!(
+                    "a request of call {call} went to node {node} over the connection of its release, after it"
+                );
+                found.push(broken("C3", *at, &[*call], what));
+            }
             What::ShutDown { client, left } if !left.is_empty() => {
                 let what = format!("client {client} has shut down, and has left {left:?}");
                 found.push(broken("C3", *at, left, what));
@@ -102,10 +108,17 @@ pub(super) fn c3(history: &History) -> Vec<Violation> {
 /// A request that nobody polls has the votes of a quorum for no longer than that, as long as its client reaches
 /// the nodes.
 pub(super) fn c4(history: &History) -> Vec<Violation> {
-    let settings = &history.settings;
-    let bound = settings.ephemeral + settings.poll + 2 * settings.node_timeout + 6 * settings.delay;
     let mut found = drills(history, "C4");
     for (call, _) in history.numbered() {
+        let settings = history.settings_of(call);
+        let Settings {
+            ephemeral,
+            poll,
+            node_timeout,
+            delay,
+            ..
+        } = settings;
+        let bound = ephemeral + poll + 2 * node_timeout + 6 * delay;
         let mut has: BTreeMap<usize, Ms> = BTreeMap::new();
         for note in history.of(call) {
             match note.what {

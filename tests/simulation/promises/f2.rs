@@ -9,10 +9,20 @@ use super::broken;
 use crate::simulation::history::{History, Note, Out, Violation, What};
 
 pub(super) fn validate(history: &History) -> Vec<Violation> {
-    let settings = &history.settings;
-    let bound = settings.ephemeral + settings.node_timeout + 4 * settings.delay;
+    // A clock that is stepped ends places on its node.
+    let moved = |note: &Note| match note.what {
+        What::ClockMoved(node) => Some(node),
+        _ => None,
+    };
+    let moved: BTreeSet<usize> = history.notes.iter().filter_map(moved).collect();
     let mut found = Vec::new();
     for (call, _) in history.numbered() {
+        let settings = history.settings_of(call);
+        let bound = settings.ephemeral + settings.node_timeout + 4 * settings.delay;
+        // Keep-alives that are answered too late keep nothing alive.
+        if !settings.waits_in_time() {
+            continue;
+        }
         // A first round that nobody polls any more is not kept alive: it is no ticket yet.
         let recorded = |note: &Note| matches!(note.what, What::Recorded(_));
         let recorded = history.of(call).any(recorded);
@@ -30,7 +40,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
             }
             match what {
                 What::Given(_) | What::Failed(..) | What::NotHad(_) | What::Had(..) => break,
-                What::Forgotten(_) if !recorded => break,
+                What::Forgotten(_) | What::Unpolled(_) if !recorded => break,
                 // Granted once, it waits no more until it is polled (C4).
                 What::Votes { node, .. } => {
                     votes.insert(*node);
@@ -38,7 +48,9 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
                 What::Polled(_) => votes.clear(),
                 What::Unpolled(_) => votes.clone_from(&has),
                 What::Out { node, why, .. }
-                    if votes.len() < settings.quorum && stood.len() >= settings.quorum =>
+                    if !moved.contains(node)
+                        && votes.len() < settings.quorum
+                        && stood.len() >= settings.quorum =>
                 {
                     votes.remove(node);
                     if let Out::Expired {

@@ -10,6 +10,7 @@ mod s2;
 mod s3;
 mod s4;
 mod s5;
+mod whole;
 
 use super::history::{History, Ms, Violation};
 
@@ -32,6 +33,10 @@ pub(super) const VALIDATORS: &[(&str, Validator)] = &[
     ("L3", liveness::l3),
     ("L4", liveness::l4),
     ("L5", liveness::l5),
+    ("L6", liveness::l6),
+    ("whole lease", whole::validate),
+    ("nobody stuck", liveness::nobody_stuck),
+    ("verdicts", liveness::verdicts),
     ("C1", cancellation::c1),
     ("C2", cancellation::c2),
     ("C3", cancellation::c3),

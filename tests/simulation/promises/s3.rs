@@ -1,7 +1,8 @@
 //! S3: a guard reports *lost* before any node may give the lease away.
 //!
 //! While a guard says that it is valid, a quorum of the nodes has its key, but for those that lost it by a
-//! restart: of these the grace takes care (S5).
+//! restart: of these the grace takes care (S5). And `lost()` completes by the end of the validity, whatever task of
+//! the client stands still meanwhile.
 
 use super::broken;
 use crate::simulation::history::{History, Note, Violation, What};
@@ -12,6 +13,10 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
             let what = format!(
                 "the guard of call {call} is valid, but {has} nodes have its key, and {lost} forgot it"
             );
+            Some(broken("S3", *at, &[*call], what))
+        }
+        What::Untold(call) => {
+            let what = format!("`lost()` of call {call} was polled, and did not tell of the end in time");
             Some(broken("S3", *at, &[*call], what))
         }
         _ => None,
