@@ -286,6 +286,12 @@ pub(super) enum Memory {
     Old,
 }
 
+/// Kills a node, and starts it again at once with that memory.
+pub(super) fn restart_with(world: &mut World, node: usize, table: Table, on: String) {
+    crash(world, node, 0, Memory::Old, on);
+    world.servers[node].left_behind = Some((table, Memory::Old));
+}
+
 /// Kills a node, and starts it again after `down`.
 pub(super) fn crash(world: &mut World, node: usize, down: Ms, memory: Memory, on: String) {
     let kept = world.servers[node].snapshots.len();

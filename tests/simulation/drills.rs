@@ -3,7 +3,10 @@
 //! Each run ends with a few of them, on nodes that the faults have left in whatever state, each beside a
 //! minority of nodes that is well, hung or down.
 
+mod burst;
+mod hold;
 mod late;
+mod memory;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -16,7 +19,7 @@ use super::{
     chance::Chance,
     chaos::{self, Memory},
     history::{Call, Kind, Ms, Settings, What},
-    life::Part,
+    life::{self, Life, Part},
     run::{Party, Stage},
     work::Cut,
 };
@@ -34,10 +37,16 @@ struct Drill<'a> {
     sick: Ms,
 }
 
+/// Polls a future on behalf of a client, whose tasks it may start.
+async fn within_life<F: Future>(life: &Life, future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| life::within(life, || future.as_mut().poll(cx))).await
+}
+
 /// Drills some promises.
 pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Party>) {
     sleep(Duration::from_millis(stage.settings().grace + 2000)).await;
-    for turn in 0..2 {
+    for turn in 0..3 {
         let mut drill = Drill {
             stage,
             chance,
@@ -53,7 +62,24 @@ pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Pa
 
 impl Drill<'_> {
     async fn go(&mut self) {
-        match self.chance.below(13) {
+        // That costs as much as all else.
+        if self.chance.is(1) {
+            return match self.chance.below(3) {
+                0 => self.crowd().await,
+                _ => self.burst().await,
+            };
+        }
+        match self.chance.below(32) {
+            12 | 13 => self.pestered().await,
+            14..=16 => self.late_taker().await,
+            17..=19 => self.one_node_meddles().await,
+            20 | 21 => self.restart_after_handoff().await,
+            22 => self.extended_once().await,
+            23 => self.polled_once().await,
+            24 | 25 => self.hasty_in_front().await,
+            26 | 27 => self.old_snapshot().await,
+            28 => self.far_clock().await,
+            29 | 30 => self.dead_holder().await,
             0 => self.dead_holder().await,
             1 | 2 => self.dead_waiters().await,
             3 | 4 => self.split_vote().await,
@@ -72,7 +98,19 @@ impl Drill<'_> {
     async fn dead_holder(&mut self) {
         self.minority_falls_sick();
         let (ttl, dead, next) = (self.chance.between(200, 4000), self.enter(), self.enter());
-        let (first, guard) = self.lock(dead, ttl).await;
+        let handed = self.chance.is(60);
+        let before = self.enter();
+        // It may have been handed over: then it is a lease like any other.
+        let (first, guard) = if handed {
+            let (call, guard) = self.lock(before, 3000).await;
+            let (first, comes) = self.waits(dead, ttl);
+            sleep(Duration::from_millis(self.round_trips(4))).await;
+            self.releases(call, guard).await;
+            let handed = timeout(NEVER, comes).await.expect("in time");
+            (first, handed.expect("a guard"))
+        } else {
+            self.lock(dead, ttl).await
+        };
         let (second, waits) = self.waits(next, ttl);
         let lives = self.chance.below(2 * ttl);
         sleep(Duration::from_millis(lives)).await;

@@ -32,6 +32,19 @@ pub(super) enum Ask {
     Inspect(Arc<Resource>),
 }
 
+impl Ask {
+    /// How many requests it carries.
+    pub(super) fn size(&self) -> u64 {
+        let size = match self {
+            Self::Enqueue(batch, _) => batch.len(),
+            Self::Extend(batch, _) => batch.len(),
+            Self::Release(batch, _) => batch.len(),
+            Self::Inspect(_) => 1,
+        };
+        size as u64
+    }
+}
+
 /// What it answers.
 #[derive(Debug)]
 pub(super) enum Reply {
@@ -69,6 +82,10 @@ pub(super) struct Server {
     rate: i64,
     /// How far it is ahead, in microseconds.
     pub(super) ahead: i64,
+    /// What a request costs it, in microseconds: it carries them out one after the other.
+    pub(super) cost: u64,
+    /// When it is done with those that it has, in microseconds.
+    pub(super) busy_until: u64,
     pub(super) backlog: Vec<super::world::Action>,
     pub(super) listeners: Vec<Listener>,
     /// What it will know when it comes back.
@@ -107,6 +124,8 @@ impl Server {
             started_at: 0,
             rate,
             ahead,
+            cost: 0,
+            busy_until: 0,
             backlog: Vec::new(),
             listeners: Vec::new(),
             left_behind: None,

@@ -105,8 +105,8 @@ struct Tally {
     calls: u64,
     /// What is wrong, by seed.
     bad: BTreeMap<u64, Vec<String>>,
-    /// In how many runs each promise was broken.
-    broken: BTreeMap<&'static str, u64>,
+    /// In which runs each promise was broken.
+    broken: BTreeMap<&'static str, BTreeSet<u64>>,
 }
 
 impl Tally {
@@ -123,13 +123,16 @@ impl Tally {
         let had = |note: &&Note| matches!(note.what, What::Had(..));
         self.acquisitions += outcome.history.notes.iter().filter(had).count() as u64;
         self.calls += outcome.history.calls.len() as u64 - 1;
+        // Names the promise that is looked at alone.
+        let only = std::env::var("ONLY").ok();
         for (promise, validate) in VALIDATORS {
-            if !is_checked(promise, &outcome) {
+            let other = only.as_ref().is_some_and(|only| only != promise);
+            if other || !is_checked(promise, &outcome) {
                 continue;
             }
             let found = validate(&outcome.history);
             if let Some(first) = found.iter().min_by_key(|violation| violation.at) {
-                *self.broken.entry(promise).or_default() += 1;
+                self.broken.entry(promise).or_default().insert(seed);
                 let told = tell(seed, &outcome, first, found.len());
                 self.bad.entry(seed).or_default().push(told);
             }
@@ -147,9 +150,9 @@ impl Tally {
         self.tell_violations();
         assert!(
             self.bad.is_empty(),
-            "broken in {} seeds: {:?}",
+            "broken in {} seeds\n{}",
             self.bad.len(),
-            self.broken
+            self.which()
         );
         if self.runs >= ENOUGH {
             let faults = FAULTS.iter().map(|fault| fault.name);
@@ -171,14 +174,24 @@ impl Tally {
     fn expect_broken(&self, promise: &str) {
         assert!(
             self.broken.contains_key(promise),
-            "{promise} was not found broken in {} runs, but {:?}",
+            "{promise} was not found broken in {} runs, but\n{}",
             self.runs,
-            self.broken
+            self.which()
         );
         println!(
-            "CAUGHT by {promise} after {} runs; in all {:?}",
-            self.runs, self.broken
+            "CAUGHT by {promise} after {} runs; in all\n{}",
+            self.runs,
+            self.which()
         );
+    }
+
+    /// Which promises were broken, in how many runs, and the first of them.
+    fn which(&self) -> String {
+        let tell = |(promise, seeds): (&&str, &BTreeSet<u64>)| {
+            let first: Vec<_> = seeds.iter().take(8).collect();
+            format!("{promise}: {} runs, as {first:?}\n", seeds.len())
+        };
+        self.broken.iter().map(tell).collect()
     }
 
     fn tell_violations(&self) {

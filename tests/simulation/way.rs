@@ -310,8 +310,28 @@ impl World {
                 let act = Box::new(move |world: &mut Self| world.execute(message));
                 self.servers[node].backlog.push(act);
             }
+            Condition::Running if self.servers[node].cost > 0 => self.queue(message),
             Condition::Running => self.execute(message),
         }
+    }
+
+    /// A node has others to carry out before.
+    fn queue(&mut self, message: Message) {
+        let micros = self.now() * 1000;
+        let server = &mut self.servers[message.node];
+        let done = server.busy_until.max(micros) + message.ask.size() * server.cost;
+        server.busy_until = done;
+        self.at(done.div_ceil(1000), move |world| {
+            let server = &mut world.servers[message.node];
+            match server.condition {
+                Condition::Running if server.run == message.run => world.execute(message),
+                Condition::Hung => {
+                    let act = Box::new(move |world: &mut Self| world.execute(message));
+                    server.backlog.push(act);
+                }
+                _ => {}
+            }
+        });
     }
 
     fn execute(&mut self, message: Message) {

@@ -1,0 +1,314 @@
+//! Drills with a lease that is held: whatever its owner calls, cancels or leaves unpolled (L6), and whatever one
+//! node does (S1, L5), on nodes that are well.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use tokio::time::{sleep, timeout};
+
+use super::{Drill, NEVER};
+use crate::{
+    LockGuard,
+    simulation::{
+        chaos::{self, Memory},
+        history::{Kind, Ms, Settings, What},
+        way::Weather,
+        work::Cut,
+    },
+};
+
+impl Drill<'_> {
+    /// L6: a lease is renewed while its owner calls, cancels and keeps what there is.
+    pub(super) async fn pestered(&mut self) {
+        let delay = self.chance.pick(&[1, 1, 5, 20, 50]);
+        let settings = self.patient(delay);
+        let trip = settings.round_trip();
+        let party = self.enter_with(settings);
+        self.slow(party, |_| (delay, delay));
+        let ttl = self.chance.between(200.max(12 * trip), 5000);
+        let (call, guard) = self.lock(party, ttl).await;
+        let end = self.now() + ttl + self.chance.below(ttl) + 10;
+        let step = self.chance.between(1, trip.max(2));
+        match self.chance.below(6) {
+            0 => self.asks_until(&guard, call, end, step).await,
+            1 => {
+                let (one, other) = (self.asks_until(&guard, call, end, step), async {
+                    sleep(Duration::from_millis(step / 2 + 1)).await;
+                    self.asks_until(&guard, call, end, step).await;
+                });
+                tokio::join!(one, other);
+            }
+            2 | 3 => {
+                let mut kept: Pin<Box<dyn Future<Output = ()> + Send + '_>> =
+                    if self.chance.is(50) {
+                        Box::pin(async { drop(guard.is_valid().await) })
+                    } else {
+                        Box::pin(async { drop(guard.extend(Duration::from_millis(ttl)).await) })
+                    };
+                let wait = self.chance.millis(ttl / 2);
+                sleep(wait).await;
+                let _ = Cut::new(&mut kept, 1, call).await;
+                let rest = end + ttl - self.now();
+                sleep(Duration::from_millis(rest)).await;
+            }
+            kind => {
+                // Cancelled at any moment of a round trip, again and again.
+                let end = end + 4 * ttl;
+                while self.now() < end {
+                    let wait = self.chance.millis(ttl / 4);
+                    sleep(wait).await;
+                    let patience = Duration::from_millis(self.chance.below(trip + 1));
+                    if kind == 4 {
+                        let asks = Cut::new(guard.is_valid(), u64::MAX, call);
+                        let _ = timeout(patience, asks).await;
+                    } else {
+                        let extends = guard.extend(Duration::from_millis(ttl));
+                        let _ = timeout(patience, Cut::new(extends, u64::MAX, call)).await;
+                    }
+                }
+            }
+        }
+        self.is_kept(call, &guard, "its owner called and cancelled what there is");
+        self.releases(call, guard).await;
+    }
+
+    async fn asks_until(&self, guard: &LockGuard, call: u16, end: Ms, step: Ms) {
+        while self.now() < end && guard.is_held() {
+            let _ = Cut::new(guard.is_valid(), u64::MAX, call).await;
+            sleep(Duration::from_millis(step)).await;
+        }
+    }
+
+    /// L6: a grant that is taken late is a lease for as long as it is held, also if it is extended at once.
+    pub(super) async fn late_taker(&mut self) {
+        let delay = self.chance.pick(&[1, 1, 5, 25]);
+        let settings = Settings {
+            ephemeral: self.chance.pick(&[500, 1500, 5000]),
+            drift: self.chance.pick(&[10, 10, 10, 500]),
+            ..self.patient(delay)
+        };
+        let (ephemeral, trip) = (settings.ephemeral, settings.round_trip());
+        let holder = self.enter();
+        let party = self.enter_with(settings);
+        self.slow(party, |_| (delay, delay));
+        let ttl = self.chance.between(12 * trip + 100, 5000);
+        let before = if self.chance.is(60) {
+            Some(self.lock(holder, 3000).await)
+        } else {
+            None
+        };
+        let (call, mut ticket) = self.ticket(party, ttl).await;
+        self.note(What::Unpolled(call));
+        if let Some((first, guard)) = before {
+            self.releases(first, guard).await;
+        }
+        let wait = match self.chance.below(3) {
+            0 => 0,
+            1 => self.chance.below(ephemeral.min(ttl)),
+            _ => ephemeral.min(ttl).saturating_sub(self.chance.below(4 * trip + 20)),
+        };
+        sleep(Duration::from_millis(wait)).await;
+        self.note(What::Polled(call));
+        let acquired = Cut::new(ticket.acquire(), u64::MAX, call);
+        let Ok(Some(Ok(guard))) = timeout(NEVER, acquired).await else {
+            return self.tell("L6", vec![call], 0, Some(1), 0, "a grant was not had in a minute");
+        };
+        let guard = std::sync::Arc::new(guard);
+        self.stage.sim.follow(call, &guard);
+        let mut longest = ttl;
+        if self.chance.is(40) {
+            let other = self.chance.between(12 * trip + 100, 6000);
+            self.stage.sim.changes(call, |it| it.longest = it.longest.max(other));
+            let extends = guard.extend(Duration::from_millis(other));
+            if let Some(Ok(())) = Cut::new(extends, u64::MAX, call).await {
+                self.stage.sim.changes(call, |it| it.extended(other));
+            }
+            longest = longest.max(other);
+        }
+        sleep(Duration::from_millis(2 * longest)).await;
+        self.is_kept(call, &guard, "its grant was taken late");
+        self.releases(call, guard).await;
+    }
+
+    /// S1, whole lease: several ask at once, or one after the other, some nodes being farther away than others;
+    /// a few round trips after each guard one node loses the key.
+    pub(super) async fn one_node_meddles(&mut self) {
+        const FAR: Ms = 20;
+        let at_once = self.chance.is(60);
+        let mut waiting = Vec::new();
+        for _ in 0..3 {
+            let party = self.enter_with(self.patient(FAR));
+            let mut chance = self.chance.fork();
+            self.slow(party, |_| {
+                let delay = chance.pick(&[1, 1, 3, FAR]);
+                (delay, delay)
+            });
+            let ttl = self.chance.pick(&[2000, 4000, 8000]);
+            waiting.push((ttl, self.waits(party, ttl)));
+            if !at_once {
+                sleep(Duration::from_millis(10 * FAR)).await;
+            }
+        }
+        // It stands on a bare quorum for no longer than this.
+        let few = Settings {
+            delay: FAR,
+            ..Settings::default()
+        };
+        while !waiting.is_empty() {
+            let each = waiting.iter_mut().map(|(_, (_, served))| served);
+            let next = timeout(NEVER, futures::future::select_all(each)).await;
+            let Ok((Ok(guard), place, _)) = next else {
+                return;
+            };
+            let (ttl, (call, _)) = waiting.remove(place);
+            sleep(Duration::from_millis(2 * few.few())).await;
+            let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
+            let resource = self.resource;
+            self.stage.sim.with(|world| chaos::delete(world, node, resource));
+            // As long as it takes until it is renewed.
+            sleep(Duration::from_millis(ttl / 3 + few.few())).await;
+            self.is_kept(call, &guard, "one node lost its key");
+            self.releases(call, guard).await;
+        }
+    }
+
+    /// L5: what was handed over survives the restart of a node at any time after a few round trips.
+    pub(super) async fn restart_after_handoff(&mut self) {
+        let (holder, waiter) = (self.enter(), self.enter());
+        let ttl = self.chance.pick(&[3000, 5000, 10_000]);
+        let (first, guard) = self.lock(holder, ttl).await;
+        let (call, waits) = self.waits(waiter, ttl);
+        let waited = self.chance.millis(2000);
+        sleep(waited).await;
+        self.let_go(first, guard);
+        let Ok(Ok(guard)) = timeout(NEVER, waits).await else {
+            return;
+        };
+        let few = self.stage.settings().few();
+        let wait = few + self.chance.below(2 * ttl);
+        sleep(Duration::from_millis(wait)).await;
+        let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
+        let on = format!("node {node}, after a handoff");
+        self.stage
+            .sim
+            .with(|world| chaos::crash(world, node, 0, Memory::Empty, on));
+        sleep(Duration::from_millis(2 * ttl)).await;
+        let now = self.now();
+        let lost = u64::from(!guard.is_held());
+        let what = "one node restarted after a handoff";
+        self.tell("L5", vec![first, call], now, Some(now + lost), 0, what);
+        self.releases(call, guard).await;
+    }
+
+    /// Whole lease: what an extend has prolonged on a quorum it prolongs on all nodes.
+    pub(super) async fn extended_once(&mut self) {
+        let party = self.enter();
+        let (call, guard) = self.lock(party, 1000).await;
+        let longer = self.chance.between(2000, 9000);
+        self.stage.sim.changes(call, |it| it.longest = longer);
+        let extends = guard.extend(Duration::from_millis(longer));
+        if let Some(Ok(())) = Cut::new(extends, u64::MAX, call).await {
+            self.stage.sim.changes(call, |it| it.extended(longer));
+        }
+        guard.stop_auto_extend();
+        self.stage.sim.changes(call, |it| it.renews = None);
+        sleep(Duration::from_millis(4 * self.stage.settings().few())).await;
+        self.releases(call, guard).await;
+    }
+
+    /// C4: a future that was polled in its first round, and never again, is in nobody's way for longer than a
+    /// waiter lease, whatever its ttl.
+    pub(super) async fn polled_once(&mut self) {
+        let (party, next) = (self.enter(), self.enter());
+        let ttl = self.chance.between(4000, 20_000);
+        let call = self.call(party, Kind::Lock, ttl);
+        let lock = self.parties[party].redlock.lock(self.name(), Duration::from_millis(ttl));
+        let mut lock = Box::pin(lock.wait_forever());
+        self.note(What::Asks(call));
+        let polls = self.chance.between(1, 2);
+        let life = self.parties[party].life.clone();
+        let cut = Cut::new(&mut lock, polls, call);
+        if super::within_life(&life, cut).await.is_some() {
+            return self.note(What::Given(call));
+        }
+        self.note(What::Forgotten(call));
+        let start = self.now();
+        let (second, waits) = self.waits(next, 1000);
+        let served = self.served(waits).await;
+        let bound = self.stage.settings().ephemeral + self.poll() + self.round_trips(8) + 5;
+        let what = "the first in line was polled in its first round only";
+        self.tell("C4", vec![call, second], start, served, bound, what);
+        self.note(What::Given(call));
+        drop(lock);
+    }
+
+    /// Nobody stuck: whoever is in front may have settings with which it can hardly take its turn.
+    pub(super) async fn hasty_in_front(&mut self) {
+        let delay = self.chance.pick(&[10, 25]);
+        let base = self.patient(delay);
+        let trip = base.round_trip();
+        let (mut ephemeral, mut ttl) = (base.ephemeral, 3000);
+        if self.chance.is(70) {
+            ephemeral = self.chance.between(trip, 5 * trip);
+        } else {
+            ttl = self.chance.between(trip, 5 * trip);
+        }
+        let hasty = Settings { ephemeral, ..base.clone() };
+        let holder = self.enter();
+        let (front, behind) = (self.enter_with(hasty), self.enter_with(base));
+        for party in [front, behind] {
+            self.slow(party, |_| (delay, delay));
+        }
+        let (first, guard) = self.lock(holder, 3000).await;
+        let (second, comes) = self.waits(front, ttl);
+        sleep(Duration::from_millis(4 * trip)).await;
+        let (third, waits) = self.waits(behind, 3000);
+        sleep(Duration::from_millis(4 * trip)).await;
+        self.releases(first, guard).await;
+        let free = self.now();
+        let life = self.parties[front].life.clone();
+        // If that is served it goes at once.
+        let sim = self.stage.sim.clone();
+        let task = async move {
+            if let Ok(guard) = comes.await {
+                sim.look_at_guards();
+                sim.note(What::Releases(second));
+                drop(guard);
+            }
+        };
+        tokio::spawn(life.gate(super::Part::Callers, Box::pin(task)));
+        let served = self.served(waits).await;
+        let what = format!("in front was a waiter lease of {ephemeral} ms and a ttl of {ttl} ms, the round trip being {trip} ms");
+        let calls = vec![first, second, third];
+        self.tell("nobody stuck", calls, free, served, 20_000, &what);
+        // It may never be served itself.
+        self.dies(front);
+    }
+
+    /// Settings with which all is well at such a delay.
+    pub(super) fn patient(&self, delay: Ms) -> Settings {
+        let base = self.stage.settings();
+        Settings {
+            delay: delay.max(base.delay),
+            node_timeout: 500,
+            ephemeral: base.ephemeral.max(20 * delay),
+            ..base.clone()
+        }
+    }
+
+    /// From now on each node is that far from a client, and that is healthy.
+    fn slow(&mut self, client: usize, mut delay: impl FnMut(usize) -> (Ms, Ms)) {
+        for node in 0..self.stage.settings().nodes {
+            let fair = Weather::fair(delay(node));
+            self.stage.sim.with(|world| {
+                world.ways[client][node].fair = fair;
+                world.set_weather(client, node, |weather| *weather = fair);
+            });
+        }
+    }
+
+    fn is_kept(&self, call: u16, guard: &LockGuard, what: &str) {
+        let now = self.now();
+        let lost = u64::from(!guard.is_held());
+        self.tell("L6", vec![call], now, Some(now + lost), 0, what);
+    }
+}
