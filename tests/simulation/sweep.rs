@@ -28,7 +28,7 @@ const ENOUGH: u64 = 2000;
 /// A run takes a fraction of a second. One that takes this long has a task that spins.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// How many violations are told in full.
+/// How many seeds are told in full, if `TOLD` does not say it.
 const TOLD: usize = 3;
 
 /// What is expected of the runs.
@@ -195,7 +195,8 @@ impl Tally {
     }
 
     fn tell_violations(&self) {
-        for (_, told) in self.bad.iter().take(TOLD) {
+        let most = std::env::var("TOLD").ok().and_then(|most| most.parse().ok());
+        for (_, told) in self.bad.iter().take(most.unwrap_or(TOLD)) {
             println!("{}", told.concat());
         }
     }
