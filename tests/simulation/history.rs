@@ -62,7 +62,8 @@ impl Settings {
     /// Whether healthy nodes answer in time for leases of `ttl`: thrice within what can be trusted of it, and
     /// within `node_timeout`.
     pub(super) fn answers_in_time(&self, ttl: Ms) -> bool {
-        self.round_trip() < self.node_timeout.min(ttl / 3).min(self.trusted(ttl) / 3)
+        // With what the timers are coarser than that.
+        self.round_trip() + 3 < self.node_timeout.min(ttl / 3).min(self.trusted(ttl) / 3)
     }
 
     /// Whether a waiter lease lasts for three round trips, less what cannot be trusted of it.
@@ -99,6 +100,8 @@ pub(super) struct Call {
     pub(super) longest: Ms,
     /// How often its guard renews its lease, if it does.
     pub(super) renews: Option<Ms>,
+    /// By how much one node may be behind others since it did.
+    pub(super) lag: Ms,
     /// Whether the guard may end although all is well: by `max_hold`, or because it was stopped for too long.
     pub(super) limited: bool,
     /// When it first asked, when its guard was out, and when its ttl or its renewal was changed last.
@@ -118,6 +121,7 @@ impl Call {
             ttl,
             longest: ttl,
             renews: Some(ttl / 3),
+            lag: 0,
             limited: false,
             asked: 0,
             had: None,
@@ -126,10 +130,15 @@ impl Call {
         }
     }
 
+    /// It is renewed no more.
+    pub(super) fn stopped(&mut self) {
+        self.lag = self.lag.max(self.renews.take().unwrap_or(0));
+    }
+
     /// An extend by `ttl` has succeeded. A renewal that follows from the ttl follows the new one.
     pub(super) fn extended(&mut self, ttl: Ms) {
         self.ttl = ttl;
-        self.renews = self.renews.map(|every| every.min(ttl / 3));
+        self.renews = self.renews.map(|every| every.max(ttl / 3));
     }
 }
 

@@ -40,7 +40,7 @@ impl World {
     }
 
     /// Notes which nodes that are well have not got the key of a guard for as long as they should: until
-    /// `valid_until`, as the guard had it a few round trips ago, and two thirds of the ttl if it is renewed.
+    /// `valid_until`, as the guard had it a few round trips ago, or for two thirds of the ttl if it is renewed.
     pub(super) fn check_whole(&mut self, number: u16, valid_until: Ms) {
         let call = self.history.call(number).clone();
         let settings = self.history.settings_of(number).clone();
@@ -48,17 +48,20 @@ impl World {
         if !settings.answers_in_time(call.ttl) || !settings.waits_in_time() {
             return;
         }
-        let renewed = call.renews.filter(|every| {
-            let due = now - call.changed >= few + every / 8;
-            *every <= call.ttl / 3 + 1 && !call.limited && due
-        });
-        let left = valid_until.saturating_sub(now);
-        let mut least = left.saturating_sub(left / 50 + 3);
-        if let Some(every) = renewed {
+        let least = match call.renews {
+            None => {
+                let left = valid_until.saturating_sub(now);
+                left.saturating_sub(left / 50 + 3 + call.lag)
+            }
             // It is sent again after a third, and answered a round trip later.
-            let ttl = call.ttl.saturating_sub(call.ttl / 50 + every + few);
-            least = least.max(ttl);
-        }
+            Some(every) => {
+                let due = now - call.changed >= few + every / 8;
+                if !due || call.limited || every > call.ttl / 3 + 1 {
+                    return;
+                }
+                call.ttl.saturating_sub(call.ttl / 50 + every + few)
+            }
+        };
         for node in 0..self.servers.len() {
             let server = &self.servers[node];
             let meddled = server.meddled.is_some_and(|meddled| {

@@ -400,7 +400,7 @@ impl Worker {
             }
             3 => {
                 guard.stop_auto_extend();
-                self.sim.changes(call, |it| it.renews = None);
+                self.sim.changes(call, Call::stopped);
             }
             4 | 5 => {
                 let every = self.chance.pick(&[ttl / 3, ttl / 3, ttl / 10, ttl / 2]).max(1);

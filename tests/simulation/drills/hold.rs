@@ -10,7 +10,7 @@ use crate::{
     LockGuard,
     simulation::{
         chaos::{self, Memory},
-        history::{Kind, Ms, Settings, What},
+        history::{Call, Kind, Ms, Settings, What},
         way::Weather,
         work::Cut,
     },
@@ -210,7 +210,7 @@ impl Drill<'_> {
             self.stage.sim.changes(call, |it| it.extended(longer));
         }
         guard.stop_auto_extend();
-        self.stage.sim.changes(call, |it| it.renews = None);
+        self.stage.sim.changes(call, Call::stopped);
         sleep(Duration::from_millis(4 * self.stage.settings().few())).await;
         self.releases(call, guard).await;
     }

@@ -24,8 +24,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
             continue;
         }
         // A first round that nobody polls any more is not kept alive: it is no ticket yet.
-        let recorded = |note: &Note| matches!(note.what, What::Recorded(_));
-        let recorded = history.of(call).any(recorded);
+        let mut recorded = false;
         // What it has, and what it may have been granted since it was last polled.
         let (mut has, mut votes) = (BTreeSet::new(), BTreeSet::new());
         let mut stood = BTreeSet::new();
@@ -38,6 +37,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
                 What::Out { node, .. } => drop(has.remove(node)),
                 _ => {}
             }
+            recorded |= matches!(what, What::Recorded(_));
             match what {
                 What::Given(_) | What::Failed(..) | What::NotHad(_) | What::Had(..) => break,
                 What::Forgotten(_) | What::Unpolled(_) if !recorded => break,

@@ -75,6 +75,8 @@ pub(super) fn verdicts(history: &History) -> Vec<Violation> {
     let mut found = drills(history, "verdicts");
     // By resource: the calls that stand anywhere, each on how many nodes.
     let mut standing: BTreeMap<usize, BTreeMap<u16, BTreeSet<usize>>> = BTreeMap::new();
+    // Those that have asked and are not served or gone: they may wait for room, and stand nowhere.
+    let mut asking: BTreeSet<u16> = BTreeSet::new();
     // Those that try, and whether anybody else has been there meanwhile.
     let mut trying: BTreeMap<u16, bool> = BTreeMap::new();
     for Note { at, what } in &history.notes {
@@ -86,8 +88,18 @@ pub(super) fn verdicts(history: &History) -> Vec<Violation> {
                 found.push(broken("verdicts", *at, &[*call], what));
             }
             What::Asks(call) => {
-                let others = standing.entry(history.call(*call).resource).or_default();
-                trying.insert(*call, others.keys().any(|other| other != call));
+                let resource = history.call(*call).resource;
+                let others = standing.entry(resource).or_default();
+                let asked = |other: &u16| history.call(*other).resource == resource;
+                let met = asking.iter().any(asked) || others.keys().any(|other| other != call);
+                trying.insert(*call, met);
+                for (other, met) in &mut trying {
+                    *met |= other != call && asked(other);
+                }
+                asking.insert(*call);
+            }
+            What::Had(call, _) | What::Failed(call, _) | What::Given(call) => {
+                asking.remove(call);
             }
             What::Votes { call, node, .. } | What::Lines { call, node, .. } => {
                 let resource = history.call(*call).resource;
@@ -106,7 +118,7 @@ pub(super) fn verdicts(history: &History) -> Vec<Violation> {
                     }
                 }
             }
-            What::NotHad(call) if trying.get(call) == Some(&false) => {
+            What::NotHad(call) if asking.remove(call) && trying.get(call) == Some(&false) => {
                 let what = format!(
                     "call {call} was told that the lock is held, and nobody held it or asked for it"
                 );
