@@ -69,8 +69,14 @@ impl World {
                 let known = call.renews.map(|every| meddled + every + 2 * few);
                 meddled >= call.asked && known.is_none_or(|known| now < known)
             });
+            // Who has the vote meanwhile gives it back when it asks the next time.
+            let holder = server.holder(call.resource, now);
+            let taken = holder.is_some_and(|holder| holder != number);
+            let poll = self.history.settings.poll;
+            let asks = |since: Ms| now < since + 2 * few + 2 * poll + call.renews.unwrap_or(0);
+            let taken = taken && (asks(call.had.unwrap_or(now)) || server.meddled.is_some_and(asks));
             let left = server.key_left(call.resource, number, now).unwrap_or(0);
-            if left < least && !meddled && self.is_settled(node, call.resource, number) {
+            if left < least && !meddled && !taken && self.is_settled(node, call.resource, number) {
                 self.note(What::Part {
                     call: number,
                     node,

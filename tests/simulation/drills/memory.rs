@@ -42,8 +42,9 @@ impl Drill<'_> {
                 self.releases(call, guard).await;
             }
             self.stage.sim.with(|world| chaos::wake(world, away));
-            let pause = self.chance.millis(300);
-            sleep(pause).await;
+            // Until it is connected again.
+            let pause = 600 + self.chance.below(300);
+            sleep(Duration::from_millis(pause)).await;
         }
     }
 
