@@ -69,7 +69,7 @@ impl Drill<'_> {
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(32) {
+        match self.chance.below(34) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -79,7 +79,9 @@ impl Drill<'_> {
             24 | 25 => self.hasty_in_front().await,
             26 | 27 => self.old_snapshot().await,
             28 => self.far_clock().await,
+            31 => self.try_beside_grace().await,
             29 | 30 => self.dead_holder().await,
+            32 => self.old_snapshot().await,
             0 => self.dead_holder().await,
             1 | 2 => self.dead_waiters().await,
             3 | 4 => self.split_vote().await,

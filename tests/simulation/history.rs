@@ -384,12 +384,17 @@ impl History {
         let first = |call: &u16| self.of(*call).next().map(|note| note.at);
         let from = calls.iter().filter_map(first).min().unwrap_or(0);
         let mut told = String::new();
+        // All that happened, and not what befell those calls alone.
+        let full = std::env::var("FULL").is_ok();
+        let from = if full { 0 } else { from };
         for call in calls {
-            let _ = writeln!(told, "  call {call}: {:?}", self.call(*call));
+            let own = self.own.get(self.call(*call).client);
+            let _ = writeln!(told, "  call {call}: {:?}, {own:?}", self.call(*call));
         }
         for Note { at: when, what } in &self.notes {
             let about = what.calls();
             let concerns = about.iter().any(|call| calls.contains(call))
+                || full
                 || about.is_empty() && *when >= from && !matches!(what, What::ShutDown { .. });
             if concerns && *when <= *at {
                 let _ = writeln!(told, "  {when:>6} ms {what:?}");

@@ -199,6 +199,40 @@ impl Drill<'_> {
         self.releases(call, guard).await;
     }
 
+    /// Verdicts: beside one node in its grace `try_lock` finds free what is free.
+    pub(super) async fn try_beside_grace(&mut self) {
+        let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
+        let on = format!("node {node}, for a drill");
+        let party = self.enter();
+        self.stage
+            .sim
+            .with(|world| chaos::crash(world, node, 0, Memory::Empty, on));
+        // Until it is connected again.
+        sleep(Duration::from_millis(600)).await;
+        let (first, start) = (self.resource + 200, self.now());
+        let mut calls = Vec::new();
+        for resource in first..first + 6 {
+            self.resource = resource;
+            let call = self.call(party, Kind::TryLock, 1000);
+            let (redlock, name) = (self.parties[party].redlock.clone(), self.name());
+            self.note(What::Asks(call));
+            let tries = redlock.try_lock(&name, Duration::from_secs(1));
+            let tries = Cut::new(tries, u64::MAX, call);
+            match super::within_life(&self.parties[party].life, tries).await {
+                Some(Ok(Some(guard))) => {
+                    let guard = std::sync::Arc::new(guard);
+                    self.stage.sim.follow(call, &guard);
+                    self.releases(call, guard).await;
+                }
+                _ => calls.push(call),
+            }
+            self.note(What::Given(call));
+        }
+        let refused = calls.len() as Ms;
+        let what = "one node was in its grace; free locks that were not had";
+        self.tell("verdicts", calls, start, Some(start + refused), 0, what);
+    }
+
     /// Whole lease: what an extend has prolonged on a quorum it prolongs on all nodes.
     pub(super) async fn extended_once(&mut self) {
         let party = self.enter();

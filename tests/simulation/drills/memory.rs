@@ -15,7 +15,7 @@ impl Drill<'_> {
     pub(super) async fn old_snapshot(&mut self) {
         let party = self.enter();
         let nodes = self.stage.settings().nodes as u64;
-        let (forgets, steps) = (self.chance.below(nodes) as usize, self.chance.between(3, 8));
+        let (forgets, steps) = (self.chance.below(nodes) as usize, self.chance.between(4, 8));
         let (saved_at, back_at) = (self.chance.below(steps / 2), steps / 2);
         let mut saved = None;
         for step in 0..steps {
@@ -30,18 +30,21 @@ impl Drill<'_> {
                     .with(|world| chaos::restart_with(world, forgets, table, on));
                 sleep(Duration::from_millis(self.stage.settings().grace + 2500)).await;
             }
-            let away = self.chance.below(nodes) as usize;
-            if self.chance.is(80) {
-                let on = format!("node {away}, for a step");
+            // Some minority is away, and not always the same.
+            let first = self.chance.below(nodes);
+            let minority = nodes - self.stage.settings().quorum as u64;
+            let away = (first..first + minority).map(|node| (node % nodes) as usize);
+            for node in away.clone().filter(|_| self.chance.is(90)) {
+                let on = format!("node {node}, for a step");
                 self.stage
                     .sim
-                    .with(|world| chaos::hang(world, away, 30_000, on));
+                    .with(|world| chaos::hang(world, node, 60_000, on));
             }
             for _ in 0..self.chance.between(1, 5) {
                 let (call, guard) = self.lock(party, 500).await;
                 self.releases(call, guard).await;
             }
-            self.stage.sim.with(|world| chaos::wake(world, away));
+            self.stage.sim.with(|world| away.for_each(|node| chaos::wake(world, node)));
             // Until it is connected again.
             let pause = 600 + self.chance.below(300);
             sleep(Duration::from_millis(pause)).await;

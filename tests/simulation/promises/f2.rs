@@ -25,6 +25,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
         }
         // A first round that nobody polls any more is not kept alive: it is no ticket yet.
         let mut recorded = false;
+        let asked = history.call(call).asked;
         // What it has, and what it may have been granted since it was last polled.
         let (mut has, mut votes) = (BTreeSet::new(), BTreeSet::new());
         let mut stood = BTreeSet::new();
@@ -57,7 +58,8 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
                         vote: false,
                         healthy,
                     } = why
-                        && *healthy > bound
+                        // Before, the first round may still be under way.
+                        && (*healthy).min(at - asked).saturating_sub(settings.node_timeout) > bound
                     {
                         let what = format!(
                             "the ticket of call {call} ran out on node {node}, which its client could reach for {healthy} ms"
