@@ -126,7 +126,14 @@ impl Actor {
         };
         let over = least.is_some_and(|least| spent + Duration::from_millis(2) >= least);
         match error {
-            LockError::NoQuorum(error) => world.judge_no_quorum(call, client, order.ttl, asked.at, error),
+            LockError::NoQuorum(error) => {
+                let how = if over && call != "try_lock" && call != "enqueue" {
+                    " at the caller's limit"
+                } else {
+                    treated(way)
+                };
+                world.judge_no_quorum(call, client, order.ttl, asked.at, error, how);
+            }
             LockError::ShutDown if world.is_shut(client) => {}
             LockError::TimedOut { .. } if call != "try_lock" && call != "enqueue" && over => {}
             LockError::QueueFull { .. } if call != "try_lock" && over && settings.queue.is_some() => {}
@@ -206,7 +213,7 @@ impl Actor {
                 self.world.note(|| format!("c{} leaves the line of {} {way:?}", self.client, order.resource));
                 let leave = async move { ticket.leave().await };
                 if let Some(Err(error)) = drive(Box::pin(leave) as Boxed<_>, way).await {
-                    self.judge_release(&error, order.ttl, well, false);
+                    self.judge_release(&error, order.ttl, well, false, way);
                 }
                 return;
             }
@@ -307,7 +314,7 @@ impl Actor {
         let (redlock, name) = (self.redlock(), order.resource.clone());
         let call = async move { redlock.inspect(&name).await };
         if let Some(Err(LockError::NoQuorum(error))) = drive(Box::pin(call) as Boxed<_>, way).await {
-            self.world.judge_no_quorum("inspect", self.client, order.ttl, from, &error);
+            self.world.judge_no_quorum("inspect", self.client, order.ttl, from, &error, treated(way));
         }
     }
 
@@ -333,7 +340,7 @@ impl Actor {
                 _ => None,
             });
             if let Some(error) = wrong {
-                self.world.judge_no_quorum("burst", self.client, ttl, Instant::now() - span, error);
+                self.world.judge_no_quorum("burst", self.client, ttl, Instant::now() - span, error, "");
             }
         }
         drop(outcomes);
@@ -392,7 +399,7 @@ impl Actor {
                 self.world.note(|| format!("c{} releases {} {way:?}", self.client, about.resource));
                 match drive(Box::pin(guard.release()) as Boxed<_>, way).await {
                     Some(Ok(())) => self.world.released(&about.resource, about.id.clone()),
-                    Some(Err(error)) => self.judge_release(&error, order.ttl, from, well && way.is_steady()),
+                    Some(Err(error)) => self.judge_release(&error, order.ttl, from, well && way.is_steady(), way),
                     None => {}
                 }
             }
@@ -407,10 +414,10 @@ impl Actor {
         }
     }
 
-    fn judge_release(&self, error: &ReleaseError, ttl: Duration, from: Instant, well: bool) {
+    fn judge_release(&self, error: &ReleaseError, ttl: Duration, from: Instant, well: bool, way: Way) {
         self.world.note(|| format!("c{}: {error}", self.client));
         match error {
-            ReleaseError::Unconfirmed(error) => self.world.judge_no_quorum("release", self.client, ttl, from, error),
+            ReleaseError::Unconfirmed(error) => self.world.judge_no_quorum("release", self.client, ttl, from, error, treated(way)),
             ReleaseError::Lost(why) => {
                 if well && self.world.plan.weather == Weather::Calm {
                     self.world.fail("VERDICT release Lost", format!("c{}: {why}, though it was held", self.client));
@@ -422,7 +429,7 @@ impl Actor {
 
     fn judge_extend(world: &World, held: &Rc<LockGuard>, client: usize, ttl: Duration, from: Instant, error: &ExtendError, way: Way) {
         match error {
-            ExtendError::NoQuorum(error) if way.is_steady() => world.judge_no_quorum("extend", client, ttl, from, error),
+            ExtendError::NoQuorum(error) => world.judge_no_quorum("extend", client, ttl, from, error, treated(way)),
             ExtendError::Lost(_) if held.is_held() => world.fail("VERDICT extend Lost", format!("c{client}: {error}, and it is held")),
             ExtendError::AutoExtendRunning | ExtendError::Argument(_) => world.fail("VERDICT extend", format!("c{client}: {error}")),
             _ => {}
@@ -500,6 +507,7 @@ impl Actor {
             let (least, most) = about.ttl.get();
             about.ttl.set((least.min(ttl), most.max(ttl)));
             let outcome = drive(Box::pin(async move { asked.extend(ttl).await }) as Boxed<_>, way).await;
+            about.touched.set(Instant::now());
             match outcome {
                 Some(Ok(())) => {
                     let trusted = ttl.mul_f64(1.0 - world.plan.clients[client].drift);
@@ -542,6 +550,7 @@ impl Actor {
             Ok(()) => {
                 let (least, most) = about.ttl.get();
                 about.ttl.set((least.min(ttl), most.max(ttl)));
+                about.touched.set(Instant::now());
                 let enough = left > self.world.plan.slowest() * 4 + Duration::from_millis(8);
                 let often = every <= ttl / 3 && every <= least / 3;
                 about.renews.set((enough && often).then(Instant::now));
@@ -555,6 +564,11 @@ impl Actor {
             _ => {}
         }
     }
+}
+
+/// How a future was treated, where that is nothing that its promises depend on.
+fn treated(way: Way) -> &'static str {
+    if way.is_steady() { "" } else { " unpolled" }
 }
 
 #[derive(Clone, Copy, Debug)]

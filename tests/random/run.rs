@@ -161,7 +161,7 @@ async fn wait_forever(world: Rc<World>, user: u64) {
             sleep(plan.slowest() + Duration::from_millis(5)).await;
             drop(held);
         }
-        Err(LockError::NoQuorum(error)) => world.judge_no_quorum("lock for ever", client, ttl, asked.at, &error),
+        Err(LockError::NoQuorum(error)) => world.judge_no_quorum("lock for ever", client, ttl, asked.at, &error, ""),
         Err(error) => world.fail("VERDICT lock for ever", format!("c{client}: {error}")),
     }
 }

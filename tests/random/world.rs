@@ -43,6 +43,8 @@ pub(crate) struct About {
     pub(crate) ttl: Cell<(Duration, Duration)>,
     /// Whether it is extended in the background, and since when.
     pub(crate) renews: Cell<Option<Instant>>,
+    /// When its end was last moved by hand.
+    pub(crate) touched: Cell<Instant>,
     /// When it was seen to be over.
     over: Cell<Option<Instant>>,
     told: Cell<bool>,
@@ -305,12 +307,17 @@ impl World {
     }
 
     /// L1, and what errors say: too few nodes can have answered.
-    pub(crate) fn judge_no_quorum(&self, call: &str, client: usize, ttl: Duration, from: Instant, error: &NoQuorum) {
+    pub(crate) fn judge_no_quorum(&self, call: &str, client: usize, ttl: Duration, from: Instant, error: &NoQuorum, how: &str) {
         self.count("no quorum");
+        // Of two nodes that answer one may have it and one not: then the third must be asked.
+        let forgetful = self.plan.restarts || self.plan.weather == Weather::Wild;
+        if call == "extend" && forgetful {
+            return;
+        }
         let well = self.well_from(from);
         if well >= self.plan.quorum() && self.plan.sound(client, ttl) {
             self.fail(
-                &format!("VERDICT {call} NoQuorum"),
+                &format!("VERDICT {call} NoQuorum{how}"),
                 format!("c{client}: {well} nodes were well for {:?}, yet {error}", from.elapsed()),
             );
         }
@@ -363,6 +370,7 @@ impl World {
             max_hold,
             ttl: Cell::new((ttl, ttl)),
             renews: Cell::new(auto.then_some(now)),
+            touched: Cell::new(now),
             over: Cell::new(None),
             told: Cell::new(false),
             watched: Cell::new(Watched::No),
@@ -491,7 +499,7 @@ impl World {
     fn judge_whole(&self, guard: &LockGuard, about: &About, nodes: &[(Option<String>, Option<Duration>)]) {
         let settle = self.plan.slowest() * 10 + Duration::from_millis(30);
         let sound = self.plan.all_sound() && self.plan.weather == Weather::Calm;
-        if !sound || about.born.elapsed() < settle || !self.plan.sound(about.client, about.ttl.get().0) {
+        if !sound || about.touched.get().elapsed() < settle || !self.plan.sound(about.client, about.ttl.get().0) {
             return;
         }
         let slack = self.plan.slowest() * 3 + Duration::from_millis(10);
