@@ -10,7 +10,7 @@ use crate::{
     chance::Chance,
     drive::{Boxed, Few, Way, drive},
     settings::{Weather, log, log_millis},
-    world::{Asked, Held, Using, World},
+    world::{About, Asked, Held, Using, World},
 };
 
 pub(crate) struct Actor {
@@ -465,6 +465,7 @@ impl Actor {
     async fn carry_out(&mut self, mut call: Boxed<()>, kept: &mut Vec<Boxed<()>>) {
         if self.world.plan.keep && self.chance.once_in(3) {
             if Few(call.as_mut(), 1).await.is_none() {
+                self.world.note(|| format!("c{} keeps that unpolled", self.client));
                 kept.push(call);
             }
         } else {
@@ -500,7 +501,7 @@ impl Actor {
     /// `extend` of a guard, in some way.
     fn extension(&mut self, held: &Held, way: Way) -> Boxed<()> {
         let (world, guard, about, client) = (self.world.clone(), held.guard.clone(), held.about.clone(), self.client);
-        let ttl = log_millis(&mut self.chance, world.plan.ttls.0, world.plan.ttls.1);
+        let ttl = self.other_ttl(&about);
         world.note(|| format!("c{client} extends {} to {ttl:?} {way:?}", about.resource));
         Box::pin(async move {
             let (from, asked) = (Instant::now(), guard.clone());
@@ -524,6 +525,12 @@ impl Actor {
         })
     }
 
+    fn other_ttl(&mut self, about: &About) -> Duration {
+        let plan = &self.world.plan;
+        let ttl = log_millis(&mut self.chance, plan.ttls.0, plan.ttls.1);
+        if plan.shorter { ttl } else { ttl.max(about.ttl.get().1) }
+    }
+
     async fn extend(&mut self, held: &Held, kept: &mut Vec<Boxed<()>>) {
         let way = self.way(held.about.ttl.get().0);
         let extending = self.extension(held, way);
@@ -540,7 +547,7 @@ impl Actor {
             self.world.note(|| format!("c{client} stops extending {}", about.resource));
             return;
         }
-        let ttl = log_millis(&mut self.chance, self.world.plan.ttls.0, self.world.plan.ttls.1);
+        let ttl = self.other_ttl(about);
         let every = if self.chance.once_in(3) { log_millis(&mut self.chance, 1, 1000) } else { ttl / 3 };
         let running = about.renews.get().is_some();
         let left = guard.validity();

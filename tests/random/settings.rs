@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub(crate) forget: bool,
     /// Hundreds at once.
     pub(crate) burst: bool,
+    /// Guards are extended by less than they were locked for.
+    pub(crate) shorter: bool,
     /// Clients are shut down.
     pub(crate) shut: bool,
 }
@@ -102,7 +104,7 @@ impl Plan {
             _ => Weather::Wild,
         };
         let weather = if nodes == 1 && weather != Weather::Wild { Weather::Calm } else { weather };
-        let restarts = !matches!(weather, Weather::Calm) && nodes > 1 && chance.once_in(2);
+        let restarts = !matches!(weather, Weather::Calm) && nodes > 1 && with(chance, 2, "restarts");
         let cap = [0, 0, 2, 10, 30, 100][chance.place(6)];
         let even = chance.once_in(2).then(|| chance.millis(0, cap + 1));
         let latency: Vec<_> = (0..nodes)
@@ -151,6 +153,7 @@ impl Plan {
             forget: with(chance, 6, "forget"),
             burst: with(chance, 25, "burst"),
             shut: with(chance, 10, "shut"),
+            shorter: with(chance, 2, "shorter"),
             latency,
         }
     }

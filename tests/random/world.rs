@@ -309,9 +309,8 @@ impl World {
     /// L1, and what errors say: too few nodes can have answered.
     pub(crate) fn judge_no_quorum(&self, call: &str, client: usize, ttl: Duration, from: Instant, error: &NoQuorum, how: &str) {
         self.count("no quorum");
-        // Of two nodes that answer one may have it and one not: then the third must be asked.
-        let forgetful = self.plan.restarts || self.plan.weather == Weather::Wild;
-        if call == "extend" && forgetful {
+        // Of two nodes that answer one may have it and one not: then it is the third that tells.
+        if call == "extend" && error.answered() >= error.needed() {
             return;
         }
         let well = self.well_from(from);
@@ -532,7 +531,8 @@ impl World {
             about.over.set(Some(Instant::now()));
             Instant::now()
         });
-        let why = guard.lost().now_or_never();
+        // Also where the task that looks has used up what tokio lets it do at a time.
+        let why = tokio::task::unconstrained(guard.lost()).now_or_never();
         if !about.told.get()
             && let Some(why) = why
         {
