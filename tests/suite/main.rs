@@ -19,14 +19,21 @@ mod bounds;
 mod builder;
 mod cancellation;
 mod faults;
+mod graces;
 mod guarantees;
 mod handoff;
 mod layering;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod panics;
 mod patience;
+mod renewals;
+mod rig;
+mod settings;
 mod sharing;
+mod standing;
 mod telemetry;
+mod turns;
 mod wire;
 
 /// The nodes that the behaviours run on here.

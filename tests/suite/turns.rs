@@ -1,0 +1,52 @@
+//! L1: progress does not depend on the settings of the waiter in front.
+
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use crate::rig::{nodes, patient};
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const TTL: Duration = Duration::from_secs(10);
+
+/// Whether a waiter with default settings is served behind one with this waiter lease.
+async fn is_served_behind(lease: Duration) -> bool {
+    let cluster = nodes(&[50; 3]);
+    let in_front = patient(&cluster).fifo_ephemeral_ttl(lease).connect().await;
+    // Settings that cannot work may be refused as soon as that is known.
+    let Ok(in_front) = in_front else { return true };
+    let behind = patient(&cluster).connect().await.unwrap();
+    let holding = patient(&cluster).connect().await.unwrap();
+    let held = holding.lock("r", TTL).await.unwrap();
+    let lock = in_front.lock("r", TTL).wait_forever();
+    let first = tokio::spawn(async move {
+        if let Ok(guard) = lock.await {
+            let _ = guard.release().await;
+        }
+    });
+    sleep(millis(200)).await;
+    let lock = behind.lock("r", TTL).wait_forever();
+    let second = tokio::spawn(lock.into_future());
+    sleep(millis(500)).await;
+    held.release().await.unwrap();
+    let served = timeout(Duration::from_secs(60), second).await;
+    first.abort();
+    served.is_ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_a_waiter_whose_lease_is_too_short_for_its_turn_blocks_nobody() {
+    let mut stuck = Vec::new();
+    for lease in (60..200).step_by(4).chain([107, 127]) {
+        if !is_served_behind(millis(lease)).await {
+            stuck.push(lease);
+        }
+    }
+    assert!(
+        stuck.is_empty(),
+        "a waiter lease of that many milliseconds in front: {stuck:?}"
+    );
+}
