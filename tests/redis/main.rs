@@ -20,8 +20,10 @@ mod server;
 
 #[path = "../behaviour/mod.rs"]
 mod behaviour;
+mod bursts;
 mod cancelled;
 mod chaos;
+mod clocks;
 mod counts;
 mod deaths;
 mod end_to_end;
@@ -32,18 +34,25 @@ mod handed;
 mod handoff;
 mod hostile;
 mod left_over;
+mod listeners;
 mod lost_updates;
 mod manners;
+mod memory_full;
 mod node_loss;
 mod operating;
 mod peers;
 mod process;
+mod runtimes;
 mod services;
 mod setups;
+mod snapshots;
 mod soak;
+mod standing;
 mod telemetry;
 #[cfg(feature = "tls")]
 mod tls;
+mod unpolled;
+mod votes;
 mod worker;
 
 /// The nodes that the behaviours run on here.

@@ -28,7 +28,7 @@ mod excuses;
 mod faults;
 mod history;
 mod promises;
-mod proxy;
+pub(crate) mod proxy;
 mod rig;
 
 pub(crate) use contender::contend;
