@@ -20,6 +20,7 @@ use crate::{
     nodes::Nodes,
     pace::Pace,
     roll::Roll,
+    telemetry,
 };
 
 /// The farthest moment the ticker sleeps to when nothing is due.
@@ -55,7 +56,7 @@ pub(crate) async fn run(roll: Arc<Roll>, mut events: mpsc::Receiver<(usize, Even
         collect(&roll, &mut pace);
         let limit = |place: usize| nodes.list.get(place).map_or(1, |node| node.batch_limit());
         while let Some((place, keys)) = pace.next(limit) {
-            for batch in batches(place, roll.ask(&keys, place)) {
+            for batch in batches(&nodes, place, roll.ask(&keys, place)) {
                 pace.sent(place, batch.asked.len());
                 calls.push(send(&nodes, batch));
             }
@@ -81,6 +82,10 @@ impl Drop for Watch {
 struct Batch {
     asked: Vec<(u64, Question)>,
     place: usize,
+    sent: Time,
+    deadline: Time,
+    /// Whether it has been sent before, and was not carried out.
+    again: bool,
 }
 
 /// A batch, and what came of it.
@@ -121,7 +126,12 @@ fn collect(roll: &Roll, pace: &mut Pace) {
 }
 
 /// Puts together what goes into one call: questions of one kind, with the same time to be answered.
-fn batches(place: usize, asked: Vec<(u64, Question)>) -> impl Iterator<Item = Batch> {
+fn batches(
+    nodes: &Nodes,
+    place: usize,
+    asked: Vec<(u64, Question)>,
+) -> impl Iterator<Item = Batch> {
+    let sent = nodes.clock.now();
     let mut batches: BTreeMap<(u8, Duration, Duration), Vec<(u64, Question)>> = BTreeMap::new();
     for (key, question) in asked {
         let (kind, lease) = match question.send {
@@ -132,16 +142,22 @@ fn batches(place: usize, asked: Vec<(u64, Question)>) -> impl Iterator<Item = Ba
         let batch = batches.entry((kind, question.timeout, lease));
         batch.or_default().push((key, question));
     }
-    let batch = move |asked| Batch { asked, place };
-    batches.into_values().map(batch)
+    batches
+        .into_iter()
+        .map(move |((_, timeout, _), asked)| Batch {
+            asked,
+            place,
+            sent,
+            deadline: sent.plus(timeout),
+            again: false,
+        })
 }
 
 /// Sends a batch in one call.
 fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
-    let first = batch.asked.first().map(|(_, question)| question);
-    let (timeout, lease) = first.map_or_else(Default::default, |it| (it.timeout, it.lease));
-    let deadline = nodes.clock.now().plus(timeout);
-    let terms = nodes.terms(deadline, lease);
+    let lease = batch.asked.first().map(|(_, question)| question.lease);
+    let deadline = batch.deadline;
+    let terms = nodes.terms(deadline, lease.unwrap_or_default());
     let (mut enqueues, mut extends, mut releases) = (Vec::new(), Vec::new(), Vec::new());
     for (_, question) in &batch.asked {
         match &question.send {
@@ -170,8 +186,10 @@ fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
     outcome.map(|outcome| Answered { batch, outcome }).boxed()
 }
 
-/// Tells the requests what was answered. A batch that was refused as a whole may have one bad key in it,
-/// somebody else's: it is sent again one by one, or that key would take everyone's lease.
+/// Tells the requests what was answered. A batch that was not carried out, as the node's clock was not what it
+/// was taken for or its scripts were gone, is sent once more. One that was refused as a whole may have one bad
+/// key in it, somebody else's: it is sent again one by one, or that key would take everyone's lease. What is not
+/// wanted any more by then is left out: its release may have been carried out (C3).
 fn heed(
     roll: &Roll,
     answered: Answered,
@@ -179,22 +197,64 @@ fn heed(
     calls: &FuturesUnordered<BoxFuture<'static, Answered>>,
 ) {
     let Answered { batch, outcome } = answered;
-    let Batch { asked, place } = batch;
-    pace.over(place, asked.len());
-    let refused = matches!(
-        outcome.error(),
-        Some(NodeError::Refused(_) | NodeError::Garbled)
-    );
-    if asked.len() > 1 && refused {
-        for (key, question) in asked {
-            let again = |claim: &mut Claim, now: Time| claim.ask_again(&question, now);
-            if roll.update(key, again) == Some(true) {
-                pace.sent(place, 1);
-                let asked = vec![(key, question)];
-                calls.push(send(roll.nodes(), Batch { asked, place }));
-            }
-        }
-        return;
+    let now = roll.nodes().clock.now();
+    let (took, of) = (now.since(batch.sent), batch.deadline.since(batch.sent));
+    let took = match outcome.error() {
+        None => took,
+        Some(NodeError::TimedOut) => of,
+        // It says nothing about how much a node can do.
+        Some(_) => of / 3,
+    };
+    pace.over(batch.place, batch.asked.len(), took, of);
+    let size = match outcome.error() {
+        Some(NodeError::Late) if !batch.again && now < batch.deadline => batch.asked.len(),
+        Some(NodeError::Refused(_) | NodeError::Garbled) if batch.asked.len() > 1 => 1,
+        _ => return hear(roll, batch, outcome),
+    };
+    let Batch {
+        asked,
+        place,
+        sent,
+        deadline,
+        ..
+    } = batch;
+    let items = asked
+        .into_iter()
+        .map(|(key, question)| (key, (key, question)));
+    let wanted = |claim: &mut Claim, now: Time, (key, question): (u64, Question)| {
+        claim.ask_again(&question, now).then_some((key, question))
+    };
+    let mut asked = roll
+        .each(items, wanted)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .peekable();
+    while asked.peek().is_some() {
+        let asked: Vec<_> = asked.by_ref().take(size).collect();
+        pace.sent(place, asked.len());
+        let late = matches!(outcome.error(), Some(NodeError::Late));
+        let (sent, deadline) = if late {
+            (sent, deadline)
+        } else {
+            (now, now.plus(of))
+        };
+        let batch = Batch {
+            asked,
+            place,
+            sent,
+            deadline,
+            again: true,
+        };
+        calls.push(send(roll.nodes(), batch));
+    }
+}
+
+fn hear(roll: &Roll, batch: Batch, outcome: Outcome) {
+    let asked = batch.asked;
+    if let Some(error @ NodeError::Late) = outcome.error() {
+        let node = roll.nodes().list.get(batch.place);
+        telemetry::node_failed(node.map_or("?", |node| node.name()), error);
     }
     match outcome {
         Outcome::Standing(outcome) => deal(roll, &asked, outcome, Claim::hear_standing),

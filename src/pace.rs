@@ -6,7 +6,7 @@
 //! on. So a burst waits its turn, and its time counts from when it is sent. What keeps something that would
 //! run out comes first; what asks and what gives up take turns, so that neither shuts out the other.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use crate::claim::Urgency;
 
@@ -14,11 +14,16 @@ use crate::claim::Urgency;
 /// 50 ms away, few enough for it to answer well within a `node_timeout`.
 const MOST: usize = 3_200;
 
+/// How many at first, and how many at least: a node that is slow must not be asked so much at once that it
+/// answers none of it in time.
+const AT_FIRST: usize = 64;
+const LEAST: usize = 8;
+
 /// Who waits to ask each node, and how much is under way there.
 #[derive(Debug)]
 pub(crate) struct Pace(Vec<Lines>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lines {
     keep: VecDeque<u64>,
     ask: VecDeque<u64>,
@@ -26,6 +31,21 @@ struct Lines {
     /// Whether releases come next.
     release_next: bool,
     under_way: usize,
+    /// How many may be. It grows while answers come soon, and shrinks when they do not.
+    window: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self {
+            keep: VecDeque::new(),
+            ask: VecDeque::new(),
+            release: VecDeque::new(),
+            release_next: false,
+            under_way: 0,
+            window: AT_FIRST,
+        }
+    }
 }
 
 impl Lines {
@@ -66,10 +86,11 @@ impl Pace {
     /// A node that may be asked something, and who asks: as many as go into one call of that node.
     pub(crate) fn next(&mut self, limit: impl Fn(usize) -> usize) -> Option<(usize, Vec<u64>)> {
         self.0.iter_mut().enumerate().find_map(|(place, lines)| {
-            if lines.under_way >= MOST {
+            let room = lines.window.saturating_sub(lines.under_way);
+            if room == 0 {
                 return None;
             }
-            let keys = lines.pop(limit(place).max(1));
+            let keys = lines.pop(limit(place).clamp(1, room));
             (!keys.is_empty()).then_some((place, keys))
         })
     }
@@ -81,10 +102,16 @@ impl Pace {
         }
     }
 
-    /// So many that were under way to a node were answered, or will not be.
-    pub(crate) fn over(&mut self, place: usize, size: usize) {
-        if let Some(lines) = self.0.get_mut(place) {
-            lines.under_way = lines.under_way.saturating_sub(size);
+    /// So many that were under way to a node were answered, or will not be: that took so long of the time they had.
+    pub(crate) fn over(&mut self, place: usize, size: usize, took: Duration, of: Duration) {
+        let Some(lines) = self.0.get_mut(place) else {
+            return;
+        };
+        lines.under_way = lines.under_way.saturating_sub(size);
+        if took <= of / 4 {
+            lines.window = (lines.window + size).min(MOST);
+        } else if took > of / 2 {
+            lines.window = (lines.window / 2).max(LEAST);
         }
     }
 }
@@ -92,6 +119,8 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(100);
 
     fn next(pace: &mut Pace) -> Option<(usize, Vec<u64>)> {
         pace.next(|_| 2)
@@ -103,11 +132,32 @@ mod tests {
         (0..4).for_each(|key| pace.push(0, Urgency::Ask, key));
         pace.push(1, Urgency::Ask, 9);
         assert_eq!(next(&mut pace), Some((0, vec![0, 1])));
-        pace.sent(0, MOST);
+        pace.sent(0, AT_FIRST);
         assert_eq!(next(&mut pace), Some((1, vec![9])));
         assert_eq!(next(&mut pace), None);
-        pace.over(0, 1);
-        assert_eq!(next(&mut pace), Some((0, vec![2, 3])));
+        pace.over(0, 1, TIMEOUT / 3, TIMEOUT);
+        assert_eq!(next(&mut pace), Some((0, vec![2])));
+    }
+
+    #[test]
+    fn as_much_is_under_way_as_a_node_answers_in_time() {
+        let mut pace = Pace::of(1);
+        let mut asked = |took: Duration| {
+            pace.sent(0, 64);
+            pace.over(0, 64, took, TIMEOUT);
+            pace.0[0].window
+        };
+        assert_eq!(asked(TIMEOUT / 10), 128);
+        assert_eq!(asked(TIMEOUT / 3), 128);
+        assert_eq!(asked(TIMEOUT), 64);
+        for _ in 0..10 {
+            asked(TIMEOUT);
+        }
+        assert_eq!(asked(TIMEOUT), LEAST);
+        for _ in 0..100 {
+            asked(TIMEOUT / 10);
+        }
+        assert_eq!(asked(TIMEOUT / 10), MOST);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{
     acquire::{self, Lock},
     builder::FifoRedlockBuilder,
     client::Client,
-    error::{BuildError, LockError, ReleaseError},
+    error::{BuildError, LockError, NodeError, ReleaseError},
     guard::LockGuard,
     inspection::{Inspection, NodeInspection},
     node::{Node, memory::MemoryCluster, punctual},
@@ -294,7 +294,17 @@ impl FifoRedlock {
             nodes.clock,
             nodes.clock.now().plus(nodes.config.node_timeout),
         );
-        let ask = |node: &Arc<dyn Node>| punctual(clock, deadline, node.inspect(&name, deadline));
+        let ask = |node: &Arc<dyn Node>| {
+            let (node, name) = (node.clone(), name.clone());
+            async move {
+                let inspect = || punctual(clock, deadline, node.inspect(&name, deadline));
+                match inspect().await {
+                    // It had forgotten the script, and learns it now.
+                    Err(NodeError::Late) => inspect().await,
+                    outcome => outcome,
+                }
+            }
+        };
         let asks = nodes.list.iter().map(ask);
         let reports = join_all(asks).await;
         let failures: Vec<_> = reports

@@ -397,12 +397,17 @@ fn refused(resource: &str, error: &LockError, limit: &Limit, now: Time) {
     meter::count(meter::REFUSALS, Some(("reason", reason)));
 }
 
-/// Hands on what a call to `node` comes to, and tells if it failed.
+/// Hands on what a call to `node` comes to, and tells if it failed. What came too late is sent once more, and told
+/// of by whoever gives that up.
 pub(crate) fn watched<T>(
     node: Arc<str>,
     call: impl Future<Output = Result<T, NodeError>>,
 ) -> impl Future<Output = Result<T, NodeError>> {
-    call.inspect_err(move |error| node_failed(&node, error))
+    call.inspect_err(move |error| {
+        if *error != NodeError::Late {
+            node_failed(&node, error);
+        }
+    })
 }
 
 /// A call to a node failed.

@@ -254,8 +254,7 @@ impl Claim {
         let wished = self.is_open(self.extend_wish, seat.extended_stamp)
             || self.is_open(self.check_wish, seat.ended_stamp);
         let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
-        let have = seat.vote.map(|vote| vote.until.since(seat.vote_sent));
-        let interval = self.interval(have.unwrap_or(self.ttl));
+        let interval = self.interval(self.nodes.config.validity(self.ttl));
         if !renews && !wished && (!lacks || self.time_left(now) < SHORTEST_REPAIR) {
             return None;
         }
@@ -267,7 +266,7 @@ impl Claim {
             return AT_ONCE;
         }
         if !lacks {
-            return Some(next(seat.vote_sent, interval));
+            return self.renewal_due(seat);
         }
         if seat.in_line {
             // It hears of the vote by a push, which may be lost.
@@ -277,6 +276,15 @@ impl Claim {
             return Some(retry);
         }
         AT_ONCE
+    }
+
+    /// When a vote is to be renewed: it follows from what the vote has, counted from the send that it counts
+    /// from. One that has more than is asked for now is prolonged by nothing yet, and not asked about at once again.
+    fn renewal_due(&self, seat: &Seat) -> Option<Time> {
+        let have = seat.vote?.until.since(seat.vote_sent);
+        let asked = self.nodes.config.validity(self.ttl);
+        let due = next(seat.vote_sent, self.interval(have));
+        Some(due.max(next(seat.extended_sent, self.interval(asked.min(have)))))
     }
 
     /// How long after the send that it counts from a vote that has `have` is to be renewed.
@@ -354,9 +362,7 @@ impl Claim {
                 Duration::ZERO
             };
         }
-        let have = seat.vote.map(|vote| vote.until.since(seat.vote_sent));
-        let due = have.map(|have| next(seat.vote_sent, self.interval(have)));
-        if lacks || due.is_none_or(|due| due <= now) {
+        if lacks || self.renewal_due(seat).is_none_or(|due| due <= now) {
             self.ttl
         } else {
             Duration::ZERO

@@ -30,6 +30,7 @@ impl Claim {
             Send::Enqueue(enqueue) => enqueue.number,
             Send::Extend(_) | Send::Release(_) => return,
         };
+        self.check(now);
         let was_settled = self.is_settled();
         let Some(seat) = self.seats.get_mut(place) else {
             return;
@@ -189,6 +190,7 @@ impl Claim {
         if **self.id.text() != *id {
             return;
         }
+        self.check(now);
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };

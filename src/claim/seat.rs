@@ -56,6 +56,8 @@ pub(crate) struct Seat {
     /// The numbers of the last question about a lease that was answered, and of the last that prolonged it.
     pub(crate) checked_stamp: u32,
     pub(crate) extended_stamp: u32,
+    /// When that was sent.
+    pub(crate) extended_sent: Time,
     /// Whether anything may have reached the node.
     touched: bool,
     /// How many questions were answered.
@@ -178,6 +180,7 @@ impl Seat {
             ended_stamp: 0,
             checked_stamp: 0,
             extended_stamp: 0,
+            extended_sent: Time::default(),
             touched: false,
             heard: 0,
             before_first: Some(Time::default()),
@@ -358,6 +361,7 @@ impl Seat {
         self.checked_stamp = self.ended_stamp;
         if !ttl.is_zero() {
             self.extended_stamp = self.ended_stamp;
+            self.extended_sent = answer.sent;
         }
         self.takes_until = self.takes_until.min(self.loose);
     }

@@ -1,6 +1,6 @@
 //! Calls as commands: one `EVALSHA` a batch, as the headers of `scripts/*.lua` lay down.
 
-use redis::{Arg, Cmd, Value, cmd};
+use redis::{Cmd, Value, cmd};
 
 use super::{
     Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, millis_up, reply,
@@ -101,7 +101,6 @@ pub(super) struct Header {
 
 /// A command and how its answer is read.
 pub(super) struct Request<T> {
-    pub(super) script: Script,
     pub(super) cmd: Cmd,
     /// How many answers it asks for.
     pub(super) asked: Asked,
@@ -111,9 +110,8 @@ pub(super) struct Request<T> {
 /// What comes after the clock in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// One answer for each request, or none if the deadline, which stands at this place in the command,
-    /// has passed.
-    InTime { answers: usize, deadline: usize },
+    /// One answer for each request, or none if the deadline has passed.
+    InTime { answers: usize },
     /// One answer for each request.
     AnyTime { answers: usize },
     /// As many values as there are.
@@ -138,7 +136,6 @@ impl Request<Vec<Standing>> {
             optional(&mut cmd, ask.room);
         }
         Self {
-            script: Script::Enqueue,
             cmd,
             asked: in_time(batch.len()),
             decode: reply::standings,
@@ -157,7 +154,6 @@ impl Request<Vec<Extended>> {
                 .arg(u8::from(ask.repair));
         }
         Self {
-            script: Script::Extend,
             cmd,
             asked: in_time(batch.len()),
             decode: reply::extended,
@@ -178,7 +174,6 @@ impl Request<Vec<Released>> {
             cmd.arg(&**ask.id.text());
         }
         Self {
-            script: Script::Release,
             cmd,
             asked: Asked::AnyTime {
                 answers: batch.len(),
@@ -194,27 +189,10 @@ impl Request<Report> {
         let mut cmd = shas.run(Script::Inspect, keys.into_iter(), keys.len(), 1);
         cmd.arg(MAX_REPORTED);
         Self {
-            script: Script::Inspect,
             cmd,
             asked: Asked::Open,
             decode: reply::report,
         }
-    }
-}
-
-impl<T> Request<T> {
-    /// The same with another deadline, in milliseconds of the node's clock.
-    pub(super) fn postponed(&self, place: usize, deadline: u64) -> Self {
-        let mut cmd = Cmd::with_capacity(self.cmd.args_iter().len(), 0);
-        for (at, arg) in self.cmd.args_iter().enumerate() {
-            match arg {
-                _ if at == place => cmd.arg(deadline),
-                Arg::Simple(arg) => cmd.arg(arg),
-                // None of ours scans.
-                _ => continue,
-            };
-        }
-        Self { cmd, ..*self }
     }
 }
 
@@ -237,9 +215,7 @@ fn start<'a>(
 }
 
 fn in_time(answers: usize) -> Asked {
-    // After the command's name, the script's, the number of keys and the keys.
-    let deadline = 3 + 4 * answers;
-    Asked::InTime { answers, deadline }
+    Asked::InTime { answers }
 }
 
 fn optional(cmd: &mut Cmd, value: Option<u64>) {
@@ -252,6 +228,8 @@ fn optional(cmd: &mut Cmd, value: Option<u64>) {
 #[cfg(test)]
 mod tests {
     use std::{sync::Arc, time::Duration};
+
+    use redis::Arg;
 
     use super::*;
     use crate::{
@@ -301,18 +279,6 @@ mod tests {
         assert_eq!(words[11..17], ["11", "12", "13", "14", "15", "16"]);
         assert_eq!(words[17..21], [&**batch[0].id.text(), "", "2", "3"]);
         assert_eq!(words[21..], [&**batch[1].id.text(), "9", "2", ""]);
-    }
-
-    #[test]
-    fn only_the_deadline_of_a_postponed_request_changes() {
-        let request = Request::enqueue(&shas(), HEADER, &[enqueue("a", None, None)]);
-        let Asked::InTime { deadline, .. } = request.asked else {
-            panic!("it has a deadline");
-        };
-        let mut expected = words(&request.cmd);
-        assert_eq!(expected[deadline], "11");
-        expected[deadline] = "99".to_owned();
-        assert_eq!(words(&request.postponed(deadline, 99).cmd), expected);
     }
 
     #[test]

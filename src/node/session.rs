@@ -12,7 +12,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -51,6 +51,8 @@ pub(super) struct Session {
     found: Found,
     health: Arc<Health>,
     in_flight: AtomicUsize,
+    /// Whether the server has said that it does not know a script.
+    forgotten: AtomicBool,
     clock: Clock,
     node_timeout: Duration,
 }
@@ -72,6 +74,7 @@ impl Session {
             found,
             health,
             in_flight: AtomicUsize::new(0),
+            forgotten: AtomicBool::new(false),
             clock: context.clock,
             node_timeout: context.config.node_timeout,
         }
@@ -120,8 +123,9 @@ impl Session {
         }
     }
 
-    /// Sends a request, and once more where the server knows the script no longer or where the deadline
-    /// was wrong by its clock: in both cases nothing was carried out. Dropped, it sends nothing more.
+    /// Sends a request. Where the server knows the script no longer, or where the deadline was wrong by its clock,
+    /// nothing is carried out, and the answer is that it came too late: whoever asked may ask again. Dropped, it
+    /// sends nothing more.
     pub(super) async fn call<T>(
         self: Arc<Self>,
         request: Request<T>,
@@ -129,7 +133,7 @@ impl Session {
     ) -> Result<Answer<T>, NodeError> {
         let _place = self.admit()?;
         let started = self.clock.now();
-        let attempt = pin!(self.attempt(&request, deadline));
+        let attempt = pin!(self.attempt(&request));
         let outcome = unless_overdue(self.clock, deadline, attempt).await;
         if matches!(outcome, Err(NodeError::TimedOut)) {
             self.unanswered(started);
@@ -151,58 +155,42 @@ impl Session {
         }
     }
 
-    async fn attempt<T>(
-        &self,
-        request: &Request<T>,
-        deadline: Time,
-    ) -> Result<Answer<T>, NodeError> {
+    async fn attempt<T>(&self, request: &Request<T>) -> Result<Answer<T>, NodeError> {
         let (sent, reply) = self.send(request).await?;
-        let outcome = self.read(sent, request, &reply);
-        let (
-            Err(NodeError::Late),
-            Asked::InTime {
-                deadline: place, ..
-            },
-        ) = (&outcome, request.asked)
-        else {
-            return outcome;
-        };
-        if self.clock.now() >= deadline {
-            return outcome;
-        }
-        // Refused, though its time is not over: the clock was not what we thought. Now it is known.
-        let request = request.postponed(place, self.deadline(deadline));
-        let (sent, reply) = Box::pin(self.send(&request)).await?;
-        self.read(sent, &request, &reply)
+        self.read(sent, request, &reply)
     }
 
+    /// A server that knows a script no longer has carried nothing out. It learns all of them with the next call.
     async fn send<T>(&self, request: &Request<T>) -> Result<(Time, Value), NodeError> {
         let sent = self.clock.now();
-        let reply = self.connection.request(&request.cmd).await;
-        if !matches!(&reply, Err(error) if error.code() == Some("NOSCRIPT")) {
-            return Ok((sent, self.heard(reply)?));
+        let forgotten = self.forgotten.swap(false, Ordering::Relaxed);
+        let reply = if forgotten {
+            // Boxed, as what hardly ever happens must not make every call's future larger.
+            Box::pin(self.reload(&request.cmd)).await?
+        } else {
+            self.connection.request(&request.cmd).await
+        };
+        if !forgotten && matches!(&reply, Err(error) if error.code() == Some("NOSCRIPT")) {
+            self.forgotten.store(true, Ordering::Relaxed);
+            self.health.heard(self.clock.now());
+            return Err(NodeError::Late);
         }
-        // Boxed, as what hardly ever happens must not make every call's future larger.
-        Box::pin(self.reload(request.script, &request.cmd)).await
+        Ok((sent, self.heard(reply)?))
     }
 
-    /// Runs a command whose script the server has forgotten, in the same round trip as it learns it.
-    async fn reload(&self, script: Script, run: &Cmd) -> Result<(Time, Value), NodeError> {
-        let sent = self.clock.now();
-        let replies = self
-            .connection
-            .requests(vec![script.load(), run.clone()])
-            .await;
-        let mut replies = match replies {
-            Ok(replies) => replies.into_iter(),
-            Err(error) => return Err(self.failed(&error)),
-        };
-        match (replies.next(), replies.next()) {
-            (_, Some(Ok(reply))) => Ok((sent, self.heard(Ok(reply))?)),
-            // Refused the script: that is why it is still unknown.
-            (Some(Err(error)), _) | (_, Some(Err(error))) => Err(self.failed(&error)),
-            (_, None) => Err(NodeError::Garbled),
-        }
+    /// Runs a command in the same round trip as the server learns all scripts.
+    async fn reload(&self, run: &Cmd) -> Result<RedisResult<Value>, NodeError> {
+        let mut commands: Vec<Cmd> = Script::ALL.into_iter().map(Script::load).collect();
+        commands.push(run.clone());
+        let replies = self.connection.requests(commands).await;
+        let mut replies = replies.map_err(|error| self.failed(&error))?;
+        let reply = replies.pop().ok_or(NodeError::Garbled)?;
+        // If it refuses the scripts, that is why they are still unknown.
+        let refused = replies.into_iter().find_map(Result::err);
+        Ok(match (reply, refused) {
+            (Err(_), Some(refused)) => Err(refused),
+            (reply, _) => reply,
+        })
     }
 
     fn read<T>(
@@ -213,7 +201,7 @@ impl Session {
     ) -> Result<Answer<T>, NodeError> {
         let received = self.clock.now();
         let expected = match request.asked {
-            Asked::InTime { answers, .. } | Asked::AnyTime { answers } => Some(answers),
+            Asked::InTime { answers } | Asked::AnyTime { answers } => Some(answers),
             Asked::Open => None,
         };
         let Some((millis, answers)) = envelope(reply) else {
@@ -224,7 +212,7 @@ impl Session {
         };
         self.found.node_clock.learn(millis, sent, received);
         match (request.asked, answers) {
-            (Asked::InTime { answers: 1.., .. }, []) => return Err(NodeError::Late),
+            (Asked::InTime { answers: 1.. }, []) => return Err(NodeError::Late),
             _ if expected.is_some_and(|expected| expected != answers.len()) => {
                 self.health.lose("an answer was not understood");
                 return Err(NodeError::Garbled);
@@ -270,7 +258,9 @@ impl Session {
     }
 
     fn deadline(&self, deadline: Time) -> u64 {
-        self.found.node_clock.deadline(deadline, self.clock.now())
+        self.found
+            .node_clock
+            .deadline(deadline, self.node_timeout, self.clock.now())
     }
 
     fn admit(&self) -> Result<impl Drop + Send + '_, NodeError> {

@@ -31,7 +31,11 @@ struct Order {
 impl Actor {
     pub(crate) fn new(world: Rc<World>, client: usize, user: u64) -> Self {
         let chance = world.chance(user);
-        Self { world, chance, client }
+        Self {
+            world,
+            chance,
+            client,
+        }
     }
 
     pub(crate) async fn run(mut self) {
@@ -101,7 +105,12 @@ impl Actor {
         let way = self.way(order.ttl);
         let using = self.world.using(&order.resource);
         let asked = self.world.asked(&order.resource);
-        self.world.note(|| format!("c{} locks {} {patience:?} {way:?}", self.client, order.resource));
+        self.world.note(|| {
+            format!(
+                "c{} locks {} {patience:?} {way:?}",
+                self.client, order.resource
+            )
+        });
         let outcome = drive(Box::pin(lock) as Boxed<_>, way).await;
         let Some(outcome) = outcome else { return };
         match outcome {
@@ -111,13 +120,23 @@ impl Actor {
     }
 
     /// Whether an error says what was the case.
-    fn judge(&self, error: &LockError, call: &str, patience: Patience, asked: Asked, order: &Order, way: Way) {
+    fn judge(
+        &self,
+        error: &LockError,
+        call: &str,
+        patience: Patience,
+        asked: Asked,
+        order: &Order,
+        way: Way,
+    ) {
         let (world, client) = (&self.world, self.client);
         world.note(|| format!("c{client}'s {call} of {}: {error}", order.resource));
         world.count("refused");
         let settings = &world.plan.clients[client];
         let spent = asked.at.elapsed();
-        let set = settings.fifo_retry_count.map(|polls| (settings.retry_delay + settings.fifo_retry_delay) * polls);
+        let set = settings
+            .fifo_retry_count
+            .map(|polls| (settings.retry_delay + settings.fifo_retry_delay) * polls);
         let least = match patience {
             Patience::AtMost(most) => Some(most),
             Patience::AsSet => set,
@@ -136,17 +155,26 @@ impl Actor {
             }
             LockError::ShutDown if world.is_shut(client) => {}
             LockError::TimedOut { .. } if call != "try_lock" && call != "enqueue" && over => {}
-            LockError::QueueFull { .. } if call != "try_lock" && over && settings.queue.is_some() => {}
-            _ => world.fail(&format!("VERDICT {call}"), format!("c{client}, {patience:?}, after {spent:?}: {error}")),
+            LockError::QueueFull { .. }
+                if call != "try_lock" && over && settings.queue.is_some() => {}
+            _ => world.fail(
+                &format!("VERDICT {call}"),
+                format!("c{client}, {patience:?}, after {spent:?}: {error}"),
+            ),
         }
         // A deadline of the caller's own is kept, where nothing hinders the nodes.
         if let Patience::AtMost(most) = patience
             && way.is_steady()
             && world.plan.weather == Weather::Calm
         {
-            let spare = settings.node_timeout.min(order.ttl / 3) * 2 + world.plan.slowest() * 2 + Duration::from_millis(10);
+            let spare = settings.node_timeout.min(order.ttl / 3) * 2
+                + world.plan.slowest() * 2
+                + Duration::from_millis(10);
             if spent > most + spare {
-                world.fail("VERDICT late", format!("c{client}: {error}, after {spent:?} instead of {most:?}"));
+                world.fail(
+                    "VERDICT late",
+                    format!("c{client}: {error}, after {spent:?} instead of {most:?}"),
+                );
             }
         }
     }
@@ -158,18 +186,23 @@ impl Actor {
         let asked = self.world.asked(&order.resource);
         let (redlock, name, ttl) = (self.redlock(), order.resource.clone(), order.ttl);
         let call = async move { redlock.try_lock(name, ttl).await };
-        self.world.note(|| format!("c{} tries {} {way:?}", self.client, order.resource));
+        self.world
+            .note(|| format!("c{} tries {} {way:?}", self.client, order.resource));
         match drive(Box::pin(call) as Boxed<_>, way).await {
             None => {}
             Some(Ok(Some(guard))) => self.hold(guard, asked, &order, "try_lock", using).await,
             Some(Ok(None)) => {
-                self.world.note(|| format!("c{} does not get {}", self.client, order.resource));
+                self.world
+                    .note(|| format!("c{} does not get {}", self.client, order.resource));
                 if self.world.was_free(&order.resource, asked)
                     && way.is_steady()
                     && self.world.plan.sound(self.client, order.ttl)
                     && self.world.plan.weather != Weather::Wild
                 {
-                    self.world.fail("VERDICT try_lock None", format!("c{} tried {}, which was free", self.client, order.resource));
+                    self.world.fail(
+                        "VERDICT try_lock None",
+                        format!("c{} tried {}, which was free", self.client, order.resource),
+                    );
                 }
             }
             Some(Err(error)) => self.judge(&error, "try_lock", Patience::None, asked, &order, way),
@@ -183,7 +216,8 @@ impl Actor {
         let asked = self.world.asked(&order.resource);
         let (redlock, name, ttl) = (self.redlock(), order.resource.clone(), order.ttl);
         let call = async move { redlock.enqueue(name, ttl).await };
-        self.world.note(|| format!("c{} enqueues for {} {way:?}", self.client, order.resource));
+        self.world
+            .note(|| format!("c{} enqueues for {} {way:?}", self.client, order.resource));
         match drive(Box::pin(call) as Boxed<_>, way).await {
             None => {}
             Some(Ok(ticket)) => self.stand(ticket, asked, &order, way, using).await,
@@ -192,11 +226,23 @@ impl Actor {
     }
 
     /// With a ticket in hand.
-    async fn stand(&mut self, mut ticket: Ticket, asked: Asked, order: &Order, way: Way, using: Using) {
+    async fn stand(
+        &mut self,
+        mut ticket: Ticket,
+        asked: Asked,
+        order: &Order,
+        way: Way,
+        using: Using,
+    ) {
         let steady = !self.world.plan.late || self.chance.once_in(2);
         if !steady {
             let pause = order.ttl * u32::try_from(self.chance.below(201)).unwrap() / 100;
-            self.world.note(|| format!("c{} lets its ticket for {} lie for {pause:?}", self.client, order.resource));
+            self.world.note(|| {
+                format!(
+                    "c{} lets its ticket for {} lie for {pause:?}",
+                    self.client, order.resource
+                )
+            });
             sleep(pause).await;
         }
         if self.chance.once_in(6) {
@@ -210,7 +256,12 @@ impl Actor {
             0 => {
                 let way = self.way(order.ttl);
                 let well = Instant::now();
-                self.world.note(|| format!("c{} leaves the line of {} {way:?}", self.client, order.resource));
+                self.world.note(|| {
+                    format!(
+                        "c{} leaves the line of {} {way:?}",
+                        self.client, order.resource
+                    )
+                });
                 let leave = async move { ticket.leave().await };
                 if let Some(Err(error)) = drive(Box::pin(leave) as Boxed<_>, way).await {
                     self.judge_release(&error, order.ttl, well, false, way);
@@ -219,17 +270,23 @@ impl Actor {
             }
             1 => return,
             2 if self.world.plan.forget => {
-                self.world.note(|| format!("c{} forgets its ticket for {}", self.client, order.resource));
-                self.world.pocket.borrow_mut().push(Box::new((ticket, using)));
+                self.world
+                    .note(|| format!("c{} forgets its ticket for {}", self.client, order.resource));
+                self.world
+                    .pocket
+                    .borrow_mut()
+                    .push(Box::new((ticket, using)));
                 return;
             }
             _ => {}
         }
         let acquire = self.way(order.ttl);
-        self.world.note(|| format!("c{} acquires {} {acquire:?}", self.client, order.resource));
+        self.world
+            .note(|| format!("c{} acquires {} {acquire:?}", self.client, order.resource));
         let outcome = if acquire.is_steady() {
             // Whoever awaits its turn from the first moment on is in line in the sense of F1.
-            let _line = (steady && way.is_steady()).then(|| self.world.in_line(self.client, &order.resource));
+            let _line = (steady && way.is_steady())
+                .then(|| self.world.in_line(self.client, &order.resource));
             let owned = async move { ticket.acquire().await };
             drive(Box::pin(owned) as Boxed<_>, acquire).await
         } else {
@@ -237,13 +294,19 @@ impl Actor {
         };
         match outcome {
             Some(Ok(guard)) => self.hold(guard, asked, order, "acquire", using).await,
-            Some(Err(error)) => self.judge(&error, "acquire", Patience::AsSet, asked, order, acquire),
+            Some(Err(error)) => {
+                self.judge(&error, "acquire", Patience::AsSet, asked, order, acquire)
+            }
             None => {}
         }
     }
 
     /// Polls `acquire` a few times, lets it lie, drops it, calls it again; then awaits it, or not.
-    async fn acquire_in_parts(&mut self, ticket: &mut Ticket, ttl: Duration) -> Option<Result<LockGuard, LockError>> {
+    async fn acquire_in_parts(
+        &mut self,
+        ticket: &mut Ticket,
+        ttl: Duration,
+    ) -> Option<Result<LockGuard, LockError>> {
         for _ in 0..=self.chance.below(3) {
             let mut future = Box::pin(ticket.acquire());
             for _ in 0..=self.chance.below(2) {
@@ -261,7 +324,11 @@ impl Actor {
                 sleep(ttl * u32::try_from(self.chance.below(201)).unwrap() / 100).await;
             }
         }
-        if self.chance.once_in(2) { Some(ticket.acquire().await) } else { None }
+        if self.chance.once_in(2) {
+            Some(ticket.acquire().await)
+        } else {
+            None
+        }
     }
 
     async fn with_lock(&mut self) {
@@ -291,17 +358,31 @@ impl Actor {
             };
             redlock.with_lock(name.clone(), ttl, work).await
         };
-        self.world.note(|| format!("c{} asks for work under {} {way:?}", self.client, order.resource));
+        self.world.note(|| {
+            format!(
+                "c{} asks for work under {} {way:?}",
+                self.client, order.resource
+            )
+        });
         match drive(Box::pin(call) as Boxed<_>, way).await {
             Some(Err(LockError::LeaseLost(why))) => {
-                let calm = self.world.plan.weather == Weather::Calm && self.world.plan.sound(self.client, order.ttl);
+                let calm = self.world.plan.weather == Weather::Calm
+                    && self.world.plan.sound(self.client, order.ttl);
                 let capped = order.max_hold.is_some() || !order.auto;
-                self.world.note(|| format!("c{} lost {} under its work: {why}", self.client, order.resource));
+                self.world.note(|| {
+                    format!(
+                        "c{} lost {} under its work: {why}",
+                        self.client, order.resource
+                    )
+                });
                 if calm && !capped && way.is_steady() {
-                    self.world.fail("L6 with_lock", format!("c{}: {why}", self.client));
+                    self.world
+                        .fail("L6 with_lock", format!("c{}: {why}", self.client));
                 }
             }
-            Some(Err(error)) => self.judge(&error, "with_lock", Patience::AsSet, asked, &order, way),
+            Some(Err(error)) => {
+                self.judge(&error, "with_lock", Patience::AsSet, asked, &order, way)
+            }
             _ => {}
         }
         drop(using);
@@ -313,8 +394,16 @@ impl Actor {
         let from = Instant::now();
         let (redlock, name) = (self.redlock(), order.resource.clone());
         let call = async move { redlock.inspect(&name).await };
-        if let Some(Err(LockError::NoQuorum(error))) = drive(Box::pin(call) as Boxed<_>, way).await {
-            self.world.judge_no_quorum("inspect", self.client, order.ttl, from, &error, treated(way));
+        if let Some(Err(LockError::NoQuorum(error))) = drive(Box::pin(call) as Boxed<_>, way).await
+        {
+            self.world.judge_no_quorum(
+                "inspect",
+                self.client,
+                order.ttl,
+                from,
+                &error,
+                treated(way),
+            );
         }
     }
 
@@ -323,7 +412,8 @@ impl Actor {
         let many = log(&mut self.chance, 50, 2000);
         let names = if self.chance.once_in(2) { 1 } else { many };
         let polls = 1 + u32::try_from(self.chance.below(3)).unwrap();
-        self.world.note(|| format!("c{} asks for {many} locks of {names} names", self.client));
+        self.world
+            .note(|| format!("c{} asks for {many} locks of {names} names", self.client));
         self.world.count("bursts");
         let _using = (names == 1).then(|| self.world.using("b0"));
         let redlock = self.redlock();
@@ -340,7 +430,14 @@ impl Actor {
                 _ => None,
             });
             if let Some(error) = wrong {
-                self.world.judge_no_quorum("burst", self.client, ttl, Instant::now() - span, error, "");
+                self.world.judge_no_quorum(
+                    "burst",
+                    self.client,
+                    ttl,
+                    Instant::now() - span,
+                    error,
+                    "",
+                );
             }
         }
         drop(outcomes);
@@ -354,14 +451,35 @@ impl Actor {
         self.world.shut(self.client);
         let redlock = self.redlock();
         let way = self.way(Duration::from_secs(1));
-        drive(Box::pin(async move { redlock.shutdown().await }) as Boxed<_>, way).await;
+        drive(
+            Box::pin(async move { redlock.shutdown().await }) as Boxed<_>,
+            way,
+        )
+        .await;
     }
 
     /// With a guard in hand.
-    async fn hold(&mut self, guard: LockGuard, asked: Asked, order: &Order, how: &str, using: Using) {
-        let held = self.world.born(self.client, &order.resource, guard, asked, order.ttl, order.auto, order.max_hold, how);
+    async fn hold(
+        &mut self,
+        guard: LockGuard,
+        asked: Asked,
+        order: &Order,
+        how: &str,
+        using: Using,
+    ) {
+        let held = self.world.born(
+            self.client,
+            &order.resource,
+            guard,
+            asked,
+            order.ttl,
+            order.auto,
+            order.max_hold,
+            how,
+        );
         let mut kept: Vec<Boxed<()>> = Vec::new();
-        let until = Instant::now() + order.ttl * u32::try_from(self.chance.below(301)).unwrap() / 100;
+        let until =
+            Instant::now() + order.ttl * u32::try_from(self.chance.below(301)).unwrap() / 100;
         for _ in 0..self.chance.below(8) {
             if Instant::now() >= until {
                 break;
@@ -395,43 +513,80 @@ impl Actor {
         match self.chance.below(8) {
             0..=3 => {
                 let (from, way) = (Instant::now(), self.way(order.ttl));
-                let well = guard.validity() > self.world.plan.slowest() * 4 + Duration::from_millis(5);
-                self.world.note(|| format!("c{} releases {} {way:?}", self.client, about.resource));
+                let well =
+                    guard.validity() > self.world.plan.slowest() * 4 + Duration::from_millis(5);
+                self.world
+                    .note(|| format!("c{} releases {} {way:?}", self.client, about.resource));
                 match drive(Box::pin(guard.release()) as Boxed<_>, way).await {
                     Some(Ok(())) => self.world.released(&about.resource, about.id.clone()),
-                    Some(Err(error)) => self.judge_release(&error, order.ttl, from, well && way.is_steady(), way),
+                    Some(Err(error)) => {
+                        self.judge_release(&error, order.ttl, from, well && way.is_steady(), way)
+                    }
                     None => {}
                 }
             }
             4 if self.world.plan.forget && about.renews.get().is_none() => {
-                self.world.note(|| format!("c{} forgets its guard of {}", self.client, about.resource));
-                self.world.pocket.borrow_mut().push(Box::new((guard, using)));
+                self.world
+                    .note(|| format!("c{} forgets its guard of {}", self.client, about.resource));
+                self.world
+                    .pocket
+                    .borrow_mut()
+                    .push(Box::new((guard, using)));
             }
             _ => {
-                self.world.note(|| format!("c{} drops {}", self.client, about.resource));
+                self.world
+                    .note(|| format!("c{} drops {}", self.client, about.resource));
                 drop(guard);
             }
         }
     }
 
-    fn judge_release(&self, error: &ReleaseError, ttl: Duration, from: Instant, well: bool, way: Way) {
+    fn judge_release(
+        &self,
+        error: &ReleaseError,
+        ttl: Duration,
+        from: Instant,
+        well: bool,
+        way: Way,
+    ) {
         self.world.note(|| format!("c{}: {error}", self.client));
         match error {
-            ReleaseError::Unconfirmed(error) => self.world.judge_no_quorum("release", self.client, ttl, from, error, treated(way)),
+            ReleaseError::Unconfirmed(error) => {
+                self.world
+                    .judge_no_quorum("release", self.client, ttl, from, error, treated(way))
+            }
             ReleaseError::Lost(why) => {
                 if well && self.world.plan.weather == Weather::Calm {
-                    self.world.fail("VERDICT release Lost", format!("c{}: {why}, though it was held", self.client));
+                    self.world.fail(
+                        "VERDICT release Lost",
+                        format!("c{}: {why}, though it was held", self.client),
+                    );
                 }
             }
             _ => {}
         }
     }
 
-    fn judge_extend(world: &World, held: &Rc<LockGuard>, client: usize, ttl: Duration, from: Instant, error: &ExtendError, way: Way) {
+    fn judge_extend(
+        world: &World,
+        held: &Rc<LockGuard>,
+        client: usize,
+        ttl: Duration,
+        from: Instant,
+        error: &ExtendError,
+        way: Way,
+    ) {
         match error {
-            ExtendError::NoQuorum(error) => world.judge_no_quorum("extend", client, ttl, from, error, treated(way)),
-            ExtendError::Lost(_) if held.is_held() => world.fail("VERDICT extend Lost", format!("c{client}: {error}, and it is held")),
-            ExtendError::AutoExtendRunning | ExtendError::Argument(_) => world.fail("VERDICT extend", format!("c{client}: {error}")),
+            ExtendError::NoQuorum(error) => {
+                world.judge_no_quorum("extend", client, ttl, from, error, treated(way))
+            }
+            ExtendError::Lost(_) if held.is_held() => world.fail(
+                "VERDICT extend Lost",
+                format!("c{client}: {error}, and it is held"),
+            ),
+            ExtendError::AutoExtendRunning | ExtendError::Argument(_) => {
+                world.fail("VERDICT extend", format!("c{client}: {error}"))
+            }
             _ => {}
         }
     }
@@ -442,12 +597,21 @@ impl Actor {
         let ttl = held.about.ttl.get().0;
         Box::pin(async move {
             let (from, asked) = (Instant::now(), guard.clone());
-            let outcome = drive(Box::pin(async move { asked.is_valid().await }) as Boxed<_>, way).await;
+            let outcome = drive(
+                Box::pin(async move { asked.is_valid().await }) as Boxed<_>,
+                way,
+            )
+            .await;
             match outcome {
                 Some(Ok(false)) if guard.is_held() && world.plan.weather == Weather::Calm => {
-                    world.fail("VERDICT is_valid", format!("c{client}: false, and it is held"));
+                    world.fail(
+                        "VERDICT is_valid",
+                        format!("c{client}: false, and it is held"),
+                    );
                 }
-                Some(Err(error)) => Self::judge_extend(&world, &guard, client, ttl, from, &error, way),
+                Some(Err(error)) => {
+                    Self::judge_extend(&world, &guard, client, ttl, from, &error, way)
+                }
                 _ => {}
             }
             world.sample();
@@ -456,7 +620,12 @@ impl Actor {
 
     async fn question(&mut self, held: &Held, kept: &mut Vec<Boxed<()>>) {
         let way = self.way(held.about.ttl.get().0);
-        self.world.note(|| format!("c{} asks whether {} is valid {way:?}", self.client, held.about.resource));
+        self.world.note(|| {
+            format!(
+                "c{} asks whether {} is valid {way:?}",
+                self.client, held.about.resource
+            )
+        });
         let asking = self.is_valid(held, way);
         self.carry_out(asking, kept).await;
     }
@@ -465,7 +634,8 @@ impl Actor {
     async fn carry_out(&mut self, mut call: Boxed<()>, kept: &mut Vec<Boxed<()>>) {
         if self.world.plan.keep && self.chance.once_in(3) {
             if Few(call.as_mut(), 1).await.is_none() {
-                self.world.note(|| format!("c{} keeps that unpolled", self.client));
+                self.world
+                    .note(|| format!("c{} keeps that unpolled", self.client));
                 kept.push(call);
             }
         } else {
@@ -477,13 +647,22 @@ impl Actor {
         let (width, times) = (1 + self.chance.below(3), log(&mut self.chance, 5, 60));
         let most = u64::try_from(self.world.plan.slowest().as_millis()).unwrap() + 1;
         let step = self.chance.millis(0, most + 1);
-        self.world.note(|| format!("c{} asks {times} times, by {width}, about {}, every {step:?}", self.client, held.about.resource));
+        self.world.note(|| {
+            format!(
+                "c{} asks {times} times, by {width}, about {}, every {step:?}",
+                self.client, held.about.resource
+            )
+        });
         self.world.count("spam");
         for _ in 0..times {
             let mut calls: Vec<Boxed<()>> = Vec::new();
             for _ in 0..width {
                 let way = self.way(held.about.ttl.get().0);
-                let way = if matches!(way, Way::Keep(..)) { Way::Await } else { way };
+                let way = if matches!(way, Way::Keep(..)) {
+                    Way::Await
+                } else {
+                    way
+                };
                 calls.push(self.is_valid(held, way));
             }
             if self.chance.once_in(4) {
@@ -500,14 +679,23 @@ impl Actor {
 
     /// `extend` of a guard, in some way.
     fn extension(&mut self, held: &Held, way: Way) -> Boxed<()> {
-        let (world, guard, about, client) = (self.world.clone(), held.guard.clone(), held.about.clone(), self.client);
+        let (world, guard, about, client) = (
+            self.world.clone(),
+            held.guard.clone(),
+            held.about.clone(),
+            self.client,
+        );
         let ttl = self.other_ttl(&about);
         world.note(|| format!("c{client} extends {} to {ttl:?} {way:?}", about.resource));
         Box::pin(async move {
             let (from, asked) = (Instant::now(), guard.clone());
             let (least, most) = about.ttl.get();
             about.ttl.set((least.min(ttl), most.max(ttl)));
-            let outcome = drive(Box::pin(async move { asked.extend(ttl).await }) as Boxed<_>, way).await;
+            let outcome = drive(
+                Box::pin(async move { asked.extend(ttl).await }) as Boxed<_>,
+                way,
+            )
+            .await;
             about.touched.set(Instant::now());
             match outcome {
                 Some(Ok(())) => {
@@ -515,10 +703,15 @@ impl Actor {
                     let least = trusted.saturating_sub(from.elapsed() + Duration::from_millis(4));
                     let left = guard.validity();
                     if left < least && about.max_hold.is_none() && way.is_steady() {
-                        world.fail("VERDICT extend Ok", format!("c{client}: {left:?} of {ttl:?} left, not {least:?}"));
+                        world.fail(
+                            "VERDICT extend Ok",
+                            format!("c{client}: {left:?} of {ttl:?} left, not {least:?}"),
+                        );
                     }
                 }
-                Some(Err(error)) => Self::judge_extend(&world, &guard, client, ttl, from, &error, way),
+                Some(Err(error)) => {
+                    Self::judge_extend(&world, &guard, client, ttl, from, &error, way)
+                }
                 None => {}
             }
             world.sample();
@@ -528,7 +721,11 @@ impl Actor {
     fn other_ttl(&mut self, about: &About) -> Duration {
         let plan = &self.world.plan;
         let ttl = log_millis(&mut self.chance, plan.ttls.0, plan.ttls.1);
-        if plan.shorter { ttl } else { ttl.max(about.ttl.get().1) }
+        if plan.shorter {
+            ttl
+        } else {
+            ttl.max(about.ttl.get().1)
+        }
     }
 
     async fn extend(&mut self, held: &Held, kept: &mut Vec<Boxed<()>>) {
@@ -544,15 +741,25 @@ impl Actor {
         if self.chance.once_in(2) {
             guard.stop_auto_extend();
             about.renews.set(None);
-            self.world.note(|| format!("c{client} stops extending {}", about.resource));
+            self.world
+                .note(|| format!("c{client} stops extending {}", about.resource));
             return;
         }
         let ttl = self.other_ttl(about);
-        let every = if self.chance.once_in(3) { log_millis(&mut self.chance, 1, 1000) } else { ttl / 3 };
+        let every = if self.chance.once_in(3) {
+            log_millis(&mut self.chance, 1, 1000)
+        } else {
+            ttl / 3
+        };
         let running = about.renews.get().is_some();
         let left = guard.validity();
         let outcome = guard.start_auto_extend(every, ttl);
-        self.world.note(|| format!("c{client} starts extending {} to {ttl:?} every {every:?}: {outcome:?}", about.resource));
+        self.world.note(|| {
+            format!(
+                "c{client} starts extending {} to {ttl:?} every {every:?}: {outcome:?}",
+                about.resource
+            )
+        });
         match outcome {
             Ok(()) => {
                 let (least, most) = about.ttl.get();
@@ -566,7 +773,10 @@ impl Actor {
                 // One was started with an interval that is not judged.
             }
             Err(ExtendError::Lost(_)) if guard.is_held() => {
-                self.world.fail("VERDICT start_auto_extend", format!("c{client}: lost, and it is held"));
+                self.world.fail(
+                    "VERDICT start_auto_extend",
+                    format!("c{client}: lost, and it is held"),
+                );
             }
             _ => {}
         }

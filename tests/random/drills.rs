@@ -1,9 +1,6 @@
 //! After the chaos, on healthy nodes: what is promised of time.
 
-use std::{
-    rc::Rc,
-    time::Duration,
-};
+use std::{rc::Rc, time::Duration};
 
 use redlock_fifo::{LockGuard, Ticket};
 use tokio::{
@@ -35,11 +32,18 @@ pub(crate) async fn run(world: &Rc<World>) {
         let plan = &world.plan;
         let ttl = log_millis(chance, plan.ttls.0, 60_000);
         let other = log_millis(chance, plan.ttls.0, 60_000);
-        let open: Vec<_> = (0..plan.clients.len()).filter(|place| !world.is_shut(*place) && plan.sound(*place, ttl) && plan.sound(*place, other)).collect();
+        let open: Vec<_> = (0..plan.clients.len())
+            .filter(|place| {
+                !world.is_shut(*place) && plan.sound(*place, ttl) && plan.sound(*place, other)
+            })
+            .collect();
         if open.is_empty() {
             return;
         }
-        let (x, y) = (open[chance.place(open.len())], open[chance.place(open.len())]);
+        let (x, y) = (
+            open[chance.place(open.len())],
+            open[chance.place(open.len())],
+        );
         match chance.below(4) {
             0 => unpolled(world, chance, x, y, ttl, other).await,
             1 => dead_holder(world, chance, x, y, ttl, other).await,
@@ -54,12 +58,23 @@ pub(crate) async fn run(world: &Rc<World>) {
 /// What a handoff may take where nothing hinders it.
 fn handoff(world: &World, to: usize) -> Duration {
     let settings = &world.plan.clients[to];
-    let deaf = if world.plan.deaf { settings.ephemeral / 3 } else { Duration::ZERO };
+    let deaf = if world.plan.deaf {
+        settings.ephemeral / 3
+    } else {
+        Duration::ZERO
+    };
     settings.fifo_retry_delay + deaf + world.plan.slowest() * 8 + Duration::from_millis(20)
 }
 
 /// C4: what is not polled any more delays the next by one `fifo_ephemeral_ttl` each.
-async fn unpolled(world: &Rc<World>, chance: &mut Chance, x: usize, y: usize, ttl: Duration, other: Duration) {
+async fn unpolled(
+    world: &Rc<World>,
+    chance: &mut Chance,
+    x: usize,
+    y: usize,
+    ttl: Duration,
+    other: Duration,
+) {
     let many = 1 + u32::try_from(chance.below(2)).unwrap();
     let mut lying = Vec::new();
     for _ in 0..many {
@@ -84,7 +99,8 @@ async fn unpolled(world: &Rc<World>, chance: &mut Chance, x: usize, y: usize, tt
     sleep(world.plan.slowest() * u32::try_from(chance.below(5)).unwrap()).await;
     let from = Instant::now();
     let settings = &world.plan.clients[x];
-    let bound = (settings.ephemeral + handoff(world, x) + handoff(world, y)) * many + settings.node_timeout * 2;
+    let bound = (settings.ephemeral + handoff(world, x) + handoff(world, y)) * many
+        + settings.node_timeout * 2;
     world.note(|| format!("drill C4: c{y} asks behind {}", lying.len()));
     let next = world.clients[y].lock("d", other).wait_forever();
     match timeout(bound, next).await {
@@ -100,10 +116,24 @@ async fn unpolled(world: &Rc<World>, chance: &mut Chance, x: usize, y: usize, tt
 }
 
 /// L2: a holder that is gone costs what is left of its lease, and a poll.
-async fn dead_holder(world: &Rc<World>, chance: &mut Chance, x: usize, y: usize, ttl: Duration, other: Duration) {
+async fn dead_holder(
+    world: &Rc<World>,
+    chance: &mut Chance,
+    x: usize,
+    y: usize,
+    ttl: Duration,
+    other: Duration,
+) {
     let handed = chance.once_in(2);
-    let before = if handed { world.clients[y].lock("e", other).await.ok() } else { None };
-    let ask = world.clients[x].lock("e", ttl).auto_extend(false).wait_forever();
+    let before = if handed {
+        world.clients[y].lock("e", other).await.ok()
+    } else {
+        None
+    };
+    let ask = world.clients[x]
+        .lock("e", ttl)
+        .auto_extend(false)
+        .wait_forever();
     let dying = spawn_local(ask);
     sleep(world.plan.slowest() * 4 + Duration::from_millis(5)).await;
     drop(before);
@@ -115,7 +145,9 @@ async fn dead_holder(world: &Rc<World>, chance: &mut Chance, x: usize, y: usize,
     // As if its process had been killed: nothing is released.
     std::mem::forget(guard);
     let bound = ttl + handoff(world, y);
-    world.note(|| format!("drill L2: c{x} dies with a lease of {ttl:?}, validity {left:?}, handed {handed}"));
+    world.note(|| {
+        format!("drill L2: c{x} dies with a lease of {ttl:?}, validity {left:?}, handed {handed}")
+    });
     match timeout(bound, world.clients[y].lock("e", other).wait_forever()).await {
         Ok(Ok(guard)) => {
             world.note(|| format!("drill L2: served after {:?} of {bound:?}", from.elapsed()));
@@ -164,7 +196,10 @@ async fn crowd(world: &Rc<World>, chance: &mut Chance, open: &[usize], ttl: Dura
             Ok(Some(Err(error))) => return world.fail("VERDICT drill L3", error.to_string()),
             Ok(None) => return world.fail("VERDICT drill L3", "a task has ended"),
             Err(_) => {
-                world.fail(if place == 0 { "L3 first" } else { "L3 handoff" }, format!("number {place} of {many} is not served within {bound:?}"));
+                world.fail(
+                    if place == 0 { "L3 first" } else { "L3 handoff" },
+                    format!("number {place} of {many} is not served within {bound:?}"),
+                );
                 break;
             }
         }
@@ -179,7 +214,9 @@ async fn crowd(world: &Rc<World>, chance: &mut Chance, open: &[usize], ttl: Dura
 /// C1, C3: hundreds that are dropped at once are gone soon.
 async fn many_dropped(world: &Rc<World>, chance: &mut Chance, x: usize, ttl: Duration) {
     let many = log(chance, 2, 200);
-    let asks: Vec<_> = (0..many).map(|place| world.clients[x].lock(format!("g{place}"), ttl)).collect();
+    let asks: Vec<_> = (0..many)
+        .map(|place| world.clients[x].lock(format!("g{place}"), ttl))
+        .collect();
     let from = Instant::now();
     let guards = futures::future::join_all(asks).await;
     if let Some(error) = guards.iter().find_map(|guard| guard.as_ref().err()) {
@@ -191,5 +228,10 @@ async fn many_dropped(world: &Rc<World>, chance: &mut Chance, x: usize, ttl: Dur
     }
     drop(guards);
     world.count("drills C3");
-    cleared(world, world.plan.slowest() * 6 + Duration::from_millis(50), "C3 drill").await;
+    cleared(
+        world,
+        world.plan.slowest() * 6 + Duration::from_millis(50),
+        "C3 drill",
+    )
+    .await;
 }

@@ -35,7 +35,9 @@ impl Way {
             base * u32::try_from(chance.below(101)).unwrap() / 100
         };
         match chance.below(12) {
-            0 | 1 if plan.cancel => Self::DropAfterPolls(1 + u32::try_from(chance.below(5)).unwrap()),
+            0 | 1 if plan.cancel => {
+                Self::DropAfterPolls(1 + u32::try_from(chance.below(5)).unwrap())
+            }
             2 | 3 if plan.cancel => Self::DropAfter(span(chance)),
             4..=6 if plan.keep => {
                 let polls = 1 + u32::try_from(chance.below(3) * chance.below(3)).unwrap();
@@ -85,7 +87,10 @@ pub(crate) async fn drive<T: 'static>(mut future: Boxed<T>, way: Way) -> Option<
         Way::Await => Some(future.await),
         Way::DropAfterPolls(polls) => {
             // One that is not woken again must not hang its owner.
-            timeout(Duration::from_secs(5), Few(future.as_mut(), polls)).await.ok().flatten()
+            timeout(Duration::from_secs(5), Few(future.as_mut(), polls))
+                .await
+                .ok()
+                .flatten()
         }
         Way::DropAfter(span) => timeout(span, future).await.ok(),
         Way::Keep(polls, span, resumed) => {

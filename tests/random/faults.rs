@@ -54,7 +54,9 @@ pub(crate) async fn run(world: Rc<World>) {
                 each(&places, |place| world.sick(place));
                 each(&places, |place| world.cluster.node(place).set_latency(slow));
                 sleep(span).await;
-                each(&places, |place| world.cluster.node(place).set_latency(plan.latency[place]));
+                each(&places, |place| {
+                    world.cluster.node(place).set_latency(plan.latency[place])
+                });
                 // What went out meanwhile is as late as that.
                 sleep(slow).await;
                 each(&places, |place| world.well(place));
@@ -63,7 +65,9 @@ pub(crate) async fn run(world: Rc<World>) {
                 world.note(|| format!("nodes {places:?} lose pushes for {span:?}"));
                 each(&places, |place| world.cluster.node(place).lose_pushes(true));
                 sleep(span).await;
-                each(&places, |place| world.cluster.node(place).lose_pushes(plan.deaf));
+                each(&places, |place| {
+                    world.cluster.node(place).lose_pushes(plan.deaf)
+                });
             }
             5 => {
                 world.note(|| format!("nodes {places:?} are flushed"));
@@ -82,8 +86,13 @@ pub(crate) async fn run(world: Rc<World>) {
             _ => {
                 let key = world.key("r0");
                 let ttl = span.max(Duration::from_millis(1));
-                let taken = places.iter().filter(|place| world.cluster.node(**place).set_nx(&key, "stranger", ttl)).count();
-                world.note(|| format!("a stranger takes {key} on {taken} of {places:?} for {ttl:?}"));
+                let taken = places
+                    .iter()
+                    .filter(|place| world.cluster.node(**place).set_nx(&key, "stranger", ttl))
+                    .count();
+                world.note(|| {
+                    format!("a stranger takes {key} on {taken} of {places:?} for {ttl:?}")
+                });
             }
         }
     }

@@ -38,7 +38,10 @@ fn number<T: FromStr>(name: &str) -> Option<T> {
 
 fn list(name: &str) -> Vec<String> {
     let list = env::var(name).unwrap_or_default();
-    list.split(',').map(str::to_owned).filter(|item| !item.is_empty()).collect()
+    list.split(',')
+        .map(str::to_owned)
+        .filter(|item| !item.is_empty())
+        .collect()
 }
 
 #[test]
@@ -50,7 +53,10 @@ fn promises_hold_whatever_is_called() {
     };
     let (first, seeds) = match number::<u64>("SEED") {
         Some(seed) => (seed, 1),
-        None => (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(SEEDS)),
+        None => (
+            number("FROM").unwrap_or(0),
+            number("SEEDS").unwrap_or(SEEDS),
+        ),
     };
     let all = env::var("ALL").is_ok();
     let mut kinds: BTreeMap<String, Vec<u64>> = BTreeMap::new();

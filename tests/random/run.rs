@@ -78,7 +78,9 @@ async fn whole(world: &Rc<World>) {
             user += 1;
         }
     }
-    let waiters: Vec<_> = (0..2).map(|place| spawn_local(wait_forever(world.clone(), 100 + place))).collect();
+    let waiters: Vec<_> = (0..2)
+        .map(|place| spawn_local(wait_forever(world.clone(), 100 + place)))
+        .collect();
     let weather = spawn_local(faults::run(world.clone()));
     sleep_until(world.start + plan.horizon).await;
     end(weather).await;
@@ -90,7 +92,11 @@ async fn whole(world: &Rc<World>) {
     world.pocket.borrow_mut().clear();
 
     // L1: whoever still waits is served.
-    let stray = if plan.weather == Weather::Wild { Duration::from_secs(20) } else { Duration::ZERO };
+    let stray = if plan.weather == Weather::Wild {
+        Duration::from_secs(20)
+    } else {
+        Duration::ZERO
+    };
     let longest = Duration::from_millis(plan.ttls.1) + plan.most(|settings| settings.ephemeral) * 2;
     let bound = healed + longest + stray + Duration::from_secs(30);
     for waiter in waiters {
@@ -102,7 +108,9 @@ async fn whole(world: &Rc<World>) {
     }
 
     // C1, C3: nothing is left of all that.
-    let quick = plan.most(|settings| settings.node_timeout) * 2 + plan.slowest() * 20 + Duration::from_millis(200);
+    let quick = plan.most(|settings| settings.node_timeout) * 2
+        + plan.slowest() * 20
+        + Duration::from_millis(200);
     let bound = match plan.weather {
         Weather::Calm if plan.all_sound() => quick,
         _ => quick + longest + stray,
@@ -116,7 +124,10 @@ async fn whole(world: &Rc<World>) {
     for (place, client) in world.clients.iter().enumerate() {
         world.note(|| format!("c{place} is shut down at the end"));
         if timeout(bound, client.shutdown()).await.is_err() {
-            world.fail("C3 shutdown", format!("c{place} is not shut down after {bound:?}"));
+            world.fail(
+                "C3 shutdown",
+                format!("c{place} is not shut down after {bound:?}"),
+            );
         }
     }
     let used: Vec<_> = world.cluster.nodes().map(|node| node.used()).collect();
@@ -135,8 +146,21 @@ pub(crate) async fn cleared(world: &World, bound: Duration, promise: &str) {
             return;
         }
         if from.elapsed() > bound {
-            let views: Vec<_> = world.cluster.nodes().map(|node| node.used().into_iter().take(3).map(|key| (node.get(&key), node.ttl(&key), key)).collect::<Vec<_>>()).collect();
-            return world.fail(promise, format!("{bound:?} after all is gone there is {views:?}"));
+            let views: Vec<_> = world
+                .cluster
+                .nodes()
+                .map(|node| {
+                    node.used()
+                        .into_iter()
+                        .take(3)
+                        .map(|key| (node.get(&key), node.ttl(&key), key))
+                        .collect::<Vec<_>>()
+                })
+                .collect();
+            return world.fail(
+                promise,
+                format!("{bound:?} after all is gone there is {views:?}"),
+            );
         }
         sleep((bound / 50).max(Duration::from_millis(1))).await;
     }
@@ -149,7 +173,8 @@ async fn wait_forever(world: Rc<World>, user: u64) {
     sleep(plan.horizon * u32::try_from(chance.below(101)).unwrap() / 100).await;
     let ttl = log_millis(chance, plan.ttls.0, plan.ttls.1);
     // The first client is never shut down.
-    let client = (0..plan.clients.len()).find(|place| (*place == 0 || !plan.shut) && plan.sound(*place, ttl));
+    let client = (0..plan.clients.len())
+        .find(|place| (*place == 0 || !plan.shut) && plan.sound(*place, ttl));
     let Some(client) = client else { return };
     let _using = world.using("r0");
     let asked = world.asked("r0");
@@ -157,11 +182,22 @@ async fn wait_forever(world: Rc<World>, user: u64) {
     match world.clients[client].lock("r0", ttl).wait_forever().await {
         Ok(guard) => {
             let settings = &plan.clients[client];
-            let held = world.born(client, "r0", guard, asked, ttl, settings.auto, settings.max_hold, "lock for ever");
+            let held = world.born(
+                client,
+                "r0",
+                guard,
+                asked,
+                ttl,
+                settings.auto,
+                settings.max_hold,
+                "lock for ever",
+            );
             sleep(plan.slowest() + Duration::from_millis(5)).await;
             drop(held);
         }
-        Err(LockError::NoQuorum(error)) => world.judge_no_quorum("lock for ever", client, ttl, asked.at, &error, ""),
+        Err(LockError::NoQuorum(error)) => {
+            world.judge_no_quorum("lock for ever", client, ttl, asked.at, &error, "")
+        }
         Err(error) => world.fail("VERDICT lock for ever", format!("c{client}: {error}")),
     }
 }

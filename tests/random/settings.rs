@@ -103,14 +103,22 @@ impl Plan {
             8 => Weather::Outages,
             _ => Weather::Wild,
         };
-        let weather = if nodes == 1 && weather != Weather::Wild { Weather::Calm } else { weather };
-        let restarts = !matches!(weather, Weather::Calm) && nodes > 1 && with(chance, 2, "restarts");
+        let weather = if nodes == 1 && weather != Weather::Wild {
+            Weather::Calm
+        } else {
+            weather
+        };
+        let restarts =
+            !matches!(weather, Weather::Calm) && nodes > 1 && with(chance, 2, "restarts");
         let cap = [0, 0, 2, 10, 30, 100][chance.place(6)];
         let even = chance.once_in(2).then(|| chance.millis(0, cap + 1));
         let latency: Vec<_> = (0..nodes)
             .map(|_| even.unwrap_or_else(|| chance.millis(0, cap + 1)))
             .collect();
-        let slowest = latency.iter().max().map_or(0, |most| u64::try_from(most.as_millis()).unwrap());
+        let slowest = latency
+            .iter()
+            .max()
+            .map_or(0, |most| u64::try_from(most.as_millis()).unwrap());
         // Three of four runs have only settings that suit the nodes' round trips.
         let sound = !chance.once_in(4);
         let room = if sound { slowest * 4 + 10 } else { 1 };
@@ -128,7 +136,11 @@ impl Plan {
             ttls = (ttls.0.min(grace_millis), ttls.1.min(grace_millis));
         }
         let horizon = (base * 8).clamp(2_000, 60_000);
-        let horizon = if weather == Weather::Calm { horizon } else { horizon.max(20_000) };
+        let horizon = if weather == Weather::Calm {
+            horizon
+        } else {
+            horizon.max(20_000)
+        };
         let slow = latency.iter().all(|span| !span.is_zero());
         let clients: Vec<_> = (0..2 + chance.below(3))
             .map(|_| Settings::draw(chance, sound, room, slow))
@@ -176,7 +188,10 @@ impl Plan {
     pub(crate) fn sound(&self, client: usize, ttl: Duration) -> bool {
         let settings = &self.clients[client];
         let need = self.slowest() * 4 + Duration::from_millis(8);
-        let left = |span: Duration| span.mul_f64(1.0 - settings.drift).saturating_sub(Duration::from_millis(2));
+        let left = |span: Duration| {
+            span.mul_f64(1.0 - settings.drift)
+                .saturating_sub(Duration::from_millis(2))
+        };
         let margin = left(ttl).saturating_sub(ttl / 3);
         let alive = left(settings.ephemeral).saturating_sub(settings.ephemeral / 3);
         need <= settings.node_timeout.min(ttl / 3)
@@ -212,7 +227,10 @@ impl Plan {
             .clock_drift_factor(settings.drift)
             .auto_extend(settings.auto)
             .max_hold(settings.max_hold);
-        builder.connect().await.expect("settings that the builder accepts")
+        builder
+            .connect()
+            .await
+            .expect("settings that the builder accepts")
     }
 }
 
@@ -224,7 +242,11 @@ impl Settings {
             _ => 0.01,
         };
         let span = if sound { room * 6 } else { 20 };
-        let poll = if slow && chance.once_in(12) { Duration::ZERO } else { log_millis(chance, 5, 1000) };
+        let poll = if slow && chance.once_in(12) {
+            Duration::ZERO
+        } else {
+            log_millis(chance, 5, 1000)
+        };
         Self {
             retry_count: 1 + u32::try_from(chance.below(4)).unwrap(),
             retry_delay: log_millis(chance, 1, 1000),

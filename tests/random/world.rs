@@ -128,7 +128,11 @@ pub(crate) struct InLine(Rc<World>, u64);
 
 impl Drop for InLine {
     fn drop(&mut self) {
-        self.0.inner.borrow_mut().armed.retain(|armed| armed.number != self.1);
+        self.0
+            .inner
+            .borrow_mut()
+            .armed
+            .retain(|armed| armed.number != self.1);
     }
 }
 
@@ -143,10 +147,26 @@ pub(crate) struct Asked {
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, terms: &Terms, cluster: MemoryCluster, clients: Vec<FifoRedlock>) -> Self {
+    pub(crate) fn new(
+        plan: Plan,
+        terms: &Terms,
+        cluster: MemoryCluster,
+        clients: Vec<FifoRedlock>,
+    ) -> Self {
         let now = Instant::now();
-        let nodes = vec![Health { well_since: Some(now), forgot: None, down: false }; plan.latency.len()];
-        let inner = Inner { nodes, shut: vec![false; clients.len()], ..Inner::default() };
+        let nodes = vec![
+            Health {
+                well_since: Some(now),
+                forgot: None,
+                down: false
+            };
+            plan.latency.len()
+        ];
+        let inner = Inner {
+            nodes,
+            shut: vec![false; clients.len()],
+            ..Inner::default()
+        };
         Self {
             plan,
             cluster,
@@ -219,7 +239,11 @@ impl World {
     pub(crate) fn using(self: &Rc<Self>, resource: &str) -> Using {
         let mut inner = self.inner.borrow_mut();
         let used = inner.uses.entry(resource.to_owned());
-        let used = used.or_insert(Use { now: 0, last: self.start, begun: 0 });
+        let used = used.or_insert(Use {
+            now: 0,
+            last: self.start,
+            begun: 0,
+        });
         used.now += 1;
         used.begun += 1;
         Using(self.clone(), resource.to_owned())
@@ -235,7 +259,13 @@ impl World {
         // What a request that was dropped has under way is over by then.
         let settle = self.plan.most(|settings| settings.node_timeout) * 2 + self.plan.slowest() * 4;
         let free = free && (used.begun == 1 || used.last + settle < Instant::now());
-        Asked { order: inner.order, at: Instant::now(), begun: used.begun, others: used.now - 1, free }
+        Asked {
+            order: inner.order,
+            at: Instant::now(),
+            begun: used.begun,
+            others: used.now - 1,
+            free,
+        }
     }
 
     /// Whether somebody else used the resource since then.
@@ -248,7 +278,12 @@ impl World {
         let mut inner = self.inner.borrow_mut();
         inner.order += 1;
         let number = inner.order;
-        inner.armed.push(Armed { number, client, resource: resource.to_owned(), recorded: number });
+        inner.armed.push(Armed {
+            number,
+            client,
+            resource: resource.to_owned(),
+            recorded: number,
+        });
         InLine(self.clone(), number)
     }
 
@@ -291,7 +326,8 @@ impl World {
         let mut inner = self.inner.borrow_mut();
         inner.restarted = true;
         inner.nodes[node].down = false;
-        inner.nodes[node].well_since = Some(Instant::now() + self.plan.grace + Duration::from_millis(1100));
+        inner.nodes[node].well_since =
+            Some(Instant::now() + self.plan.grace + Duration::from_millis(1100));
     }
 
     /// How many nodes were well from `from` on.
@@ -307,7 +343,15 @@ impl World {
     }
 
     /// L1, and what errors say: too few nodes can have answered.
-    pub(crate) fn judge_no_quorum(&self, call: &str, client: usize, ttl: Duration, from: Instant, error: &NoQuorum, how: &str) {
+    pub(crate) fn judge_no_quorum(
+        &self,
+        call: &str,
+        client: usize,
+        ttl: Duration,
+        from: Instant,
+        error: &NoQuorum,
+        how: &str,
+    ) {
         self.count("no quorum");
         // Of two nodes that answer one may have it and one not: then it is the third that tells.
         if call == "extend" && error.answered() >= error.needed() {
@@ -317,7 +361,10 @@ impl World {
         if well >= self.plan.quorum() && self.plan.sound(client, ttl) {
             self.fail(
                 &format!("VERDICT {call} NoQuorum{how}"),
-                format!("c{client}: {well} nodes were well for {:?}, yet {error}", from.elapsed()),
+                format!(
+                    "c{client}: {well} nodes were well for {:?}, yet {error}",
+                    from.elapsed()
+                ),
             );
         }
     }
@@ -327,7 +374,13 @@ impl World {
         let views: Vec<_> = self.cluster.nodes().map(|node| node.used()).collect();
         let line = self.clients[0].inspect("r0").await;
         let line = line.map(|view| format!("{:?} {:?}", view.holder(), view.waiters()));
-        self.fail("L1", format!("{bound:?} after all was well a waiter is not served: {views:?} {:?} {line:?}", self.votes("r0")));
+        self.fail(
+            "L1",
+            format!(
+                "{bound:?} after all was well a waiter is not served: {views:?} {:?} {line:?}",
+                self.votes("r0")
+            ),
+        );
     }
 
     // Guards.
@@ -375,7 +428,10 @@ impl World {
             watched: Cell::new(Watched::No),
         });
         let guard = Rc::new(guard);
-        self.inner.borrow_mut().guards.push((Rc::downgrade(&guard), about.clone()));
+        self.inner
+            .borrow_mut()
+            .guards
+            .push((Rc::downgrade(&guard), about.clone()));
         if token % 2 == 0 {
             about.watched.set(Watched::Waits);
             let (lost, heard) = (guard.lost(), about.clone());
@@ -389,24 +445,45 @@ impl World {
     }
 
     /// S2, F1 and F4 at the moment at which a guard comes out.
-    pub(crate) fn judge_birth(&self, client: usize, resource: &str, asked: Asked, token: u64, how: &str) {
-        let last = self.inner.borrow_mut().tokens.insert(resource.to_owned(), token);
+    pub(crate) fn judge_birth(
+        &self,
+        client: usize,
+        resource: &str,
+        asked: Asked,
+        token: u64,
+        how: &str,
+    ) {
+        let last = self
+            .inner
+            .borrow_mut()
+            .tokens
+            .insert(resource.to_owned(), token);
         let grace = self.plan.grace >= Duration::from_millis(2100);
         if let Some(last) = last
             && last >= token
             && self.plan.safe()
             && (grace || !self.plan.restarts)
         {
-            self.fail("S2", format!("c{client} has {resource} with token {token}, after {last}"));
+            self.fail(
+                "S2",
+                format!("c{client} has {resource} with token {token}, after {last}"),
+            );
         }
-        let fair = !matches!(self.plan.weather, Weather::Outages | Weather::Wild) && !self.plan.restarts;
+        let fair =
+            !matches!(self.plan.weather, Weather::Outages | Weather::Wild) && !self.plan.restarts;
         let inner = self.inner.borrow();
         let first = |armed: &&Armed| {
             armed.resource == resource
                 && armed.recorded < asked.order
-                && self.plan.sound(armed.client, Duration::from_millis(self.plan.ttls.0))
+                && self
+                    .plan
+                    .sound(armed.client, Duration::from_millis(self.plan.ttls.0))
         };
-        let passed = inner.armed.iter().find(first).map(|armed| (armed.client, armed.recorded));
+        let passed = inner
+            .armed
+            .iter()
+            .find(first)
+            .map(|armed| (armed.client, armed.recorded));
         drop(inner);
         if let Some((other, recorded)) = passed
             && fair
@@ -422,23 +499,33 @@ impl World {
     /// A guard that nobody else can look at was asked, and says that it is held.
     pub(crate) fn held_elsewhere(&self, resource: &str, token: u64) {
         let others: Vec<_> = self.living();
-        let other = others.iter().find(|(guard, about)| about.resource == resource && about.token != token && guard.is_held());
+        let other = others.iter().find(|(guard, about)| {
+            about.resource == resource && about.token != token && guard.is_held()
+        });
         if let Some((_, about)) = other
             && self.plan.safe()
         {
-            self.fail("S1", format!("{resource}: tokens {} and {token}", about.token));
+            self.fail(
+                "S1",
+                format!("{resource}: tokens {} and {token}", about.token),
+            );
         }
     }
 
     fn living(&self) -> Vec<(Rc<LockGuard>, Rc<About>)> {
         let inner = self.inner.borrow();
         let living = inner.guards.iter();
-        living.filter_map(|(guard, about)| Some((guard.upgrade()?, about.clone()))).collect()
+        living
+            .filter_map(|(guard, about)| Some((guard.upgrade()?, about.clone())))
+            .collect()
     }
 
     /// To be called at every step: looks at all guards.
     pub(crate) fn sample(&self) {
-        self.inner.borrow_mut().guards.retain(|(guard, _)| guard.strong_count() > 0);
+        self.inner
+            .borrow_mut()
+            .guards
+            .retain(|(guard, _)| guard.strong_count() > 0);
         let living = self.living();
         let mut holders: BTreeMap<&str, &About> = BTreeMap::new();
         for (guard, about) in &living {
@@ -449,7 +536,10 @@ impl World {
                 {
                     self.fail(
                         "S1",
-                        format!("{}: c{} with token {} and c{} with token {}", about.resource, other.client, other.token, about.client, about.token),
+                        format!(
+                            "{}: c{} with token {} and c{} with token {}",
+                            about.resource, other.client, other.token, about.client, about.token
+                        ),
                     );
                 }
                 self.judge_held(guard, about);
@@ -461,28 +551,51 @@ impl World {
     }
 
     fn judge_held(&self, guard: &LockGuard, about: &About) {
-        let name = || format!("c{}'s guard of {} with token {}", about.client, about.resource, about.token);
+        let name = || {
+            format!(
+                "c{}'s guard of {} with token {}",
+                about.client, about.resource, about.token
+            )
+        };
         if about.over.get().is_some() {
-            self.fail("S3 returned", format!("{} was lost, and is held again", name()));
+            self.fail(
+                "S3 returned",
+                format!("{} was lost, and is held again", name()),
+            );
         }
         if about.watched.get() == Watched::Heard {
-            self.fail("S3 told", format!("lost() of {} is ready, and it is held", name()));
+            self.fail(
+                "S3 told",
+                format!("lost() of {} is ready, and it is held", name()),
+            );
         }
         if let Some(most) = about.max_hold
             && about.born.elapsed() > most + TIMER
         {
-            self.fail("MAX_HOLD", format!("{} is held for {:?}", name(), about.born.elapsed()));
+            self.fail(
+                "MAX_HOLD",
+                format!("{} is held for {:?}", name(), about.born.elapsed()),
+            );
         }
         if self.plan.weather == Weather::Wild {
             return;
         }
         let key = self.key(&about.resource);
-        let nodes: Vec<_> = self.cluster.nodes().map(|node| (node.get(&key), node.ttl(&key))).collect();
+        let nodes: Vec<_> = self
+            .cluster
+            .nodes()
+            .map(|node| (node.get(&key), node.ttl(&key)))
+            .collect();
         let has = |node: &(Option<String>, _)| node.0.is_some() && node.0 == about.id;
         let have = nodes.iter().filter(|node| has(node)).count();
         let forgot = {
             let inner = self.inner.borrow();
-            let forgot = |place: &usize| !has(&nodes[*place]) && inner.nodes[*place].forgot.is_some_and(|at| at + self.plan.slowest() >= about.born);
+            let forgot = |place: &usize| {
+                !has(&nodes[*place])
+                    && inner.nodes[*place]
+                        .forgot
+                        .is_some_and(|at| at + self.plan.slowest() >= about.born)
+            };
             (0..nodes.len()).filter(forgot).count()
         };
         if have + forgot < self.plan.quorum() && self.plan.safe() {
@@ -495,10 +608,18 @@ impl World {
     }
 
     /// H15: a lease stands on all nodes, for its full ttl, within a few round trips of the guard.
-    fn judge_whole(&self, guard: &LockGuard, about: &About, nodes: &[(Option<String>, Option<Duration>)]) {
+    fn judge_whole(
+        &self,
+        guard: &LockGuard,
+        about: &About,
+        nodes: &[(Option<String>, Option<Duration>)],
+    ) {
         let settle = self.plan.slowest() * 10 + Duration::from_millis(30);
         let sound = self.plan.all_sound() && self.plan.weather == Weather::Calm;
-        if !sound || about.touched.get().elapsed() < settle || !self.plan.sound(about.client, about.ttl.get().0) {
+        if !sound
+            || about.touched.get().elapsed() < settle
+            || !self.plan.sound(about.client, about.ttl.get().0)
+        {
             return;
         }
         let slack = self.plan.slowest() * 3 + Duration::from_millis(10);
@@ -526,7 +647,16 @@ impl World {
     }
 
     fn judge_over(&self, guard: &LockGuard, about: &About) {
-        let name = || format!("c{}'s guard of {} with token {}, {:?} old, ttl {:?}", about.client, about.resource, about.token, about.born.elapsed(), about.ttl.get());
+        let name = || {
+            format!(
+                "c{}'s guard of {} with token {}, {:?} old, ttl {:?}",
+                about.client,
+                about.resource,
+                about.token,
+                about.born.elapsed(),
+                about.ttl.get()
+            )
+        };
         let since = about.over.get().unwrap_or_else(|| {
             about.over.set(Some(Instant::now()));
             Instant::now()
@@ -543,7 +673,14 @@ impl World {
         }
         let late = since.elapsed() > TIMER;
         if late && (why.is_none() || about.watched.get() == Watched::Waits) {
-            self.fail("S3 told", format!("{} is over for {:?}, and lost() does not say so", name(), since.elapsed()));
+            self.fail(
+                "S3 told",
+                format!(
+                    "{} is over for {:?}, and lost() does not say so",
+                    name(),
+                    since.elapsed()
+                ),
+            );
         }
     }
 
@@ -556,7 +693,11 @@ impl World {
         }
         let calm = matches!(self.plan.weather, Weather::Calm | Weather::Gentle);
         if calm && self.plan.sound(about.client, about.ttl.get().0) {
-            let promise = if self.plan.weather == Weather::Calm { "L6" } else { "L5" };
+            let promise = if self.plan.weather == Weather::Calm {
+                "L6"
+            } else {
+                "L5"
+            };
             self.fail(promise, format!("{name} was lost: {why}"));
         }
     }
@@ -565,7 +706,9 @@ impl World {
     pub(crate) fn released(&self, resource: &str, id: Option<String>) {
         if let Some(id) = id {
             let mut inner = self.inner.borrow_mut();
-            inner.released.push_back((resource.to_owned(), id, Instant::now()));
+            inner
+                .released
+                .push_back((resource.to_owned(), id, Instant::now()));
             if inner.released.len() > 3 {
                 inner.released.pop_front();
             }
@@ -578,9 +721,19 @@ impl World {
         for (resource, id, at) in released {
             let votes = self.votes(&resource);
             let uuid = |id: &str| id.split(':').next().map(str::to_owned);
-            let have = votes.iter().flatten().filter(|vote| uuid(vote) == uuid(&id)).count();
+            let have = votes
+                .iter()
+                .flatten()
+                .filter(|vote| uuid(vote) == uuid(&id))
+                .count();
             if have > votes.len() - self.plan.quorum() && self.plan.weather != Weather::Wild {
-                self.fail("C3 confirmed", format!("{resource}: {id} was released {:?} ago and is on {have} nodes: {votes:?}", at.elapsed()));
+                self.fail(
+                    "C3 confirmed",
+                    format!(
+                        "{resource}: {id} was released {:?} ago and is on {have} nodes: {votes:?}",
+                        at.elapsed()
+                    ),
+                );
             }
         }
     }

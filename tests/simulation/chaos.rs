@@ -200,7 +200,12 @@ fn befall(world: &mut World, chance: &mut Chance, lasts: Ms, sound_from: &mut [M
         }
         9..=11 => hang(world, node, lasts, on),
         12..=14 if may_forget(world, node, sound_from) => {
-            let memory = chance.pick(&[Memory::Empty, Memory::Empty, Memory::LastSecond, Memory::Old]);
+            let memory = chance.pick(&[
+                Memory::Empty,
+                Memory::Empty,
+                Memory::LastSecond,
+                Memory::Old,
+            ]);
             let down = if chance.is(50) { 0 } else { lasts };
             let sound = world.now() + down + world.history.settings.grace + 1500;
             sound_from[node] = sound;
@@ -461,8 +466,11 @@ pub(super) async fn remember(sim: Sim) {
                     server.snapshots.push(table);
                     // The older they are, the farther they are apart.
                     if server.snapshots.len() > SNAPSHOTS {
-                        let kept = std::mem::take(&mut server.snapshots).into_iter().enumerate();
-                        let kept = kept.filter(|(place, _)| place % 2 == 0 || *place > SNAPSHOTS / 2);
+                        let kept = std::mem::take(&mut server.snapshots)
+                            .into_iter()
+                            .enumerate();
+                        let kept =
+                            kept.filter(|(place, _)| place % 2 == 0 || *place > SNAPSHOTS / 2);
                         server.snapshots = kept.map(|(_, table)| table).collect();
                     }
                 }

@@ -29,7 +29,8 @@ pub(super) const RELATIONS: &[&str] = &[
 /// Counts those that hold between clients with these settings, and the ttls that they ask for.
 pub(super) fn count(own: &[Settings], ttls: &[Ms]) {
     let any = |holds: &dyn Fn(&Settings, Ms) -> bool| {
-        own.iter().any(|own| ttls.iter().any(|ttl| holds(own, *ttl)))
+        own.iter()
+            .any(|own| ttls.iter().any(|ttl| holds(own, *ttl)))
     };
     let differ = |of: &dyn Fn(&Settings) -> Ms| own.iter().any(|it| of(it) != of(&own[0]));
     let found = [

@@ -11,8 +11,8 @@ use super::{
     drills,
     faults::{self, LONG_TTL, RATE},
     history::{History, Ms, Settings, What},
-    relations,
     life::{self, Life, Part},
+    relations,
     server::Server,
     way::{Way, Weather},
     wire::Wire,
@@ -208,17 +208,19 @@ impl Stage {
         let trip = base.round_trip();
         let mut settings = Settings {
             ephemeral: chance.pick(&[base.ephemeral, base.ephemeral, 300, 3000, 8000]),
-            node_timeout: chance.pick(&[base.node_timeout, 60, 120, 250, 500]).max(2 * trip),
+            node_timeout: chance
+                .pick(&[base.node_timeout, 60, 120, 250, 500])
+                .max(2 * trip),
             poll: chance.pick(&[base.poll, base.poll, 5, 300]),
             drift: chance.pick(&[10, 10, 10, 50, 300, 500]),
             room: chance.pick(&[base.room, base.room, 64]),
             ..base.clone()
         };
         if chance.is(4) {
-            settings.ephemeral = chance.between(trip.max(6), 5 * trip + 10);
+            settings.ephemeral = chance.between(trip.max(20), 5 * trip + 20);
         }
         if chance.is(2) {
-            settings.node_timeout = chance.between(1, 2 * trip);
+            settings.node_timeout = chance.between(10, 2 * trip.max(6));
         }
         if equal_clocks && chance.is(30) {
             settings.drift = 0;
@@ -294,7 +296,10 @@ impl Stage {
             }
             for call in waiting {
                 let client = world.history.call(call).client;
-                let (ttl, own) = (world.history.call(call).ttl, world.history.settings_of(call));
+                let (ttl, own) = (
+                    world.history.call(call).ttl,
+                    world.history.settings_of(call),
+                );
                 let could = own.answers_in_time(ttl) && own.waits_in_time();
                 if could && !world.lives[client].is_dead() {
                     world.note(What::Starved(call));

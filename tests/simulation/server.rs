@@ -471,7 +471,9 @@ impl World {
         if let Some((call, _, until)) = new.holder.filter(|_| by.is_some()) {
             let ttl = self.history.calls[usize::from(call)].longest;
             let left = until.saturating_sub(millis);
-            let grown = old.holder.is_none_or(|(other, _, before)| other != call || before < until);
+            let grown = old
+                .holder
+                .is_none_or(|(other, _, before)| other != call || before < until);
             // Rounded up on the way, and by the node.
             if grown && left > ttl + 2 && call != 0 {
                 notes.push(What::LongVote {

@@ -158,7 +158,9 @@ impl Tally {
             let faults = FAULTS.iter().map(|fault| fault.name);
             let expected = faults.chain(NETWORK.iter().chain(SEEN).chain(LOGGED).copied());
             // One is not kept, but dropped or awaited.
-            let also = ALSO_MADE.iter().flat_map(|[made, _, _, beside]| [made, beside]);
+            let also = ALSO_MADE
+                .iter()
+                .flat_map(|[made, _, _, beside]| [made, beside]);
             let made = MADE.iter().flatten().chain(also).chain(RELATIONS).copied();
             let expected = expected.chain(made);
             let never: Vec<_> = expected
@@ -195,7 +197,9 @@ impl Tally {
     }
 
     fn tell_violations(&self) {
-        let most = std::env::var("TOLD").ok().and_then(|most| most.parse().ok());
+        let most = std::env::var("TOLD")
+            .ok()
+            .and_then(|most| most.parse().ok());
         for (_, told) in self.bad.iter().take(most.unwrap_or(TOLD)) {
             println!("{}", told.concat());
         }

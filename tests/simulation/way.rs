@@ -153,6 +153,11 @@ impl Way {
         })
     }
 
+    /// How many requests wait for their answers.
+    pub(super) fn under_way(&self) -> usize {
+        self.link.as_ref().map_or(0, |link| link.waiting.len())
+    }
+
     pub(super) fn clock(&self) -> Option<Arc<NodeClock>> {
         self.link.as_ref().map(|link| link.clock.clone())
     }
@@ -232,6 +237,7 @@ impl World {
         let number = self.requests;
         let (sender, receiver) = oneshot::channel();
         let way = &mut self.ways[client][node];
+        let margin = way.context.config.node_timeout;
         let link = way.link.as_mut()?;
         link.waiting.insert(number, sender);
         let after = link.after_release(&ask);
@@ -242,7 +248,7 @@ impl World {
             run: link.run,
             number,
             ask,
-            deadline: deadline.map(|deadline| link.clock.deadline(deadline, at)),
+            deadline: deadline.map(|deadline| link.clock.deadline(deadline, margin, at)),
             meant: deadline.map(|deadline| deadline.since(Time::default()).as_millis() as Ms),
             stray: false,
         };

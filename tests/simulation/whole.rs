@@ -74,7 +74,8 @@ impl World {
             let taken = holder.is_some_and(|holder| holder != number);
             let poll = self.history.settings.poll;
             let asks = |since: Ms| now < since + 2 * few + 2 * poll + call.renews.unwrap_or(0);
-            let taken = taken && (asks(call.had.unwrap_or(now)) || server.meddled.is_some_and(asks));
+            let taken =
+                taken && (asks(call.had.unwrap_or(now)) || server.meddled.is_some_and(asks));
             let left = server.key_left(call.resource, number, now).unwrap_or(0);
             if left < least && !meddled && !taken && self.is_settled(node, call.resource, number) {
                 self.note(What::Part {
@@ -117,11 +118,17 @@ impl World {
         let few = self.history.settings.few();
         let owed = |call: u16| {
             let it = self.history.call(call);
-            let meddled = self.servers.iter().filter_map(|server| server.meddled).max();
+            let meddled = self
+                .servers
+                .iter()
+                .filter_map(|server| server.meddled)
+                .max();
             // It can know when it renews the next time; one that does not never does.
             let known = match meddled.filter(|meddled| *meddled >= it.asked) {
                 None => true,
-                Some(meddled) => it.renews.is_some_and(|every| meddled + every + 2 * few < now),
+                Some(meddled) => it
+                    .renews
+                    .is_some_and(|every| meddled + every + 2 * few < now),
             };
             known && it.had.is_some_and(|had| had + few < now)
         };
@@ -130,7 +137,10 @@ impl World {
         resources.sort_unstable();
         resources.dedup();
         resources.into_iter().all(|resource| {
-            let holders = self.servers.iter().map(|server| server.holder(resource, now));
+            let holders = self
+                .servers
+                .iter()
+                .map(|server| server.holder(resource, now));
             let holders: Vec<_> = holders.collect();
             let out = |holder: &Option<u16>| holder.is_some_and(|call| self.is_out(call));
             let guards = self.guards.iter().map(|out| out.call);

@@ -20,6 +20,9 @@ use crate::{
     resource::Resource,
 };
 
+/// How many calls the driver takes at once; the real one has more, and more are asked of it.
+const SLOTS: usize = 3_600;
+
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
     pub(super) sim: Sim,
@@ -102,10 +105,10 @@ impl Wire {
         read: fn(Reply) -> Option<T>,
     ) -> Call<T> {
         let wire = self.clone();
-        // What the driver does when it is busy: a call waits for its slot, and what comes later is written first.
+        // What the driver does when it has no slot free: a call waits for one, and what comes later is written first.
         let held_up = self.sim.with(|world| {
-            let busy = world.busy_driver;
-            busy && world.chance.is(10)
+            let busy = world.ways[self.client][self.node].under_way() >= SLOTS;
+            busy && world.busy_driver && world.chance.is(10)
         });
         async move {
             if held_up {
@@ -116,15 +119,8 @@ impl Wire {
             let began = wire.sim.with(|world| world.now());
             let mut sent = None;
             let outcome = {
-                let attempts = pin!(async {
-                    match wire.attempt(&ask, refused_after, read, &mut sent).await {
-                        Err(NodeError::Late) if wire.clock.now() < deadline => {
-                            wire.attempt(&ask, refused_after, read, &mut sent).await
-                        }
-                        outcome => outcome,
-                    }
-                });
-                unless_overdue(wire.clock, deadline, attempts).await
+                let attempt = pin!(wire.attempt(&ask, refused_after, read, &mut sent));
+                unless_overdue(wire.clock, deadline, attempt).await
             };
             if let (Err(NodeError::TimedOut), Some((epoch, number))) = (&outcome, sent)
                 && wire.clock.now().since(started) >= wire.patience / 2

@@ -20,7 +20,7 @@ use super::{
     life::{Life, Part},
     world::Sim,
 };
-use crate::{ExtendError, FifoRedlock, LockError, LockGuard, Ticket};
+use crate::{ArgumentError, ExtendError, FifoRedlock, LockError, LockGuard, Ticket};
 
 /// What is counted of a public call.
 macro_rules! made_of {
@@ -187,8 +187,7 @@ impl Worker {
                 }
                 _ => {
                     self.sim.note(What::Polled(call));
-                    let outcome =
-                        made(&self.sim, ACQUIRE, call, u64::MAX, ticket.acquire()).await;
+                    let outcome = made(&self.sim, ACQUIRE, call, u64::MAX, ticket.acquire()).await;
                     if let Some(outcome) = outcome {
                         return self.acquired(call, outcome).await;
                     }
@@ -403,7 +402,10 @@ impl Worker {
                 self.sim.changes(call, Call::stopped);
             }
             4 | 5 => {
-                let every = self.chance.pick(&[ttl / 3, ttl / 3, ttl / 10, ttl / 2]).max(1);
+                let every = self
+                    .chance
+                    .pick(&[ttl / 3, ttl / 3, ttl / 10, ttl / 2])
+                    .max(1);
                 let left = guard.validity().as_millis() as Ms;
                 match guard.start_auto_extend(Duration::from_millis(every), span) {
                     Ok(()) => self.sim.changes(call, |it| {
@@ -412,7 +414,11 @@ impl Worker {
                         it.renews = Some(every);
                         it.ttl = ttl;
                     }),
-                    Err(ExtendError::AutoExtendRunning | ExtendError::Lost(_)) => {}
+                    Err(
+                        ExtendError::AutoExtendRunning
+                        | ExtendError::Lost(_)
+                        | ExtendError::Argument(ArgumentError::IntervalTooLong { .. }),
+                    ) => {}
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -440,11 +446,20 @@ impl Worker {
                 let (api, mut future): (usize, Pin<Box<dyn Future<Output = ()> + Send>>) =
                     if self.chance.is(50) {
                         self.extends(call, ttl);
-                        (EXTEND, Box::pin(async move { drop(guard.extend(span).await) }))
+                        (
+                            EXTEND,
+                            Box::pin(async move { drop(guard.extend(span).await) }),
+                        )
                     } else {
-                        (IS_VALID, Box::pin(async move { drop(guard.is_valid().await) }))
+                        (
+                            IS_VALID,
+                            Box::pin(async move { drop(guard.is_valid().await) }),
+                        )
                     };
-                if begun(&self.sim, api, call, polls, &mut future).await.is_none() {
+                if begun(&self.sim, api, call, polls, &mut future)
+                    .await
+                    .is_none()
+                {
                     count(MADE[api][2]);
                     kept.push(future);
                 }

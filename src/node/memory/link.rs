@@ -158,12 +158,7 @@ impl MemoryLink {
             act: Arc::new(act),
         };
         let call = async move {
-            let attempt = pin!(async {
-                match round.run().await {
-                    Err(NodeError::Late) => round.run().await,
-                    outcome => outcome,
-                }
-            });
+            let attempt = pin!(round.run());
             unless_overdue(clock, deadline, attempt).await
         };
         watched(self.server.name.clone(), call).boxed()

@@ -54,12 +54,14 @@ impl NodeClock {
         (own.offset.saturating_sub(other.offset), doubt)
     }
 
-    /// `deadline` in milliseconds of the server's clock, and not a moment later, whatever the doubt: what
-    /// is refused too early is asked again, what runs too late does harm. Never zero, which stands for none.
-    pub(crate) fn deadline(&self, deadline: Time, now: Time) -> u64 {
+    /// `deadline` in milliseconds of the server's clock, and no later than `margin` after it, whatever the doubt:
+    /// what is refused too early is asked again, what runs too late does harm, and a release that has to come
+    /// after it waits for as long. Never zero, which stands for none.
+    pub(crate) fn deadline(&self, deadline: Time, margin: Duration, now: Time) -> u64 {
         let known = *self.reading();
         let since = micros(deadline.since(Time::default()));
-        let earliest = known.offset.saturating_sub(known.doubt_at(now));
+        let doubt = known.doubt_at(now).saturating_sub(micros(margin)).max(0);
+        let earliest = known.offset.saturating_sub(doubt);
         let at = earliest.saturating_add(since) / 1000;
         u64::try_from(at).unwrap_or_default().max(1)
     }
@@ -144,15 +146,21 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_is_never_later_than_meant() {
-        // Read somewhere between 100 and 140: the server is ahead by 860 at least.
+    fn a_deadline_is_later_than_meant_by_its_margin_at_most() {
+        // Read somewhere between 100 and 140: the server is ahead by 880, or by 860 at least.
         let clock = NodeClock::read(1_000, at(100), at(140));
-        for (now, latest) in [(140, 1_060), (10_140, 1_050)] {
-            let deadline = clock.deadline(at(200), at(now));
+        let cases = [
+            (0, 140, 1_060),
+            (0, 10_140, 1_050),
+            (10, 140, 1_070),
+            (500, 140, 1_082),
+        ];
+        for (margin, now, latest) in cases {
+            let deadline = clock.deadline(at(200), Duration::from_millis(margin), at(now));
             assert!((latest - 2..=latest).contains(&deadline), "{deadline}");
         }
         let guess = NodeClock::guess(1_000, at(100));
-        assert_eq!(guess.deadline(at(200), at(100)), 1);
+        assert_eq!(guess.deadline(at(200), Duration::from_secs(1), at(100)), 1);
     }
 
     #[test]

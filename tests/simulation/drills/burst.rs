@@ -72,8 +72,11 @@ impl Drill<'_> {
     /// C1: very many waiters are dropped at once.
     pub(super) async fn crowd(&mut self) {
         let many = self.chance.between(100, 400) as usize;
-        let cost = self.chance.pick(&[100, 300, 1000]);
         let (holder, party) = (self.enter(), self.enter());
+        // A node must be able to carry out what keeps so many places: three questions in each waiter lease.
+        let lease = self.stage.settings().ephemeral.min(4000);
+        let most = lease * 1000 / (8 * many as Ms);
+        let cost = self.chance.pick(&[100, 300, 1000]).min(most);
         let (first, guard) = self.lock(holder, 20_000).await;
         let calls: Vec<u16> = (0..many)
             .map(|_| self.call(party, Kind::Enqueue, 4000))
@@ -89,6 +92,7 @@ impl Drill<'_> {
         let asked = join_all(calls.iter().map(ask));
         let asked = super::within_life(&self.parties[party].life, asked).await;
         let refused = asked.iter().filter(|it| !matches!(it, Some(Ok(_)))).count() as Ms;
+        if let Some(Some(Err(error))) = asked.iter().find(|it| matches!(it, Some(Err(_)))) { eprintln!("REFUSED {error}"); }
         let what = format!("{many} asked for a place at once, {cost} us each; refused");
         self.tell("L1", Vec::new(), start, Some(start + refused), 0, &what);
         calls.iter().for_each(|call| self.note(What::Given(*call)));

@@ -38,12 +38,12 @@ impl Drill<'_> {
                 tokio::join!(one, other);
             }
             2 | 3 => {
-                let mut kept: Pin<Box<dyn Future<Output = ()> + Send + '_>> =
-                    if self.chance.is(50) {
-                        Box::pin(async { drop(guard.is_valid().await) })
-                    } else {
-                        Box::pin(async { drop(guard.extend(Duration::from_millis(ttl)).await) })
-                    };
+                let mut kept: Pin<Box<dyn Future<Output = ()> + Send + '_>> = if self.chance.is(50)
+                {
+                    Box::pin(async { drop(guard.is_valid().await) })
+                } else {
+                    Box::pin(async { drop(guard.extend(Duration::from_millis(ttl)).await) })
+                };
                 let wait = self.chance.millis(ttl / 2);
                 sleep(wait).await;
                 let _ = Cut::new(&mut kept, 1, call).await;
@@ -104,20 +104,31 @@ impl Drill<'_> {
         let wait = match self.chance.below(3) {
             0 => 0,
             1 => self.chance.below(ephemeral.min(ttl)),
-            _ => ephemeral.min(ttl).saturating_sub(self.chance.below(4 * trip + 20)),
+            _ => ephemeral
+                .min(ttl)
+                .saturating_sub(self.chance.below(4 * trip + 20)),
         };
         sleep(Duration::from_millis(wait)).await;
         self.note(What::Polled(call));
         let acquired = Cut::new(ticket.acquire(), u64::MAX, call);
         let Ok(Some(Ok(guard))) = timeout(NEVER, acquired).await else {
-            return self.tell("L6", vec![call], 0, Some(1), 0, "a grant was not had in a minute");
+            return self.tell(
+                "L6",
+                vec![call],
+                0,
+                Some(1),
+                0,
+                "a grant was not had in a minute",
+            );
         };
         let guard = std::sync::Arc::new(guard);
         self.stage.sim.follow(call, &guard);
         let mut longest = ttl;
         if self.chance.is(40) {
             let other = self.chance.between(12 * trip + 100, 6000);
-            self.stage.sim.changes(call, |it| it.longest = it.longest.max(other));
+            self.stage
+                .sim
+                .changes(call, |it| it.longest = it.longest.max(other));
             let extends = guard.extend(Duration::from_millis(other));
             if let Some(Ok(())) = Cut::new(extends, u64::MAX, call).await {
                 self.stage.sim.changes(call, |it| it.extended(other));
@@ -163,7 +174,9 @@ impl Drill<'_> {
             sleep(Duration::from_millis(2 * few.few())).await;
             let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
             let resource = self.resource;
-            self.stage.sim.with(|world| chaos::delete(world, node, resource));
+            self.stage
+                .sim
+                .with(|world| chaos::delete(world, node, resource));
             // As long as it takes until it is renewed.
             sleep(Duration::from_millis(ttl / 3 + few.few())).await;
             self.is_kept(call, &guard, "one node lost its key");
@@ -255,7 +268,9 @@ impl Drill<'_> {
         let (party, next) = (self.enter(), self.enter());
         let ttl = self.chance.between(4000, 20_000);
         let call = self.call(party, Kind::Lock, ttl);
-        let lock = self.parties[party].redlock.lock(self.name(), Duration::from_millis(ttl));
+        let lock = self.parties[party]
+            .redlock
+            .lock(self.name(), Duration::from_millis(ttl));
         let mut lock = Box::pin(lock.wait_forever());
         self.note(What::Asks(call));
         let polls = self.chance.between(1, 2);
@@ -286,7 +301,10 @@ impl Drill<'_> {
         } else {
             ttl = self.chance.between(trip, 5 * trip);
         }
-        let hasty = Settings { ephemeral, ..base.clone() };
+        let hasty = Settings {
+            ephemeral,
+            ..base.clone()
+        };
         let holder = self.enter();
         let (front, behind) = (self.enter_with(hasty), self.enter_with(base));
         for party in [front, behind] {
@@ -311,7 +329,9 @@ impl Drill<'_> {
         };
         tokio::spawn(life.gate(super::Part::Callers, Box::pin(task)));
         let served = self.served(waits).await;
-        let what = format!("in front was a waiter lease of {ephemeral} ms and a ttl of {ttl} ms, the round trip being {trip} ms");
+        let what = format!(
+            "in front was a waiter lease of {ephemeral} ms and a ttl of {ttl} ms, the round trip being {trip} ms"
+        );
         let calls = vec![first, second, third];
         self.tell("nobody stuck", calls, free, served, 20_000, &what);
         // It may never be served itself.

@@ -20,7 +20,10 @@ impl Drill<'_> {
         let mut saved = None;
         for step in 0..steps {
             if step == saved_at {
-                let table = self.stage.sim.with(|world| world.servers[forgets].table.clone());
+                let table = self
+                    .stage
+                    .sim
+                    .with(|world| world.servers[forgets].table.clone());
                 saved = Some(table);
             }
             if let Some(table) = saved.take_if(|_| step == back_at) {
@@ -44,7 +47,9 @@ impl Drill<'_> {
                 let (call, guard) = self.lock(party, 500).await;
                 self.releases(call, guard).await;
             }
-            self.stage.sim.with(|world| away.for_each(|node| chaos::wake(world, node)));
+            self.stage
+                .sim
+                .with(|world| away.for_each(|node| chaos::wake(world, node)));
             // Until it is connected again.
             let pause = 600 + self.chance.below(300);
             sleep(Duration::from_millis(pause)).await;
@@ -79,13 +84,13 @@ impl Drill<'_> {
         let kept = self.stage.sim.with(|world| {
             let now = world.now();
             let mut kept = 0;
-            for (_, server) in (0..).zip(&mut world.servers).filter(|(node, _)| *node != far) {
+            for (_, server) in (0..)
+                .zip(&mut world.servers)
+                .filter(|(node, _)| *node != far)
+            {
                 let header = Header {
                     micros: server.micros(now),
-                    seed: 0,
-                    extra: 0,
-                    unheard: 0,
-                    lease: 0,
+                    ..Header::default()
                 };
                 for resource in first..first + NAMES {
                     let report = server.table.inspect(header, &format!("r{resource}"));

@@ -16,7 +16,8 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
             Some(broken("S3", *at, &[*call], what))
         }
         What::Untold(call) => {
-            let what = format!("`lost()` of call {call} was polled, and did not tell of the end in time");
+            let what =
+                format!("`lost()` of call {call} was polled, and did not tell of the end in time");
             Some(broken("S3", *at, &[*call], what))
         }
         _ => None,
