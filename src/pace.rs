@@ -16,7 +16,7 @@ const MOST: usize = 3_200;
 
 /// How many at first, and how many at least: a node that is slow must not be asked so much at once that it
 /// answers none of it in time.
-const AT_FIRST: usize = 64;
+const AT_FIRST: usize = 16;
 const LEAST: usize = 8;
 
 /// Who waits to ask each node, and how much is under way there.

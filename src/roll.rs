@@ -487,7 +487,9 @@ impl Entries {
     fn follow_up(&mut self, key: u64, now: Time, after: &mut After) -> Option<u64> {
         let entry = self.requests.get(&key)?;
         let claim = &entry.claim;
-        let (outside, settled) = (claim.waits_for_room(), claim.is_settled());
+        // One that hears of no quorum must not keep those behind it from asking.
+        let outside = claim.waits_for_room() && !claim.is_cut_off();
+        let settled = claim.is_settled();
         let over = entry.abandoned || claim.is_clean() || claim.is_expired(now);
         let over = over && !entry.owned;
         let due = claim.due(now);

@@ -316,7 +316,7 @@ impl Claim {
                 // waiter whose lease is near the round trip still hears of its turn.
                 let timeout = match self.number {
                     Some(_) => config.node_timeout.min(self.lease() * 2 / 3),
-                    None => config.timeout(self.ttl),
+                    None => config.node_timeout.min(self.ttl / 3),
                 };
                 let enqueue = Enqueue {
                     resource,

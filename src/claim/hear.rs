@@ -76,7 +76,8 @@ impl Claim {
         self.hear_while_ending();
         self.move_up(now);
         self.weigh(now);
-        self.news.wake |= self.is_settled() != was_settled || self.is_hopeless();
+        let waits = self.is_settled() != was_settled || self.is_hopeless();
+        self.news.wake |= waits || self.phase == Phase::Held;
     }
 
     /// An extend was answered.

@@ -150,7 +150,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: BACK,
-        voids: &["S4"],
+        voids: &["S4", "L2"],
         why: "a late request may look early; leases and graces last longer by as much. Beyond `restart_grace / 2 - 1 s` a loss of memory then voids S2 as well",
     },
     Fault {

@@ -66,9 +66,9 @@ impl Settings {
         self.round_trip() + 3 < self.node_timeout.min(ttl / 3).min(self.trusted(ttl) / 3)
     }
 
-    /// Whether a waiter lease lasts for three round trips, less what cannot be trusted of it.
-    pub(super) fn waits_in_time(&self) -> bool {
-        self.answers_in_time(self.ephemeral)
+    /// Whether the place of a request for `ttl` is kept for three round trips, less what cannot be trusted of that.
+    pub(super) fn waits_in_time(&self, ttl: Ms) -> bool {
+        self.answers_in_time(self.ephemeral.min(ttl))
     }
 
     /// Of each setting the larger.
@@ -94,6 +94,8 @@ pub(super) struct Call {
     pub(super) client: usize,
     pub(super) resource: usize,
     pub(super) kind: Kind,
+    /// What it asked for first: no place in line is kept for longer.
+    pub(super) first: Ms,
     /// What its renewals ask for.
     pub(super) ttl: Ms,
     /// The longest that it ever asked for.
@@ -113,11 +115,18 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// How long after a node has lost its key it asks there again, if it renews: what it once asked for is renewed
+    /// when a third of that is over.
+    pub(super) fn knows_after(&self) -> Option<Ms> {
+        self.renews.map(|every| every.max(self.longest / 3))
+    }
+
     pub(super) fn new(client: usize, resource: usize, kind: Kind, ttl: Ms) -> Self {
         Self {
             client,
             resource,
             kind,
+            first: ttl,
             ttl,
             longest: ttl,
             renews: Some(ttl / 3),

@@ -300,7 +300,7 @@ impl Stage {
                     world.history.call(call).ttl,
                     world.history.settings_of(call),
                 );
-                let could = own.answers_in_time(ttl) && own.waits_in_time();
+                let could = own.answers_in_time(ttl) && own.waits_in_time(ttl);
                 if could && !world.lives[client].is_dead() {
                     world.note(What::Starved(call));
                 }

@@ -45,7 +45,7 @@ impl World {
         let call = self.history.call(number).clone();
         let settings = self.history.settings_of(number).clone();
         let (now, few) = (self.now(), settings.few());
-        if !settings.answers_in_time(call.ttl) || !settings.waits_in_time() {
+        if !settings.answers_in_time(call.ttl) || !settings.waits_in_time(call.first) {
             return;
         }
         let least = match call.renews {
@@ -66,14 +66,15 @@ impl World {
             let server = &self.servers[node];
             let meddled = server.meddled.is_some_and(|meddled| {
                 // It can know when it renews the next time.
-                let known = call.renews.map(|every| meddled + every + 2 * few);
+                let known = call.knows_after().map(|span| meddled + span + 2 * few);
                 meddled >= call.asked && known.is_none_or(|known| now < known)
             });
             // Who has the vote meanwhile gives it back when it asks the next time.
             let holder = server.holder(call.resource, now);
             let taken = holder.is_some_and(|holder| holder != number);
             let poll = self.history.settings.poll;
-            let asks = |since: Ms| now < since + 2 * few + 2 * poll + call.renews.unwrap_or(0);
+            let asks =
+                |since: Ms| now < since + 2 * few + 2 * poll + call.knows_after().unwrap_or(0);
             let taken =
                 taken && (asks(call.had.unwrap_or(now)) || server.meddled.is_some_and(asks));
             let left = server.key_left(call.resource, number, now).unwrap_or(0);
@@ -127,8 +128,8 @@ impl World {
             let known = match meddled.filter(|meddled| *meddled >= it.asked) {
                 None => true,
                 Some(meddled) => it
-                    .renews
-                    .is_some_and(|every| meddled + every + 2 * few < now),
+                    .knows_after()
+                    .is_some_and(|span| meddled + span + 2 * few < now),
             };
             known && it.had.is_some_and(|had| had + few < now)
         };
@@ -162,7 +163,7 @@ impl World {
         let settings = self.history.settings_of(number).clone();
         let (now, asked) = (self.now(), call.asked);
         let patient = now - asked > settings.round_trip();
-        if !patient || !settings.answers_in_time(call.ttl) || !settings.waits_in_time() {
+        if !patient || !settings.answers_in_time(call.ttl) || !settings.waits_in_time(call.first) {
             return;
         }
         let could = |node: &usize| {

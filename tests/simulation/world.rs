@@ -198,6 +198,11 @@ impl Sim {
         let token = guard.fencing_token();
         let left = guard.validity();
         self.with(|world| {
+            if left.is_zero() {
+                // It was handed out to a task that handed it on late.
+                let why = "its lease had ended when it came".to_owned();
+                return world.note(What::Failed(call, why));
+            }
             world.note(What::Had(call, token));
             let now = world.now();
             let few = world.history.settings.few();
@@ -205,16 +210,12 @@ impl Sim {
             world.call_mut(call).changed = now;
             // The agenda's task must look ahead for it.
             world.rang = true;
-            if left.is_zero() {
-                world.ends(call);
-            } else {
-                world.guards.push(Out {
-                    call,
-                    guard: Arc::downgrade(guard),
-                    next: now + few,
-                    valid_until: now + left.as_millis() as Ms,
-                });
-            }
+            world.guards.push(Out {
+                call,
+                guard: Arc::downgrade(guard),
+                next: now + few,
+                valid_until: now + left.as_millis() as Ms,
+            });
         });
     }
 

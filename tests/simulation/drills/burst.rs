@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::time::{sleep, timeout};
 
 use super::Drill;
@@ -33,15 +33,20 @@ impl Drill<'_> {
         let redlock = self.parties[party].redlock.clone();
         let ask = |(place, call): (usize, &u16)| {
             let lock = redlock.lock(format!("r{}", base + place), Duration::from_secs(20));
-            Cut::new(lock.wait_forever(), u64::MAX, *call)
+            let lock = Cut::new(lock.wait_forever(), u64::MAX, *call);
+            let call = *call;
+            lock.map(move |outcome| (call, outcome))
         };
         let mut locks: FuturesUnordered<_> = calls.iter().enumerate().map(ask).collect();
         let (mut guards, mut refused) = (Vec::new(), 0);
         let patience = Duration::from_millis(5 * once + 5000);
         let all = async {
-            while let Some(outcome) = locks.next().await {
+            while let Some((call, outcome)) = locks.next().await {
                 match outcome {
-                    Some(Ok(guard)) => guards.push(guard),
+                    Some(Ok(guard)) => {
+                        self.note(What::Had(call, guard.fencing_token()));
+                        guards.push(guard);
+                    }
                     _ => refused += 1,
                 }
             }
@@ -61,6 +66,9 @@ impl Drill<'_> {
             sleep(Duration::from_secs(8)).await;
             drop(guards);
         }
+        calls
+            .iter()
+            .for_each(|call| self.note(What::Releases(*call)));
         let dropped = self.now();
         let bound = 4 * once + self.round_trips(20) + 1000;
         let cleared = self.cleared(&calls, dropped + bound + 5000).await;
@@ -92,7 +100,6 @@ impl Drill<'_> {
         let asked = join_all(calls.iter().map(ask));
         let asked = super::within_life(&self.parties[party].life, asked).await;
         let refused = asked.iter().filter(|it| !matches!(it, Some(Ok(_)))).count() as Ms;
-        if let Some(Some(Err(error))) = asked.iter().find(|it| matches!(it, Some(Err(_)))) { eprintln!("REFUSED {error}"); }
         let what = format!("{many} asked for a place at once, {cost} us each; refused");
         self.tell("L1", Vec::new(), start, Some(start + refused), 0, &what);
         calls.iter().for_each(|call| self.note(What::Given(*call)));

@@ -20,7 +20,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
         let settings = history.settings_of(call);
         let bound = settings.ephemeral + settings.node_timeout + 4 * settings.delay;
         // Keep-alives that are answered too late keep nothing alive.
-        if !settings.waits_in_time() {
+        if !settings.waits_in_time(history.call(call).first) {
             continue;
         }
         // A first round that nobody polls any more is not kept alive: it is no ticket yet.
