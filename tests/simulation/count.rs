@@ -11,7 +11,12 @@ use tracing::{
     span,
 };
 
-use super::{chance::call_of, world::World};
+use super::{
+    chance::{Chance, call_of},
+    faults::PANIC,
+    life::is_own_task,
+    world::World,
+};
 use crate::node::{Enqueue, Extend, Extended, Standing};
 
 pub(super) type Counts = BTreeMap<&'static str, u64>;
@@ -76,6 +81,11 @@ thread_local! {
     static COUNTS: RefCell<Counts> = const { RefCell::new(Counts::new()) };
 }
 
+thread_local! {
+    /// By chance of this the listener panics, as a user's may.
+    pub(super) static PANICS: RefCell<Option<Chance>> = const { RefCell::new(None) };
+}
+
 /// One more of these.
 pub(super) fn count(what: &'static str) {
     COUNTS.with_borrow_mut(|counts| *counts.entry(what).or_default() += 1);
@@ -135,6 +145,13 @@ impl Subscriber for Listener {
 
     fn event(&self, event: &Event<'_>) {
         event.record(&mut Words);
+        if is_own_task()
+            && PANICS.with_borrow_mut(|panics| panics.as_mut().is_some_and(|it| it.is(3)))
+        {
+            count(PANIC);
+            // Without a message for each.
+            std::panic::resume_unwind(Box::new("what a user has installed panics"));
+        }
     }
 
     fn enter(&self, _: &span::Id) {}

@@ -24,6 +24,7 @@ pub(super) const OLD: &str = "a node restarts with an old snapshot";
 pub(super) const MEDDLED: &str =
     "one node's keys are deleted or flushed, or its clock is moved, while a lease stands";
 pub(super) const STARVED: &str = "a client's own task, or its callers, get no time";
+pub(super) const PANIC: &str = "a subscriber or recorder of the user's panics";
 pub(super) const PAUSE: &str = "a client is paused";
 pub(super) const LONG_PAUSE: &str = "a client is paused past its ttl";
 pub(super) const DEATH: &str = "a client crashes";
@@ -107,6 +108,11 @@ pub(super) const FAULTS: &[Fault] = &[
         name: STARVED,
         voids: &[],
         why: "its leases are renewed when it goes on, or lost, and `lost()` tells so in time wherever it is polled",
+    },
+    Fault {
+        name: PANIC,
+        voids: &[],
+        why: "what a user has installed is called outside of everything that it could break",
     },
     Fault {
         name: PAUSE,

@@ -62,8 +62,8 @@ impl Settings {
     /// Whether healthy nodes answer in time for leases of `ttl`: thrice within what can be trusted of it, and
     /// within `node_timeout`.
     pub(super) fn answers_in_time(&self, ttl: Ms) -> bool {
-        // With what the timers are coarser than that.
-        self.round_trip() + 3 < self.node_timeout.min(ttl / 3).min(self.trusted(ttl) / 3)
+        // With what timers, and times in whole milliseconds, are coarser than that.
+        self.round_trip() + 8 < self.node_timeout.min(ttl / 3).min(self.trusted(ttl) / 3)
     }
 
     /// Whether the place of a request for `ttl` is kept for three round trips, less what cannot be trusted of that.

@@ -5,9 +5,10 @@
 //! has spawned for itself, while its callers go on, or the callers.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -113,6 +114,13 @@ impl State {
 thread_local! {
     /// Whose task is being polled.
     static CURRENT: RefCell<Option<Life>> = const { RefCell::new(None) };
+    /// Whether that is a task which a client spawned for itself.
+    static OWN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a task that a client spawned for itself is being polled.
+pub(super) fn is_own_task() -> bool {
+    OWN.get()
 }
 
 /// What is spawned on this thread from now on belongs to whoever spawned it.
@@ -159,10 +167,19 @@ impl Future for Gate {
         if still {
             return Poll::Pending;
         }
+        let part = self.part;
         let Some(task) = self.task.as_mut() else {
             return Poll::Ready(());
         };
-        let done = within(&life, || task.as_mut().poll(cx));
+        let before = OWN.replace(part == Part::Own);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            within(&life, || task.as_mut().poll(cx))
+        }));
+        OWN.set(before);
+        let done = done.unwrap_or_else(|panic| {
+            CURRENT.set(None);
+            resume_unwind(panic)
+        });
         if done.is_ready() {
             self.life.state().wakers.remove(&self.place);
             self.task = None;

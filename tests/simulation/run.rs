@@ -9,14 +9,14 @@ use super::{
     chaos,
     count::{self, Counts, Listener},
     drills,
-    faults::{self, LONG_TTL, RATE},
+    faults::{self, LONG_TTL, PANIC, RATE},
     history::{History, Ms, Settings, What},
     life::{self, Life, Part},
     relations,
     server::Server,
     way::{Way, Weather},
     wire::Wire,
-    work::{Attic, Worker},
+    work::{Attic, Cut, Worker},
     world::Sim,
 };
 use crate::{FifoRedlock, builder::FifoRedlockBuilder, clock::Clock, node::Node};
@@ -39,6 +39,7 @@ pub(super) fn run(seed: u64) -> Outcome {
     chance::seed_uuids(seed);
     life::follow_spawns();
     count::take();
+    count::PANICS.set(None);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -107,6 +108,8 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
         )),
         settings,
     };
+    // The subscriber that hears what the clients' own tasks log panics now and then.
+    let panics = beyond.is_none() && chance.is(4);
     let sim = &stage.sim;
     let agenda = tokio::spawn(sim.clone().run());
     let memory = tokio::spawn(chaos::remember(sim.clone()));
@@ -133,6 +136,10 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
         _ => ttls.iter().copied().filter(|ttl| *ttl <= grace).collect(),
     };
     sim.with(|world| relations::count(&world.history.own, &ttls));
+    if panics {
+        sim.note(What::Fault(PANIC, "now and then, in this run".into()));
+    }
+    count::PANICS.set(panics.then(|| chance.fork()));
     let mut workers = Vec::new();
     for (client, party) in parties.iter().enumerate() {
         for _ in 0..chance.between(1, 3) {
@@ -170,14 +177,16 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
         stage.tell_starved();
     }
     workers.iter().for_each(|worker| worker.abort());
-    if beyond.is_none() {
+    count::PANICS.set(None);
+    if beyond.is_none() && !panics {
         drills::run(&stage, &mut chance, &mut parties).await;
     }
 
     stage.shut_down(&parties).await;
     attic.lock().expect("no panic").clear();
     for party in parties.iter().filter(|party| !party.life.is_dead()) {
-        party.redlock.shutdown().await;
+        // That it comes back was looked at before.
+        let _ = timeout(Duration::from_secs(60), party.redlock.shutdown()).await;
     }
     drop(parties);
     let longest = sim.with(|world| {
@@ -313,6 +322,10 @@ impl Stage {
         for (client, party) in parties.iter().enumerate() {
             if party.life.is_dead() {
                 continue;
+            }
+            if client % 2 == 0 {
+                // Dropped half-way, it goes on.
+                let _ = Cut::new(party.redlock.shutdown(), 1, 0).await;
             }
             if timeout(Duration::from_secs(60), party.redlock.shutdown())
                 .await

@@ -148,6 +148,18 @@ impl Tally {
             println!("{times:>9}  {what}");
         }
         self.tell_violations();
+        let faults = FAULTS.iter().map(|fault| fault.name);
+        let expected = faults.chain(NETWORK.iter().chain(SEEN).chain(LOGGED).copied());
+        // One is not kept, but dropped or awaited.
+        let also = ALSO_MADE
+            .iter()
+            .flat_map(|[made, _, _, beside]| [made, beside]);
+        let made = MADE.iter().flatten().chain(also).chain(RELATIONS).copied();
+        let never: Vec<_> = expected
+            .chain(made)
+            .filter(|what| !self.counts.contains_key(what))
+            .collect();
+        println!("never occurred: {never:?}");
         assert!(
             self.bad.is_empty(),
             "broken in {} seeds\n{}",
@@ -155,17 +167,6 @@ impl Tally {
             self.which()
         );
         if self.runs >= ENOUGH {
-            let faults = FAULTS.iter().map(|fault| fault.name);
-            let expected = faults.chain(NETWORK.iter().chain(SEEN).chain(LOGGED).copied());
-            // One is not kept, but dropped or awaited.
-            let also = ALSO_MADE
-                .iter()
-                .flat_map(|[made, _, _, beside]| [made, beside]);
-            let made = MADE.iter().flatten().chain(also).chain(RELATIONS).copied();
-            let expected = expected.chain(made);
-            let never: Vec<_> = expected
-                .filter(|what| !self.counts.contains_key(what))
-                .collect();
             assert!(
                 never.is_empty(),
                 "never occurred, so nothing of it was tested: {never:#?}"

@@ -19,8 +19,10 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
     for (call, _) in history.numbered() {
         let settings = history.settings_of(call);
         let bound = settings.ephemeral + settings.node_timeout + 4 * settings.delay;
-        // Keep-alives that are answered too late keep nothing alive.
-        if !settings.waits_in_time(history.call(call).first) {
+        // Keep-alives that are answered too late keep nothing alive, or hardly.
+        let first = history.call(call).first;
+        let lease = settings.ephemeral.min(first);
+        if !settings.waits_in_time(first) || lease < 10 * settings.round_trip() {
             continue;
         }
         // A first round that nobody polls any more is not kept alive: it is no ticket yet.
