@@ -404,6 +404,7 @@ impl History {
             let about = what.calls();
             let concerns = about.iter().any(|call| calls.contains(call))
                 || full
+                || matches!(what, What::Fault(_, on) if on.ends_with("in this run"))
                 || about.is_empty() && *when >= from && !matches!(what, What::ShutDown { .. });
             if concerns && *when <= *at {
                 let _ = writeln!(told, "  {when:>6} ms {what:?}");

@@ -1,9 +1,11 @@
 //! The simulation: the real client on simulated nodes, a simulated network and virtual time.
 //!
 //! One seed decides everything that happens. `SEED=n` replays one, `SEEDS=n` runs so many; a violation names
-//! the promise and the seed, and tells how it came about. What is simulated: `world` (what is under way),
+//! the promise and the seed, and tells how it came about. `ONLY=promise` looks at one promise, `FULL=1` tells all
+//! that happened in a run, `TOLD=n` tells of so many runs. What is simulated: `world` (what is under way),
 //! `way` (network), `server` (nodes), `life` (clients that stop), `chaos` (faults), `work` (what the clients
-//! do), `drills` (what is promised of time). What is checked: `promises`, by the table in `faults`.
+//! do), `drills` (what is promised of time). What is checked: `promises`, by the table in `faults`, and of leases
+//! that are out in `whole`. How far it reaches: `count` and `relations`.
 
 // A test may fail by panicking.
 #![allow(clippy::unwrap_used)]
@@ -52,7 +54,7 @@ fn simulation_keeps_every_promise() {
 
 #[test]
 fn simulation_replays_a_seed_exactly() {
-    for seed in 0..8 {
+    for seed in 0..24 {
         let history = || format!("{:#?}", run::run(seed).history);
         assert!(
             history() == history(),

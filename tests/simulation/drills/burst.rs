@@ -60,15 +60,11 @@ impl Drill<'_> {
         let what = format!("{many} locks of free names at once, {cost} us each");
         self.tell("L1", Vec::new(), start, took, bound, &what);
         if self.chance.is(50) {
-            drop(guards);
-        } else {
             // Some renewals go out in between.
             sleep(Duration::from_secs(8)).await;
-            drop(guards);
         }
-        calls
-            .iter()
-            .for_each(|call| self.note(What::Releases(*call)));
+        calls.iter().for_each(|call| self.note(What::Over(*call)));
+        drop(guards);
         let dropped = self.now();
         let bound = 4 * once + self.round_trips(20) + 1000;
         let cleared = self.cleared(&calls, dropped + bound + 5000).await;
