@@ -28,7 +28,8 @@ impl Drill<'_> {
         let (call, guard) = self.lock(party, ttl).await;
         let end = self.now() + ttl + self.chance.below(ttl) + 10;
         let step = self.chance.between(1, trip.max(2));
-        match self.chance.below(6) {
+        let kind = self.chance.below(6);
+        match kind {
             0 => self.asks_until(&guard, call, end, step).await,
             1 => {
                 let (one, other) = (self.asks_until(&guard, call, end, step), async {
@@ -38,8 +39,7 @@ impl Drill<'_> {
                 tokio::join!(one, other);
             }
             2 | 3 => {
-                let mut kept: Pin<Box<dyn Future<Output = ()> + Send + '_>> = if self.chance.is(50)
-                {
+                let mut kept: Pin<Box<dyn Future<Output = ()> + Send + '_>> = if kind == 2 {
                     Box::pin(async { drop(guard.is_valid().await) })
                 } else {
                     Box::pin(async { drop(guard.extend(Duration::from_millis(ttl)).await) })
@@ -50,7 +50,7 @@ impl Drill<'_> {
                 let rest = end + ttl - self.now();
                 sleep(Duration::from_millis(rest)).await;
             }
-            kind => {
+            _ => {
                 // Cancelled at any moment of a round trip, again and again.
                 let end = end + 4 * ttl;
                 while self.now() < end {
@@ -67,7 +67,15 @@ impl Drill<'_> {
                 }
             }
         }
-        self.is_kept(call, &guard, "its owner called and cancelled what there is");
+        let what = [
+            "`is_valid` was called all the time",
+            "`is_valid` was called by two in turn",
+            "`is_valid` was polled once and kept",
+            "`extend` was polled once and kept",
+            "`is_valid` was cancelled at any moment",
+            "`extend` was cancelled at any moment",
+        ];
+        self.is_kept(call, &guard, what[kind as usize]);
         self.releases(call, guard).await;
     }
 
@@ -124,6 +132,7 @@ impl Drill<'_> {
         let guard = std::sync::Arc::new(guard);
         self.stage.sim.follow(call, &guard);
         let mut longest = ttl;
+        let mut what = "its grant was taken late";
         if self.chance.is(40) {
             let other = self.chance.between(12 * trip + 100, 6000);
             self.stage
@@ -134,9 +143,10 @@ impl Drill<'_> {
                 self.stage.sim.changes(call, |it| it.extended(other));
             }
             longest = longest.max(other);
+            what = "its grant was taken late, and extended at once";
         }
         sleep(Duration::from_millis(2 * longest)).await;
-        self.is_kept(call, &guard, "its grant was taken late");
+        self.is_kept(call, &guard, what);
         self.releases(call, guard).await;
     }
 
