@@ -11,6 +11,7 @@ use crate::{
     simulation::{
         chaos::{self, Memory},
         history::{Call, Kind, Ms, Settings, What},
+        server::Server,
         way::Weather,
         work::Cut,
     },
@@ -262,13 +263,35 @@ impl Drill<'_> {
         let (call, guard) = self.lock(party, 1000).await;
         let longer = self.chance.between(2000, 9000);
         self.stage.sim.changes(call, |it| it.longest = longer);
+        // What goes to one node is lost on the way.
+        let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
+        self.stage
+            .sim
+            .with(|world| world.set_weather(party, node, |weather| weather.loses_requests = 100));
+        let start = self.now();
         let extends = guard.extend(Duration::from_millis(longer));
         if let Some(Ok(())) = Cut::new(extends, u64::MAX, call).await {
             self.stage.sim.changes(call, |it| it.extended(longer));
         }
+        self.stage
+            .sim
+            .with(|world| world.set_weather(party, node, |weather| weather.loses_requests = 0));
         guard.stop_auto_extend();
         self.stage.sim.changes(call, Call::stopped);
-        sleep(Duration::from_millis(4 * self.stage.settings().few())).await;
+        let settings = self.stage.settings();
+        // It is missed after a timeout, and asked again.
+        let wait = 2 * settings.node_timeout + 2 * settings.few();
+        sleep(Duration::from_millis(wait)).await;
+        let now = self.now();
+        let least = longer.saturating_sub(now - start + longer / 50 + 5);
+        let resource = self.resource;
+        let short = self.stage.sim.with(|world| {
+            let left = |server: &Server| server.key_left(resource, call, now).unwrap_or(0);
+            let servers = world.servers.iter();
+            servers.filter(|server| left(server) < least).count() as Ms
+        });
+        let what = "extended once; nodes that have not got all of it";
+        self.tell("whole lease", vec![call], now, Some(now + short), 0, what);
         self.releases(call, guard).await;
     }
 
