@@ -200,10 +200,10 @@ fn heed(
     let now = roll.nodes().clock.now();
     let (took, of) = (now.since(batch.sent), batch.deadline.since(batch.sent));
     let took = match outcome.error() {
-        None => took,
-        Some(NodeError::TimedOut) => of,
+        None => Some(took),
+        Some(NodeError::TimedOut) => Some(of),
         // It says nothing about how much a node can do.
-        Some(_) => of / 3,
+        Some(_) => None,
     };
     pace.over(batch.place, batch.asked.len(), took, of);
     let size = match outcome.error() {

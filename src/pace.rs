@@ -3,8 +3,9 @@
 //! Everything that goes to a node passes through here: first requests, keep-alives, renewals, releases. Many
 //! may fall due together: sent together they would pile up at the server, and the last be answered so late
 //! that the connection seems dead; a new one puts every lease in doubt, all are asked about at once, and so
-//! on. So a burst waits its turn, and its time counts from when it is sent. What keeps something that would
-//! run out comes first; what asks and what gives up take turns, so that neither shuts out the other.
+//! on. So a burst waits its turn, and its time counts from when it is sent. How much a node is asked at once
+//! follows from how soon it answers, as in TCP's congestion control by delay. What keeps something that would
+//! run out comes first, most of the time; what asks and what gives up take turns, so that nothing is shut out.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,6 +20,9 @@ const MOST: usize = 3_200;
 const AT_FIRST: usize = 16;
 const LEAST: usize = 8;
 
+/// So many calls in a row may keep something while others wait.
+const KEPT_IN_A_ROW: u8 = 7;
+
 /// Who waits to ask each node, and how much is under way there.
 #[derive(Debug)]
 pub(crate) struct Pace(Vec<Lines>);
@@ -30,9 +34,13 @@ struct Lines {
     release: VecDeque<u64>,
     /// Whether releases come next.
     release_next: bool,
+    /// How many calls in a row have kept something.
+    kept: u8,
     under_way: usize,
     /// How many may be. It grows while answers come soon, and shrinks when they do not.
     window: usize,
+    /// How long an answer takes at the least, as far as is known.
+    least: Duration,
 }
 
 impl Default for Lines {
@@ -42,17 +50,22 @@ impl Default for Lines {
             ask: VecDeque::new(),
             release: VecDeque::new(),
             release_next: false,
+            kept: 0,
             under_way: 0,
             window: AT_FIRST,
+            least: Duration::MAX,
         }
     }
 }
 
 impl Lines {
     fn pop(&mut self, most: usize) -> Vec<u64> {
-        let line = if !self.keep.is_empty() {
+        let others = !self.ask.is_empty() || !self.release.is_empty();
+        let line = if !self.keep.is_empty() && !(others && self.kept >= KEPT_IN_A_ROW) {
+            self.kept = self.kept.saturating_add(1);
             &mut self.keep
         } else {
+            self.kept = 0;
             let releases = self.ask.is_empty() || self.release_next && !self.release.is_empty();
             self.release_next = !releases;
             if releases {
@@ -102,16 +115,25 @@ impl Pace {
         }
     }
 
-    /// So many that were under way to a node were answered, or will not be: that took so long of the time they had.
-    pub(crate) fn over(&mut self, place: usize, size: usize, took: Duration, of: Duration) {
+    /// So many that were under way to a node were answered, or will not be: that took so long of the time they had,
+    /// if that says anything.
+    pub(crate) fn over(&mut self, place: usize, size: usize, took: Option<Duration>, of: Duration) {
         let Some(lines) = self.0.get_mut(place) else {
             return;
         };
         lines.under_way = lines.under_way.saturating_sub(size);
-        if took <= of / 4 {
-            lines.window = (lines.window + size).min(MOST);
-        } else if took > of / 2 {
+        let Some(took) = took else {
+            return;
+        };
+        if took < of {
+            // The way itself may be long, and may have become longer.
+            lines.least = lines.least.min(took);
+            lines.least += took.saturating_sub(lines.least) / 64;
+        }
+        if took >= of || took > lines.least.saturating_add(of / 4) {
             lines.window = (lines.window / 2).max(LEAST);
+        } else if took <= lines.least + of / 8 {
+            lines.window = (lines.window + size).min(MOST);
         }
     }
 }
@@ -135,7 +157,8 @@ mod tests {
         pace.sent(0, AT_FIRST);
         assert_eq!(next(&mut pace), Some((1, vec![9])));
         assert_eq!(next(&mut pace), None);
-        pace.over(0, 1, TIMEOUT / 3, TIMEOUT);
+        pace.over(0, 1, Some(TIMEOUT), TIMEOUT);
+        pace.over(0, AT_FIRST - LEAST, None, TIMEOUT);
         assert_eq!(next(&mut pace), Some((0, vec![2])));
     }
 
@@ -144,12 +167,13 @@ mod tests {
         let mut pace = Pace::of(1);
         let mut asked = |took: Duration| {
             pace.sent(0, 64);
-            pace.over(0, 64, took, TIMEOUT);
+            pace.over(0, 64, Some(took), TIMEOUT);
             pace.0[0].window
         };
-        assert_eq!(asked(TIMEOUT / 10), 128);
-        assert_eq!(asked(TIMEOUT / 3), 128);
-        assert_eq!(asked(TIMEOUT), 64);
+        // However long the way is.
+        assert_eq!(asked(TIMEOUT / 2), AT_FIRST + 64);
+        assert_eq!(asked(TIMEOUT * 7 / 10), AT_FIRST + 64);
+        assert_eq!(asked(TIMEOUT), (AT_FIRST + 64) / 2);
         for _ in 0..10 {
             asked(TIMEOUT);
         }

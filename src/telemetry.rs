@@ -96,12 +96,8 @@ pub(crate) enum What {
     KeepsLeaving { times: u32 },
     /// A quorum is missing because a node restarted.
     InGrace { node: Arc<str>, left: Duration },
-    /// A node does not answer within the short time that a short lease leaves it.
-    TooSlow {
-        node: Arc<str>,
-        waited: Duration,
-        lease: Duration,
-    },
+    /// Nodes do not answer within the short time that a short lease leaves them.
+    TooSlow { waited: Duration, lease: Duration },
 }
 
 /// How often what may happen to many requests at once is warned of.
@@ -146,7 +142,7 @@ impl Tell {
     fn emit_unguarded(self, limits: &Limits, now: Time) {
         let Self { who, what } = self;
         match what {
-            What::Step(words) => trace!(target: STEPS, "{words}"),
+            What::Step(words) => trace!(target: STEPS, holder_id = &*who.holder_id, "{words}"),
             What::InLine { position } => {
                 tell!(debug, who, position, "in line");
                 meter::observe(meter::AHEAD, position as f64, None);
@@ -235,26 +231,21 @@ impl Tell {
                 let node = &*node;
                 warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
             }
-            What::TooSlow {
-                node,
-                waited,
-                lease,
-            } => {
+            What::TooSlow { waited, lease } => {
                 let Some(suppressed) = limits.too_slow.pass(now) else {
                     return;
                 };
-                let help = "the place in line lapses between questions, so others may be served first: use a longer \
-                            fifo_ephemeral_ttl and ttl, several times the round trip";
-                let (node, waited_ms, lease_ms) = (&*node, millis(waited), millis(lease));
+                let help = "its place lapses in between, so others may be served first: use a ttl and a \
+                            fifo_ephemeral_ttl of several times the round trip";
+                let (waited_ms, lease_ms) = (millis(waited), millis(lease));
                 tell!(
                     warn,
                     who,
-                    node,
                     waited_ms,
                     lease_ms,
                     suppressed,
                     help,
-                    "node answers too slowly for so short a lease"
+                    "nodes answer too slowly for so short a lease"
                 );
             }
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::{
     claim::{Claim, Phase, Question, Renewal, Send, Urgency, is_later, seat::Seat},
     clock::Time,
+    error::NodeError,
     node::{Enqueue, Extend, Release},
     quorum::Majority,
     telemetry::What,
@@ -74,10 +75,15 @@ impl Claim {
         })
     }
 
-    /// The same question goes out once more, as the call it was in was refused as a whole. False if it is not
-    /// wanted any more; then it was never sent.
+    /// The same question goes out once more, as the call it was in was not carried out. False if it is not wanted
+    /// any more.
     pub(crate) fn ask_again(&mut self, question: &Question, now: Time) -> bool {
         if !self.asks(question) {
+            if let Some(seat) = self.seats.get_mut(question.place)
+                && seat.answers(question.stamp, now)
+            {
+                seat.fail(NodeError::Late);
+            }
             return false;
         }
         let takes = self.takes(&question.send, question.timeout, now);
@@ -128,7 +134,8 @@ impl Claim {
         let nodes = nodes.min();
         let own = match self.phase {
             Phase::Asking => self.parks_at(),
-            Phase::Outside | Phase::Waiting | Phase::Aside => None,
+            Phase::Aside => self.rests_until,
+            Phase::Outside | Phase::Waiting => None,
             Phase::Granted { since } | Phase::Fencing { since, done: true } => {
                 Some(since.plus(self.lease()))
             }
@@ -165,7 +172,11 @@ impl Claim {
             Phase::Fencing { done: false, .. }
                 if self.majority(now).is_none() && !self.is_asking() =>
             {
-                self.stand_again();
+                self.stand_again(now);
+            }
+            Phase::Aside if self.rests_until.is_some_and(|until| until <= now) => {
+                self.rests_until = None;
+                self.news.wake = true;
             }
             Phase::Held => {
                 self.check_lease(now);

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::{
-    claim::{Claim, EAGER_ROUNDS, End, Phase, Question, Send, seat::Seat},
+    claim::{Claim, EAGER_ROUNDS, End, MISSED_TURNS, Phase, Question, Send, is_later, seat::Seat},
     clock::Time,
     error::NodeError,
     node::{Answer, Extend, Extended, Released, Standing},
@@ -63,6 +63,7 @@ impl Claim {
                 }
                 if first_vote && seat.vote.is_some() {
                     self.eager = EAGER_ROUNDS;
+                    self.vote_stamp = self.stamps;
                 }
             }
             Err(error) => {
@@ -95,6 +96,8 @@ impl Claim {
         else {
             return;
         };
+        // What comes when the lease has ended does not bring it back.
+        self.check(now);
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
@@ -166,15 +169,8 @@ impl Claim {
         let short = question.timeout < self.nodes.config.node_timeout;
         let misses = self.seats.get(place).map_or(0, |seat| seat.misses);
         if short && misses == EAGER_ROUNDS + 1 {
-            let node = self.nodes.list.get(place).map(|node| node.name().into());
             let (waited, lease) = (question.timeout, question.lease);
-            if let Some(node) = node {
-                self.tell(What::TooSlow {
-                    node,
-                    waited,
-                    lease,
-                });
-            }
+            self.tell(What::TooSlow { waited, lease });
         }
     }
 
@@ -274,7 +270,11 @@ impl Claim {
     /// An attempt without waiting ends with its verdict, whether anybody is there to hear it or not: what it
     /// has on a minority is in everybody's way.
     fn end_attempt(&mut self, now: Time) {
-        let refused = matches!(self.phase, Phase::Outside | Phase::Waiting);
+        let refused = match self.phase {
+            Phase::Outside => true,
+            Phase::Waiting => !self.is_asking(),
+            _ => false,
+        };
         if self.room == Some(0) && refused && !self.waits_for_grace(now) {
             self.end(End::NotFree, now);
         }
@@ -352,10 +352,13 @@ impl Claim {
         }
     }
 
-    /// Without a place in line a vote is in everybody's way: it is given back with the next question.
+    /// Without a place in line a vote is in everybody's way: it is given back with the next question, once all
+    /// nodes have been asked after it came.
     fn stay_outside(&mut self) {
         let votes = self.seats.iter().any(|seat| seat.vote.is_some());
-        if self.phase == Phase::Outside && votes && !self.is_asking() {
+        let round = self.vote_stamp;
+        let over = |seat: &Seat| is_later(seat.ended_stamp, round);
+        if self.phase == Phase::Outside && votes && self.seats.iter().all(over) {
             self.trace("no place in the line, giving a vote back");
             self.next_generation();
         }
@@ -379,12 +382,22 @@ impl Claim {
         self.next_generation();
     }
 
-    /// What was granted has expired: stands in line again.
-    pub(super) fn stand_again(&mut self) {
+    /// What was granted has expired: stands in line again. One whose votes end again and again before they can be
+    /// taken, as the way to the nodes is too long for so short a lease, makes way for the others in between (L1).
+    pub(super) fn stand_again(&mut self, now: Time) {
         self.trace("the votes ended before they were taken");
         self.keep_number();
-        self.give_back();
-        self.phase = Phase::Waiting;
+        self.missed_turns = self.missed_turns.saturating_add(1);
+        if self.missed_turns < MISSED_TURNS {
+            self.give_back();
+            self.phase = Phase::Waiting;
+            return;
+        }
+        let (waited, lease) = (self.nodes.config.timeout(self.ttl), self.lease());
+        self.tell(What::TooSlow { waited, lease });
+        self.stand_aside(now);
+        let doublings = (self.missed_turns - MISSED_TURNS + 1).min(4);
+        self.rests_until = Some(now.plus(lease * (1 << doublings)));
     }
 
     /// What was granted at once had no ticket yet; from now on its first counters are its number.

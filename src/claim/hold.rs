@@ -31,6 +31,7 @@ impl Claim {
     ) -> Taken {
         match self.phase {
             Phase::Ended(end) => return Taken::Ended(end),
+            Phase::Aside if self.rests_until.is_some() => {}
             Phase::Aside => {
                 // Polled again: it is first in line again, by its number.
                 self.trace("stood aside, and is polled again");
@@ -40,7 +41,7 @@ impl Claim {
             }
             Phase::Granted { since } => {
                 let Some(majority) = self.majority(now) else {
-                    self.stand_again();
+                    self.stand_again(now);
                     return Taken::NotYet;
                 };
                 // A renewal brings the full ttl, where there is time for one; else it has to be there before.
@@ -57,7 +58,7 @@ impl Claim {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
                 Some(majority) => self.fence(majority, since),
-                None => self.stand_again(),
+                None => self.stand_again(now),
             },
             _ => {}
         }
@@ -99,7 +100,7 @@ impl Claim {
                     return true;
                 }
                 Some(majority) => self.fence(majority, since),
-                None => self.stand_again(),
+                None => self.stand_again(now),
             },
             Phase::Fencing { done: false, .. } => {}
             _ => return self.is_settled(),
@@ -121,6 +122,7 @@ impl Claim {
         max_hold: Option<Duration>,
     ) -> Majority {
         self.phase = Phase::Held;
+        self.missed_turns = 0;
         self.token = majority.token();
         self.renewal = renewal;
         self.held_until = max_hold.map(|span| now.plus(span));

@@ -46,6 +46,9 @@ pub(crate) use undo::Tally;
 /// Rounds that follow each other at once after a vote came without a quorum.
 const EAGER_ROUNDS: u8 = 3;
 
+/// So many turns in a row may end before they can be taken; then the others come first for a while.
+const MISSED_TURNS: u8 = 3;
+
 /// What one request is believed to have.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -65,6 +68,11 @@ pub(crate) struct Claim {
     /// When the request last moved forward.
     progress: Time,
     eager: u8,
+    /// The question that was asked last when the last vote came.
+    vote_stamp: u32,
+    /// How many turns in a row could not be taken, and until when it stands aside for that.
+    missed_turns: u8,
+    rests_until: Option<Time>,
     /// When votes may be given back again, if that goes on once per poll.
     next_give_back: Time,
     token: u64,
@@ -202,6 +210,9 @@ impl Claim {
             asked: now,
             progress: now,
             eager: 0,
+            vote_stamp: 0,
+            missed_turns: 0,
+            rests_until: None,
             next_give_back: now,
             token: 0,
             renewal: Renewal::Off,

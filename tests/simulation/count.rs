@@ -56,7 +56,6 @@ pub(super) const NETWORK: &[&str] = &[
     "connection replaced after timeouts",
     "unanswered by a server that answers others",
     "connected again",
-    "call held up by its driver",
 ];
 
 /// What is seen on the nodes.

@@ -178,6 +178,8 @@ pub(super) enum What {
     /// A guard is out, with this fencing token.
     Had(u16, u64),
     NotHad(u16),
+    /// `with_lock` has begun its work.
+    Works(u16),
     Failed(u16, String),
     /// Dropped or left before there was a guard.
     Given(u16),
@@ -314,6 +316,7 @@ impl What {
             | Self::Unpolled(call)
             | Self::Had(call, _)
             | Self::NotHad(call)
+            | Self::Works(call)
             | Self::Failed(call, _)
             | Self::Given(call)
             | Self::Forgotten(call)

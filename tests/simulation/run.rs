@@ -115,7 +115,6 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
     let memory = tokio::spawn(chaos::remember(sim.clone()));
     sleep(Duration::from_millis(START)).await;
 
-    sim.with(|world| world.busy_driver = chance.is(20));
     let patience = Some(chance.pick(&[10, 60]));
     let parties = (0..chance.between(2, 4)).map(|_| {
         let settings = stage.draw(&mut chance, rates == 0);

@@ -485,7 +485,9 @@ impl World {
             }
         }
         if let Some((call, generation, until)) = new.holder {
-            let same = old.holder.filter(|(holder, ..)| *holder == call);
+            let same = old
+                .holder
+                .filter(|(holder, _, until)| *holder == call && *until > millis);
             if same.is_none_or(|(_, before, _)| before != generation) {
                 notes.push(What::Votes {
                     call,
@@ -525,6 +527,13 @@ impl World {
                     number: *number,
                 });
             }
+        }
+        // It ran out before it was given again.
+        let expired = old.holder.filter(|(.., until)| *until <= millis);
+        if let Some((call, ..)) = expired.filter(|(call, ..)| stands(*call)) {
+            let (vote, healthy) = (true, 0);
+            let why = Out::Expired { vote, healthy };
+            notes.insert(0, What::Out { call, node, why });
         }
         for mut note in notes {
             if let What::Out {

@@ -153,11 +153,6 @@ impl Way {
         })
     }
 
-    /// How many requests wait for their answers.
-    pub(super) fn under_way(&self) -> usize {
-        self.link.as_ref().map_or(0, |link| link.waiting.len())
-    }
-
     pub(super) fn clock(&self) -> Option<Arc<NodeClock>> {
         self.link.as_ref().map(|link| link.clock.clone())
     }

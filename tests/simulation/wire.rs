@@ -6,7 +6,6 @@ use std::{pin::pin, sync::Arc};
 use futures::FutureExt;
 
 use super::{
-    count::count,
     server::{Ask, Reply},
     world::Sim,
 };
@@ -19,9 +18,6 @@ use crate::{
     },
     resource::Resource,
 };
-
-/// How many calls the driver takes at once; the real one has more, and more are asked of it.
-const SLOTS: usize = 3_600;
 
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
@@ -105,16 +101,7 @@ impl Wire {
         read: fn(Reply) -> Option<T>,
     ) -> Call<T> {
         let wire = self.clone();
-        // What the driver does when it has no slot free: a call waits for one, and what comes later is written first.
-        let held_up = self.sim.with(|world| {
-            let busy = world.ways[self.client][self.node].under_way() >= SLOTS;
-            busy && world.busy_driver && world.chance.is(10)
-        });
         async move {
-            if held_up {
-                count("call held up by its driver");
-                tokio::task::yield_now().await;
-            }
             let started = wire.clock.now();
             let began = wire.sim.with(|world| world.now());
             let mut sent = None;

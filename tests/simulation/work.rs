@@ -207,10 +207,13 @@ impl Worker {
     async fn with_lock(&mut self, ttl: Ms) {
         let (call, resource) = self.call(Kind::Lock, ttl);
         let redlock = self.redlock.clone();
-        let works = self.chance.millis(300);
+        let (works, sim) = (self.chance.millis(300), self.sim.clone());
         let asked = async move {
             let ttl = Duration::from_millis(ttl);
-            let work = async |_: &LockGuard| sleep(works).await;
+            let work = async |_: &LockGuard| {
+                sim.note(What::Works(call));
+                sleep(works).await;
+            };
             redlock.with_lock(resource, ttl, work).await
         };
         self.sim.note(What::Asks(call));
@@ -297,7 +300,8 @@ impl Worker {
                         let _ = answer.send(outcome);
                     }
                 };
-                tokio::spawn(self.life.gate(Part::Watchers, Box::pin(task)));
+                // Who waits for its outcome is starved with it, or it would be told of late.
+                tokio::spawn(self.life.gate(Part::Callers, Box::pin(task)));
                 answered.await.ok()
             }
             _ => {

@@ -61,8 +61,6 @@ pub(super) struct World {
     pub(super) requests: u64,
     /// How many public calls of each client are under way.
     pub(super) under_way: BTreeMap<usize, u32>,
-    /// Whether calls wait for the driver now and then.
-    pub(super) busy_driver: bool,
     /// The calls whose `lost()` is awaited all the time, and whether it has told.
     pub(super) watched: BTreeMap<u16, bool>,
 }
@@ -95,7 +93,6 @@ impl Sim {
                 rang: false,
                 requests: 0,
                 under_way: BTreeMap::new(),
-                busy_driver: false,
                 watched: BTreeMap::new(),
             }),
             rang: Notify::new(),

@@ -78,7 +78,8 @@ impl Drill<'_> {
         let many = self.chance.between(100, 400) as usize;
         let (holder, party) = (self.enter(), self.enter());
         // A node must be able to carry out what keeps so many places: three questions in each waiter lease.
-        let lease = self.stage.settings().ephemeral.min(4000);
+        let settings = self.stage.settings();
+        let lease = settings.trusted(settings.ephemeral.min(4000));
         let most = lease * 1000 / (8 * many as Ms);
         let cost = self.chance.pick(&[100, 300, 1000]).min(most);
         let (first, guard) = self.lock(holder, 20_000).await;

@@ -63,6 +63,14 @@ impl Drill<'_> {
         let nodes = self.stage.settings().nodes;
         let far = self.chance.below(nodes as u64) as usize;
         let ahead = self.chance.between(1, 60) * DAYS;
+        // One alone: the others agree.
+        let agree = self.stage.sim.with(|world| {
+            let mut others = (0..nodes).filter(|node| *node != far);
+            others.all(|node| world.servers[node].ahead.abs() < 1_000_000)
+        });
+        if !agree {
+            return;
+        }
         self.stage.sim.with(|world| chaos::step(world, far, ahead));
         let (party, other) = (self.enter(), self.enter());
         let first = self.resource + 100;

@@ -139,7 +139,7 @@ pub(super) fn c4(history: &History) -> Vec<Violation> {
                     }
                     has.remove(&node);
                 }
-                What::Had(..) | What::Given(_) | What::Failed(..) => break,
+                What::Had(..) | What::Works(_) | What::Given(_) | What::Failed(..) => break,
                 _ => {}
             }
         }
