@@ -133,7 +133,7 @@ impl Pace {
         if took >= of || took > lines.least.saturating_add(of / 4) {
             lines.window = (lines.window / 2).max(LEAST);
         } else if took <= lines.least + of / 8 {
-            lines.window = (lines.window + size).min(MOST);
+            lines.window = (lines.window + size.div_ceil(4)).min(MOST);
         }
     }
 }
@@ -171,14 +171,14 @@ mod tests {
             pace.0[0].window
         };
         // However long the way is.
-        assert_eq!(asked(TIMEOUT / 2), AT_FIRST + 64);
-        assert_eq!(asked(TIMEOUT * 7 / 10), AT_FIRST + 64);
-        assert_eq!(asked(TIMEOUT), (AT_FIRST + 64) / 2);
+        assert_eq!(asked(TIMEOUT / 2), AT_FIRST + 16);
+        assert_eq!(asked(TIMEOUT * 7 / 10), AT_FIRST + 16);
+        assert_eq!(asked(TIMEOUT), (AT_FIRST + 16) / 2);
         for _ in 0..10 {
             asked(TIMEOUT);
         }
         assert_eq!(asked(TIMEOUT), LEAST);
-        for _ in 0..100 {
+        for _ in 0..300 {
             asked(TIMEOUT / 10);
         }
         assert_eq!(asked(TIMEOUT / 10), MOST);

@@ -187,7 +187,8 @@ impl Place {
     ) -> Result<Option<LockGuard>, LockError> {
         let verdict = |claim: &mut Claim, now: Time| match claim.phase() {
             Phase::Ended(End::NotFree) => Some(Attempt::NotFree),
-            Phase::Waiting if claim.is_cut_off() || claim.waits_for_grace(now) => {
+            Phase::Waiting if claim.is_cut_off() => Some(Attempt::Unknown),
+            Phase::Waiting if claim.waits_for_grace(now) && !claim.is_answered(now) => {
                 Some(Attempt::Unknown)
             }
             Phase::Waiting => None,
@@ -296,13 +297,17 @@ impl Place {
         }
     }
 
+    /// Why the patience was not enough: its own limit, unless too few nodes have answered by then, or may vote.
     fn give_up(&self) -> LockError {
-        let cut_off = |claim: &Claim, now| claim.is_cut_off() || claim.waits_for_grace(now);
-        match self.phase() {
-            Phase::Asking => return self.no_quorum(),
-            _ if self.look(cut_off) => return self.no_quorum(),
-            Phase::Outside => return self.queue_full(),
-            _ => {}
+        let unanswered = |claim: &Claim, now| {
+            let grace = claim.waits_for_grace(now) && !claim.is_answered(now);
+            claim.is_cut_off() || grace
+        };
+        if self.look(unanswered) {
+            return self.no_quorum();
+        }
+        if self.phase() == Phase::Outside {
+            return self.queue_full();
         }
         let (position, holder_ttl) =
             self.look(|claim, now| (claim.position(), claim.holder_left(now)));

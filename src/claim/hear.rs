@@ -7,6 +7,7 @@ use crate::{
     clock::Time,
     error::NodeError,
     node::{Answer, Extend, Extended, Released, Standing},
+    quorum::Vote,
     telemetry::What,
 };
 
@@ -257,6 +258,10 @@ impl Claim {
             self.give_back();
             return;
         }
+        if self.phase == Phase::Waiting && self.hears_too_late(now) {
+            self.stand_again(now);
+            return;
+        }
         if self.phase == Phase::Asking && self.is_asking() && self.waits_for_grace(now) {
             // The votes that count may be among those still to come.
             return;
@@ -267,6 +272,17 @@ impl Claim {
         self.end_attempt(now);
     }
 
+    /// Whether a quorum gives its votes, but they have ended by the time of the answers: the way is too long for so
+    /// short a lease.
+    fn hears_too_late(&self, now: Time) -> bool {
+        let has = |seat: &&Seat| {
+            let stands = |vote: Vote| seat.dead_on_arrival || vote.until > now;
+            seat.vote.is_some_and(stands)
+        };
+        let has = self.seats.iter().filter(has).count();
+        has >= self.nodes.quorum.size() && self.majority_of(now, |_| true).is_none()
+    }
+
     /// An attempt without waiting ends with its verdict, whether anybody is there to hear it or not: what it
     /// has on a minority is in everybody's way.
     fn end_attempt(&mut self, now: Time) {
@@ -275,7 +291,7 @@ impl Claim {
             Phase::Waiting => !self.is_asking(),
             _ => false,
         };
-        if self.room == Some(0) && refused && !self.waits_for_grace(now) {
+        if self.room == Some(0) && refused && self.is_answered(now) {
             self.end(End::NotFree, now);
         }
     }

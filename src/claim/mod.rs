@@ -366,6 +366,16 @@ impl Claim {
         !self.nodes.quorum.possible_without(failed.count())
     }
 
+    /// Whether a quorum of nodes whose votes count has answered.
+    pub(crate) fn is_answered(&self, now: Time) -> bool {
+        let grace = &self.nodes.grace;
+        let answered = |seat: &&Seat| {
+            let answered = seat.ended_stamp > 0 && seat.failure.is_none();
+            answered && grace.left(seat.up_since, now).is_zero()
+        };
+        self.seats.iter().filter(answered).count() >= self.nodes.quorum.size()
+    }
+
     /// Whether enough nodes voted, but too many of them restarted too recently.
     pub(crate) fn waits_for_grace(&self, now: Time) -> bool {
         self.majority(now).is_none() && self.majority_of(now, |_| true).is_some()

@@ -19,8 +19,12 @@ pub(crate) struct Seat {
     pub(crate) vote: Option<Vote>,
     /// When the request was sent that the vote counts from.
     pub(crate) vote_sent: Time,
+    /// The end of the waiter lease that a pushed vote has grown from; 0 if an answer told of the vote.
+    pushed_end: u64,
     /// The vote lasts for the ttl, and not just for what was left of a waiter lease.
     pub(crate) full_ttl: bool,
+    /// It had ended, as far as it can be trusted, when the answer that told of it came.
+    pub(crate) dead_on_arrival: bool,
     /// A waiter on this node comes before us, although the vote is ours.
     pub(crate) outranked: bool,
     /// The fencing token that the node's counter was raised to.
@@ -160,7 +164,9 @@ impl Seat {
         Self {
             vote: None,
             vote_sent: Time::default(),
+            pushed_end: 0,
             full_ttl: false,
+            dead_on_arrival: false,
             outranked: false,
             fenced: None,
             doubtful: false,
@@ -296,9 +302,17 @@ impl Seat {
                 let until = valid_until(answer.sent, left, factor);
                 self.vote = Some(Vote { until, seq });
                 self.vote_sent = answer.sent;
+                self.dead_on_arrival = until <= now;
+                self.pushed_end = 0;
                 self.full_ttl = left >= ttl;
                 self.outranked = outranked;
                 self.number = asked.or(self.number).or(Some(seq));
+            }
+            // It was answered before the vote was given that a push has told of since.
+            Standing::Waiting {
+                number, lease_end, ..
+            } if self.vote.is_some() && lease_end <= self.pushed_end => {
+                self.number = Some(number);
             }
             Standing::Waiting {
                 number,
@@ -352,6 +366,7 @@ impl Seat {
                 let known = self.vote.filter(|vote| vote.until > until);
                 if known.is_none() {
                     self.vote_sent = answer.sent;
+                    self.pushed_end = 0;
                 }
                 let until = known.map_or(until, |vote| vote.until);
                 self.vote = Some(Vote { until, seq: token });
@@ -378,6 +393,8 @@ impl Seat {
             seq,
         });
         self.vote_sent = place.sent;
+        self.pushed_end = lease_end;
+        self.dead_on_arrival = false;
         self.full_ttl = false;
         self.outranked = false;
         self.gone = false;
@@ -604,6 +621,42 @@ impl Over {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ERA: Era = Era {
+        epoch: 1,
+        run: 1,
+        up_since: Time::ORIGIN,
+        clock_offset: 0,
+        pushes: true,
+    };
+
+    /// Two answers of the same millisecond name the same end of the waiter lease.
+    #[test]
+    fn l6_an_answer_from_before_a_vote_does_not_undo_the_push_that_told_of_it() {
+        let now = Time::ORIGIN.plus(Duration::from_secs(9));
+        let lease = Duration::from_secs(5);
+        let mut seat = Seat::new();
+        let waits = |seat: &mut Seat, lease_end| {
+            let value = Standing::Waiting {
+                number: 7,
+                ahead: 0,
+                lease_end,
+                holder_left: None,
+            };
+            let answer = Answer {
+                sent: now,
+                era: ERA,
+                value,
+            };
+            seat.hear(now, lease, Some(7), &answer, lease, 0.01)
+        };
+        waits(&mut seat, 14_000);
+        assert!(seat.hear_push(14_000, 8, 0.01));
+        waits(&mut seat, 14_000);
+        assert!(seat.vote.is_some(), "it was given later");
+        waits(&mut seat, 14_001);
+        assert!(seat.vote.is_none(), "it has ended since");
+    }
 
     #[test]
     fn c3_what_was_asked_is_over_if_it_went_over_the_same_connection_or_to_an_earlier_run() {

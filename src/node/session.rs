@@ -210,9 +210,13 @@ impl Session {
             self.health.lose("an answer was not understood");
             return Err(NodeError::Garbled);
         };
-        self.found.node_clock.learn(millis, sent, received);
+        let clock = &self.found.node_clock;
+        clock.learn(millis, sent, received);
         match (request.asked, answers) {
-            (Asked::InTime { answers: 1.. }, []) => return Err(NodeError::Late),
+            (Asked::InTime { answers: 1.. }, []) => {
+                clock.correct(millis, sent, received);
+                return Err(NodeError::Late);
+            }
             _ if expected.is_some_and(|expected| expected != answers.len()) => {
                 self.health.lose("an answer was not understood");
                 return Err(NodeError::Garbled);

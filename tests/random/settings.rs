@@ -262,7 +262,7 @@ impl Settings {
                 _ => Some(1 + chance.below(6)),
             },
             ephemeral: log_millis(chance, span.max(20), 60_000),
-            node_timeout: log_millis(chance, if sound { room } else { 3 }, 1000),
+            node_timeout: log_millis(chance, if sound { room } else { 10 }, 1000),
             drift,
             auto: !chance.once_in(4),
             max_hold: chance.once_in(8).then(|| log_millis(chance, 20, 60_000)),

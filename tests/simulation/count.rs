@@ -3,7 +3,7 @@
 //!
 //! What happens within the client is heard from its log; what happens on nodes is seen there.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt};
+use std::{cell::RefCell, collections::BTreeMap, fmt, sync::LazyLock};
 
 use tracing::{
     Event, Metadata, Subscriber,
@@ -143,6 +143,13 @@ impl Subscriber for Listener {
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        if let Some(asked) = &*STEPS {
+            let mut all = All(String::new());
+            event.record(&mut all);
+            if all.0.contains(asked) {
+                println!("{}", all.0);
+            }
+        }
         event.record(&mut Words);
         if is_own_task()
             && PANICS.with_borrow_mut(|panics| panics.as_mut().is_some_and(|it| it.is(3)))
@@ -156,6 +163,18 @@ impl Subscriber for Listener {
     fn enter(&self, _: &span::Id) {}
 
     fn exit(&self, _: &span::Id) {}
+}
+
+/// `STEPS=-0011-` prints all that the clients log of call 17, and `STEPS=` all.
+static STEPS: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("STEPS").ok());
+
+/// An event with all its fields.
+struct All(String);
+
+impl Visit for All {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0 += &format!("{}={value:?} ", field.name());
+    }
 }
 
 struct Words;

@@ -140,7 +140,11 @@ impl Wire {
             })
             .ok_or_else(|| NodeError::Down("not connected".into()))?;
         let (millis, reply) = answer.await.map_err(|_| NodeError::Broken)?;
-        clock.learn(millis, sent, self.clock.now());
+        let received = self.clock.now();
+        clock.learn(millis, sent, received);
+        if reply.is_none() {
+            clock.correct(millis, sent, received);
+        }
         let era = Era {
             clock_offset: clock.offset(),
             ..era

@@ -280,16 +280,25 @@ impl World {
         self.note(What::Over(call));
         self.check_loss(call);
         if self.watched.get(&call) == Some(&false) {
-            // A timer may be late by a millisecond or two.
-            self.after(3, move |world| {
-                let client = world.history.call(call).client;
-                let life = &world.lives[client];
-                let runs = !life.is_dead() && !life.is_paused();
-                if runs && world.watched.get(&call) == Some(&false) {
-                    world.note(What::Untold(call));
-                }
-            });
+            self.expect_told(call);
         }
+    }
+
+    /// `lost()` must tell soon that the lease of a call has ended; of a client that is paused, once it goes on.
+    fn expect_told(&mut self, call: u16) {
+        let client = self.history.call(call).client;
+        let paused = self.lives[client].is_paused();
+        // A timer may be late by a millisecond or two.
+        self.after(3, move |world| {
+            if paused {
+                return world.expect_told(call);
+            }
+            let life = &world.lives[client];
+            let runs = !life.is_dead() && !life.is_paused();
+            if runs && world.watched.get(&call) == Some(&false) {
+                world.note(What::Untold(call));
+            }
+        });
     }
 
     fn check_backing(&mut self, call: u16) {

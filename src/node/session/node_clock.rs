@@ -66,6 +66,11 @@ impl NodeClock {
         u64::try_from(at).unwrap_or_default().max(1)
     }
 
+    /// A deadline by this clock was refused that had not passed: the reading that came with that is the better one.
+    pub(crate) fn correct(&self, millis: u64, sent: Time, received: Time) {
+        *self.reading() = Reading::of(millis, sent, received);
+    }
+
     /// Takes another reading into account.
     pub(crate) fn learn(&self, millis: u64, sent: Time, received: Time) {
         let new = Reading::of(millis, sent, received);
@@ -143,6 +148,16 @@ mod tests {
         let clock = NodeClock::read(10_000, at(0), at(0));
         clock.learn(3_000, at(100), at(300));
         assert_eq!(ahead(&clock), 2_800);
+    }
+
+    #[test]
+    fn l6_a_deadline_that_was_refused_corrects_the_clock() {
+        let clock = NodeClock::read(1_000, at(0), at(0));
+        // It has run ahead by less than what could be seen in a reading.
+        clock.learn(2_015, at(995), at(1_025));
+        assert_eq!(ahead(&clock), 1_000);
+        clock.correct(2_015, at(995), at(1_025));
+        assert_eq!(ahead(&clock), 1_005);
     }
 
     #[test]

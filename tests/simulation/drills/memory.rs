@@ -7,12 +7,24 @@ use tokio::time::sleep;
 use super::Drill;
 use crate::{
     node::table::Header,
-    simulation::{chaos, history::Ms},
+    simulation::{
+        chaos,
+        history::{Ms, Note, What},
+    },
 };
 
 impl Drill<'_> {
     /// S2: a node comes back with a state of any age, while now this and now that node is away.
     pub(super) async fn old_snapshot(&mut self) {
+        // Where a clock was far ahead, counters are, and a loss of memory may repeat them.
+        let moved = |note: &Note| matches!(note.what, What::ClockMoved(_));
+        if self
+            .stage
+            .sim
+            .with(|world| world.history.notes.iter().any(moved))
+        {
+            return;
+        }
         let party = self.enter();
         let nodes = self.stage.settings().nodes as u64;
         let (forgets, steps) = (self.chance.below(nodes) as usize, self.chance.between(4, 8));

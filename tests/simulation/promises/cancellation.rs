@@ -111,6 +111,10 @@ pub(super) fn c4(history: &History) -> Vec<Violation> {
     let mut found = drills(history, "C4");
     for (call, _) in history.numbered() {
         let settings = history.settings_of(call);
+        // One that hears of no node in time does not know what it has.
+        if !settings.waits_in_time(history.call(call).first) {
+            continue;
+        }
         let Settings {
             ephemeral,
             poll,
