@@ -59,6 +59,11 @@ impl Default for Lines {
 }
 
 impl Lines {
+    fn is_idle(&self) -> bool {
+        let waiting = [&self.keep, &self.ask, &self.release];
+        self.under_way == 0 && waiting.iter().all(|line| line.is_empty())
+    }
+
     fn pop(&mut self, most: usize) -> Vec<u64> {
         let others = !self.ask.is_empty() || !self.release.is_empty();
         let line = if !self.keep.is_empty() && !(others && self.kept >= KEPT_IN_A_ROW) {
@@ -126,13 +131,16 @@ impl Pace {
             return;
         };
         if took < of {
-            // The way itself may be long, and may have become longer.
             lines.least = lines.least.min(took);
-            lines.least += took.saturating_sub(lines.least) / 64;
+            if lines.is_idle() {
+                // Nothing else was in its way, so the way itself has become longer.
+                lines.least += took.saturating_sub(lines.least) / 8;
+            }
         }
-        if took >= of || took > lines.least.saturating_add(of / 4) {
+        let late = took > of * 3 / 4 && took > lines.least.saturating_add(of / 4);
+        if took >= of || late {
             lines.window = (lines.window / 2).max(LEAST);
-        } else if took <= lines.least + of / 8 {
+        } else if took <= (of / 2).max(lines.least + of / 8) {
             lines.window = (lines.window + size.div_ceil(4)).min(MOST);
         }
     }

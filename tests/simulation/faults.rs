@@ -151,6 +151,7 @@ pub(super) const FAULTS: &[Fault] = &[
             "F4",
             "L6",
             "whole lease",
+            "verdicts",
         ],
         why: "keys and places expire early, and a restarted node looks older than it is",
     },

@@ -141,7 +141,9 @@ impl Call {
 
     /// It is renewed no more.
     pub(super) fn stopped(&mut self) {
-        self.lag = self.lag.max(self.renews.take().unwrap_or(0));
+        let behind = self.knows_after().unwrap_or(0);
+        self.lag = self.lag.max(behind);
+        self.renews = None;
     }
 
     /// An extend by `ttl` has succeeded. A renewal that follows from the ttl follows the new one.

@@ -77,6 +77,8 @@ impl World {
                 |since: Ms| now < since + 2 * few + 2 * poll + call.knows_after().unwrap_or(0);
             let taken =
                 taken && (asks(call.had.unwrap_or(now)) || server.meddled.is_some_and(asks));
+            // What the node has from an old snapshot stands until it runs out.
+            let taken = taken || holder.is_some_and(|holder| server.restored.contains(&holder));
             let left = server.key_left(call.resource, number, now).unwrap_or(0);
             if left < least && !meddled && !taken && self.is_settled(node, call.resource, number) {
                 self.note(What::Part {
