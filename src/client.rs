@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot},
+};
 
 use crate::{
     claim::{Claim, End, Tally},
@@ -112,6 +115,21 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// Runs `calls` in a task of its own where there is a runtime: whoever waits may not be polled for long, and no
+/// call must run into its deadline by that. `None` if the runtime ends meanwhile.
+pub(crate) async fn apart<T: Send + 'static>(
+    calls: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    if Handle::try_current().is_err() {
+        return Some(calls.await);
+    }
+    let (tell, told) = oneshot::channel();
+    task::spawn(async move {
+        let _ = tell.send(calls.await);
+    });
+    told.await.ok()
 }
 
 impl Drop for Client {

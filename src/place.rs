@@ -187,11 +187,8 @@ impl Place {
     ) -> Result<Option<LockGuard>, LockError> {
         let verdict = |claim: &mut Claim, now: Time| match claim.phase() {
             Phase::Ended(End::NotFree) => Some(Attempt::NotFree),
-            Phase::Waiting if claim.is_cut_off() => Some(Attempt::Unknown),
-            Phase::Waiting if claim.waits_for_grace(now) && !claim.is_answered(now) => {
-                Some(Attempt::Unknown)
-            }
-            Phase::Waiting => None,
+            Phase::Ended(End::Unanswered) => Some(Attempt::Unknown),
+            Phase::Outside | Phase::Waiting => None,
             _ => taken(claim, now, hold).map(Attempt::Taken),
         };
         match self.once(verdict, None).await? {

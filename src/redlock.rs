@@ -7,8 +7,8 @@ use futures::future::join_all;
 use crate::{
     acquire::{self, Lock},
     builder::FifoRedlockBuilder,
-    client::Client,
-    error::{BuildError, LockError, NodeError, ReleaseError},
+    client::{self, Client},
+    error::{BuildError, ClientStopped, LockError, NodeError, ReleaseError},
     guard::LockGuard,
     inspection::{Inspection, NodeInspection},
     node::{Node, memory::MemoryCluster, punctual},
@@ -305,8 +305,9 @@ impl FifoRedlock {
                 }
             }
         };
-        let asks = nodes.list.iter().map(ask);
-        let reports = join_all(asks).await;
+        let asks: Vec<_> = nodes.list.iter().map(ask).collect();
+        let reports = client::apart(join_all(asks)).await;
+        let reports = reports.ok_or(LockError::Stopped(ClientStopped::RuntimeEnded))?;
         let failures: Vec<_> = reports
             .iter()
             .enumerate()

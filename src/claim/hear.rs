@@ -286,13 +286,15 @@ impl Claim {
     /// An attempt without waiting ends with its verdict, whether anybody is there to hear it or not: what it
     /// has on a minority is in everybody's way.
     fn end_attempt(&mut self, now: Time) {
-        let refused = match self.phase {
-            Phase::Outside => true,
-            Phase::Waiting => !self.is_asking(),
-            _ => false,
-        };
-        if self.room == Some(0) && refused && self.is_answered(now) {
+        let refused = matches!(self.phase, Phase::Outside | Phase::Waiting);
+        if self.room != Some(0) || !refused {
+            return;
+        }
+        let over = !self.is_asking();
+        if self.is_answered(now) && (over || self.phase == Phase::Outside) {
             self.end(End::NotFree, now);
+        } else if over || self.is_cut_off() {
+            self.end(End::Unanswered, now);
         }
     }
 

@@ -133,6 +133,8 @@ pub(crate) enum End {
     Over,
     /// An attempt without waiting: it is held or waited for.
     NotFree,
+    /// An attempt without waiting: too few nodes that may vote have answered.
+    Unanswered,
     ShutDown,
 }
 
@@ -337,7 +339,7 @@ impl Claim {
 
     /// Whether it asks for room in the line until there is some.
     pub(crate) fn waits_for_room(&self) -> bool {
-        self.phase == Phase::Outside
+        self.phase == Phase::Outside && self.room != Some(0)
     }
 
     /// Whether the first round has come to nothing: too many nodes failed to make a quorum.
