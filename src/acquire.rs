@@ -25,7 +25,8 @@ use crate::{
 /// Nothing is sent and no place is taken before the first poll; the setters are for the time before that.
 /// The future owns what it needs: it can be spawned, joined, or kept as `&mut lock` across the turns of a
 /// loop, which keeps its place in line. When its turn comes and it is not polled within one
-/// `fifo_ephemeral_ttl`, the turn passes to the next; it is first again once it is polled.
+/// `fifo_ephemeral_ttl`, or within the ttl if that is shorter, the turn passes to the next; it is first again
+/// once it is polled.
 ///
 /// # Cancel safety
 ///
@@ -36,7 +37,7 @@ use crate::{
 ///
 /// [`LockError::TimedOut`] when the patience is over; [`LockError::QueueFull`] if there was no room in the
 /// line until then; [`LockError::NoQuorum`] if too few nodes answered; [`LockError::ShutDown`];
-/// [`LockError::Argument`] before anything is sent.
+/// [`LockError::Stopped`] if the client's runtime has ended; [`LockError::Argument`] before anything is sent.
 ///
 /// # Examples
 ///

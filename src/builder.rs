@@ -131,7 +131,8 @@ impl FifoRedlockBuilder {
         self
     }
 
-    /// For how long the place of a waiter is kept when nothing is heard of it.
+    /// For how long the place of a waiter is kept when nothing is heard of it, 20 ms to an hour. Where the ttl of
+    /// a request is shorter, that counts in its place.
     ///
     /// Defaults to 5 s, as in Python. All dead waiters together delay the next living one by at most this;
     /// a client that is cut off for longer loses its places.
@@ -140,7 +141,8 @@ impl FifoRedlockBuilder {
         self
     }
 
-    /// How long one node may take to answer; never more than a third of the ttl.
+    /// How long one node may take to answer, at least 10 ms; never more than a third of the ttl, or two thirds of
+    /// the waiter lease where a place is kept. Counted from when the question is sent.
     ///
     /// Defaults to 500 ms: far above any healthy answer. A slow node is not waited for when the others
     /// make a quorum.
@@ -157,7 +159,7 @@ impl FifoRedlockBuilder {
         self
     }
 
-    /// What all keys start with.
+    /// What all keys start with. A brace in it must belong to a whole `{hash tag}`.
     ///
     /// Defaults to nothing, so that other Redlock clients exclude us and are excluded by us under the
     /// same names.
@@ -252,7 +254,8 @@ impl FifoRedlockBuilder {
     ///
     /// A node that is down is no error. The others are waited for, so that a wrong one is found, but no
     /// longer than `node_timeout` after the quorum. To be called within a tokio runtime, on which the
-    /// client then lives.
+    /// client then lives: its background task starts here, and when that runtime ends every call says so
+    /// ([`ClientStopped`](crate::ClientStopped)).
     ///
     /// # Cancel safety
     ///

@@ -155,8 +155,8 @@ impl Config {
     }
 
     /// How far apart the nodes' clocks may be for fencing tokens to rise after a loss of memory (S2): half of the grace
-    /// is what a new counter gets on top, less the second by which the client's proposal may be ahead. `None` where that
-    /// leaves nothing: no two clocks show the very same time.
+    /// is what a new counter gets on top, less a second for what a start is ahead of the clock and for uptimes, which are
+    /// told in whole seconds. `None` where that leaves nothing: no two clocks show the very same time.
     pub(crate) fn most_apart(&self) -> Option<Duration> {
         let span = (self.restart_grace / 2).saturating_sub(Duration::from_secs(1));
         (!span.is_zero()).then_some(span)

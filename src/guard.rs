@@ -1,9 +1,10 @@
 //! The guard: a lease in hand.
 //!
 //! Owns the lease from the moment it was granted. Its drop ends the claim and leaves the release to the
-//! janitor: no waiting, no spawning, no panic (C3). While it lives the ticker renews the lease; when that
+//! ticker: no waiting, no spawning, no panic (C3). While it lives the ticker renews the lease; when that
 //! fails until the validity is over, or a quorum of the nodes says that it has not got it any more, the
-//! lease is lost, and stays so.
+//! lease is lost, and stays so. What the guard asks by hand is a wish that the ticker carries out; whoever waits
+//! for that has a timer of its own (S3).
 
 use std::{
     fmt,
@@ -125,7 +126,8 @@ impl LockGuard {
     ///
     /// # Errors
     ///
-    /// [`ExtendError::NoQuorum`] if too few nodes answered to tell.
+    /// [`ExtendError::NoQuorum`] if too few nodes answered to tell; [`ExtendError::Stopped`] if the client's
+    /// runtime has ended.
     pub async fn is_valid(&self) -> Result<bool, ExtendError> {
         let check = |claim: &mut Claim, now: Time| match claim.check(now) {
             Some(why) => Err(why),
@@ -150,14 +152,15 @@ impl LockGuard {
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, some nodes may have prolonged the lease and others not. It stays valid for at
-    /// least what it was before; call again to be sure.
+    /// Dropped after its first poll, the extension is still carried out in the background, on all nodes; call
+    /// again to hear of it.
     ///
     /// # Errors
     ///
     /// [`ExtendError::Lost`] if the lease had ended, or a quorum has it no more: it does not come back.
     /// [`ExtendError::NoQuorum`] if too few nodes answered; the lease lives on for what it has left.
-    /// [`ExtendError::Argument`] if `ttl` is not a valid one; nothing is sent then.
+    /// [`ExtendError::Stopped`] if the client's runtime has ended. [`ExtendError::Argument`] if `ttl` is not a
+    /// valid one; nothing is sent then.
     pub async fn extend(&self, ttl: Duration) -> Result<(), ExtendError> {
         let ttl = self.client.nodes.config.ttl(ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
@@ -177,12 +180,13 @@ impl LockGuard {
     /// Extends the lease to `ttl`, now and every `every` from now on, in the background.
     ///
     /// For a guard that was locked without [`auto_extend`](crate::Lock::auto_extend), or stopped. An
-    /// interval above a third of `ttl` leaves less than two tries; one above `ttl` loses the lease.
+    /// interval above a third of `ttl` leaves less than two tries. A lease is renewed every 20 ms at most.
     ///
     /// # Errors
     ///
     /// [`ExtendError::AutoExtendRunning`] while one runs, as in Python. [`ExtendError::Lost`] if the lease
-    /// had ended. [`ExtendError::Argument`] if `every` is zero or `ttl` not valid.
+    /// had ended. [`ExtendError::Argument`] if `every` is zero, or above two thirds of what can be trusted of
+    /// `ttl`, as a renewal might not be answered in time; or if `ttl` is not valid.
     pub fn start_auto_extend(&self, every: Duration, ttl: Duration) -> Result<(), ExtendError> {
         let config = &self.client.nodes.config;
         let ttl = config.ttl(ttl)?;
@@ -212,8 +216,9 @@ impl LockGuard {
     /// Completes when the lease is lost, and tells why.
     ///
     /// The future owns what it needs: it can be moved into a child task, or kept in a struct beside the
-    /// guard. Once the guard is released or dropped it completes with [`LeaseLost::Released`], so that
-    /// the children of a cancelled handler stop.
+    /// guard. Its timer is that of the runtime that polls it, so it completes in time even if the client's own
+    /// runtime is blocked or has ended. Once the guard is released or dropped it completes with
+    /// [`LeaseLost::Released`], so that the children of a cancelled handler stop.
     ///
     /// # Cancel safety
     ///
@@ -236,7 +241,8 @@ impl LockGuard {
     /// # Errors
     ///
     /// [`ReleaseError::Lost`] if the lease had ended before: the work may have overlapped another
-    /// holder's. [`ReleaseError::Unconfirmed`] if no quorum answered.
+    /// holder's. [`ReleaseError::Unconfirmed`] if no quorum answered. [`ReleaseError::Stopped`] if the client's
+    /// runtime has ended: then the lease runs out by itself.
     pub async fn release(self) -> Result<(), ReleaseError> {
         if let Some(why) = self.enrolment.update(|claim, now| claim.check(now)) {
             return Err(ReleaseError::Lost(why));

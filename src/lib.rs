@@ -28,7 +28,7 @@
 //! - A lease is extended in the background until its guard is dropped, and is reported
 //!   [lost](LockGuard::lost) before any node may give it away.
 //! - A cancelled wait leaves nothing behind. A [`Ticket`] keeps its place across cancelled waits.
-//! - A hung or dead minority of the nodes costs nothing.
+//! - A hung or dead minority of the nodes costs no time.
 //!
 //! Each promise has a number, and a test: see [`docs::guarantees`].
 //!
@@ -41,16 +41,22 @@
 //!
 //! # Layout
 //!
-//! To read the code: this page, [`docs::protocol`], then `node/mod.rs`, `scripts/`, `claim/`, `lease.rs`,
+//! To read the code: this page, [`docs::protocol`], then `node/mod.rs`, `scripts/`, `claim/`, `roll.rs`,
 //! `keepalive.rs`, `place.rs`, `guard.rs`. Everything a request believes and decides is in `claim`, which
-//! sends nothing; everything that is sent goes through the trait `Node`, which two kinds of node implement.
+//! sends nothing. `roll` is the table of all requests of a client; `keepalive` is its one background task, which
+//! sends what the requests ask and hears the answers, at the pace that `pace` sets. `place` and `guard` are what
+//! the waiting futures and the guards are made of. Everything that is sent goes through the trait `Node`, which
+//! two kinds of node implement.
 //!
 //! # Features
 //!
 //! - `metrics` (off by default): metrics through the facade `metrics`; see [`docs::observability`].
 //! - `tls` (off by default): `rediss://` URLs, by rustls with ring; see [`docs::tuning`].
 //!
-//! A runtime with time, and for servers I/O, enabled is needed.
+//! # Runtimes
+//!
+//! A client lives on the Tokio runtime on which it was connected, with time, and for servers I/O, enabled; when that
+//! ends, every call says so ([`ClientStopped`]). Its futures may be polled anywhere; see [`docs::tuning`].
 
 // Says on docs.rs which items a feature brings.
 #![cfg_attr(docsrs, feature(doc_cfg))]

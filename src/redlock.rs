@@ -108,8 +108,8 @@ impl FifoRedlock {
 
     /// Asks for the lock on `resource`, in order of arrival. Await what it returns.
     ///
-    /// `ttl` is how long the lease lasts without being extended, in whole milliseconds; the guard extends
-    /// it every third of that. A short ttl frees the lock sooner after a crash, a long one tolerates
+    /// `ttl` is how long the lease lasts without being extended, in whole milliseconds, at least 20; the guard
+    /// extends it whenever a third of that is over. A short ttl frees the lock sooner after a crash, a long one tolerates
     /// longer pauses: 10 s suits most. Who is first is decided when a quorum of the nodes records the
     /// request, not when this is called.
     ///
@@ -151,7 +151,7 @@ impl FifoRedlock {
     /// # Errors
     ///
     /// [`LockError::NoQuorum`] if too few nodes answered, or have restarted too recently to vote;
-    /// [`LockError::ShutDown`]; [`LockError::Argument`].
+    /// [`LockError::ShutDown`]; [`LockError::Stopped`]; [`LockError::Argument`].
     ///
     /// # Examples
     ///
@@ -185,7 +185,7 @@ impl FifoRedlock {
     /// # Errors
     ///
     /// [`LockError::QueueFull`] at once if there is no room; [`LockError::NoQuorum`] if too few nodes
-    /// answered; [`LockError::ShutDown`]; [`LockError::Argument`].
+    /// answered; [`LockError::ShutDown`]; [`LockError::Stopped`]; [`LockError::Argument`].
     ///
     /// # Examples
     ///
@@ -212,7 +212,7 @@ impl FifoRedlock {
 
     /// Runs `work` under the lock, and stops it when the lease is lost.
     ///
-    /// `work` is dropped at its next await when the lease is lost. Work that finished under the lease is
+    /// `work` is dropped at its next await when the lease is lost, by a timer of the runtime that polls this. Work that finished under the lease is
     /// not thrown away: if only the release is not confirmed, its value is returned, and the clean-up goes
     /// on in the background.
     ///
@@ -269,7 +269,8 @@ impl FifoRedlock {
     ///
     /// # Errors
     ///
-    /// [`LockError::NoQuorum`] if too few nodes answered; [`LockError::Argument`] if the name is not valid.
+    /// [`LockError::NoQuorum`] if too few nodes answered; [`LockError::Stopped`]; [`LockError::Argument`] if the
+    /// name is not valid.
     ///
     /// # Examples
     ///
@@ -322,8 +323,9 @@ impl FifoRedlock {
         Ok(Inspection::merge(resource, nodes.quorum, views.collect()))
     }
 
-    /// Ends the client's part in every line, and returns when everything that was dropped, left or
-    /// released before is confirmed by the nodes or has expired.
+    /// Ends the client's part in every line, and returns when everything that was dropped, left or released
+    /// before is confirmed by a quorum of the nodes, or has expired. Nodes beyond the quorum are waited for until
+    /// they have confirmed, too, or have failed several times: about a second for one that is down.
     ///
     /// New and waiting requests get [`LockError::ShutDown`]. Living guards stay as they are, and can be
     /// released or dropped later. What a service wants to await on SIGTERM, so that its replicas' places

@@ -24,8 +24,8 @@ use futures::{
 /// then on everyone who asks later is served later. The place is kept in the background, whether
 /// [`acquire`](Self::acquire) is being awaited or not.
 ///
-/// When the turn comes and nobody awaits `acquire` within one `fifo_ephemeral_ttl`, the turn passes to
-/// the next in line; the ticket keeps its number, and is first again once `acquire` is awaited.
+/// When the turn comes and nobody awaits `acquire` within one `fifo_ephemeral_ttl`, or within the ttl if that is
+/// shorter, the turn passes to the next in line; the ticket keeps its number, and is first again once `acquire` is awaited.
 ///
 /// # Examples
 ///

@@ -256,7 +256,7 @@ async fn a_hung_node_does_not_pile_up_requests() {
         );
         // One for each call that is not waited for any more.
         assert!((tasks_at_most as f64) < calls, "{tasks_at_most} tasks");
-        // The ticker and the janitor came with the first lock.
+        // The client's own task was there from the start.
         until("the tasks are gone", || tasks(&hung) <= idle + 2).await;
     }
     assert_eq!(left(&honest), [""; 0]);

@@ -113,7 +113,7 @@ async fn leases_and_places_in_many_slots_are_kept() {
         let queue = format!("{{{name}}}:redlock-fifo:queue");
         assert_eq!(masters[number / 10].number(&["ZCARD", &queue]), 1, "{name}");
     }
-    // Released by the janitor, all of them at once.
+    // Released in the background, all of them at once.
     drop(guards);
     let served = timeout(PATIENCE, join_all(waiters)).await.expect("served");
     for guard in served {
