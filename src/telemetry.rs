@@ -6,8 +6,9 @@
 //! nobody listens nothing is formatted or allocated.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,10 +16,9 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, TryFutureExt};
+use futures::TryFutureExt;
 use tracing::{
-    Instrument, debug, debug_span, error, field::Empty, info, level_filters::LevelFilter, trace,
-    warn,
+    Span, debug, debug_span, error, field::Empty, info, level_filters::LevelFilter, trace, warn,
 };
 
 use crate::{
@@ -253,28 +253,70 @@ impl Tell {
 }
 
 /// Runs what calls a user's subscriber or recorder. Should that panic, nothing of the client's goes down with it.
-pub(crate) fn guarded(tell: impl FnOnce()) {
-    let _ = std::panic::catch_unwind(AssertUnwindSafe(tell));
+pub(crate) fn guarded<T>(tell: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(tell)).ok()
 }
 
 /// Carries a call out that may wait, within a span of its own. `token` finds the fencing token in what it
 /// comes to.
-pub(crate) fn within<T>(
+pub(crate) async fn within<T>(
     call: &'static str,
     resource: &str,
     limit: &Limit,
     clock: Clock,
     carry_out: impl Future<Output = Result<T, LockError>>,
     token: impl Fn(&T) -> Option<u64>,
-) -> impl Future<Output = Result<T, LockError>> {
-    let span = debug_span!(target: TARGET, "lock", call, resource, fencing_token = Empty);
-    let within = carry_out.instrument(span.clone());
-    within.inspect(move |outcome| match outcome {
-        Ok(value) => guarded(|| {
-            span.record("fencing_token", token(value));
+) -> Result<T, LockError> {
+    let open = || debug_span!(target: TARGET, "lock", call, resource, fencing_token = Empty);
+    let span = Guarded(guarded(open).unwrap_or_else(Span::none));
+    // Dropped half-way, the call gives up within the span as well.
+    let _leave = OnDrop(|| span.leave());
+    let mut carry_out = pin!(carry_out);
+    let _enter = OnDrop(|| span.enter());
+    let outcome = poll_fn(|cx| span.within(|| carry_out.as_mut().poll(cx))).await;
+    match &outcome {
+        Ok(value) => {
+            guarded(|| span.0.record("fencing_token", token(value)));
+        }
+        Err(error) => span.within(|| {
+            guarded(|| refused(resource, error, limit, clock.now()));
         }),
-        Err(error) => guarded(|| span.in_scope(|| refused(resource, error, limit, clock.now()))),
-    })
+    }
+    outcome
+}
+
+/// A span whose subscriber may panic, and harms nothing but what it hears by that.
+struct Guarded(Span);
+
+impl Guarded {
+    fn within<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.enter();
+        let _leave = OnDrop(|| self.leave());
+        run()
+    }
+
+    fn enter(&self) {
+        guarded(|| self.0.with_subscriber(|(id, to)| to.enter(id)));
+    }
+
+    fn leave(&self) {
+        guarded(|| self.0.with_subscriber(|(id, to)| to.exit(id)));
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let span = std::mem::replace(&mut self.0, Span::none());
+        guarded(|| drop(span));
+    }
+}
+
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// How many more requests of this process are in line than before.
