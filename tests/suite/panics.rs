@@ -17,6 +17,9 @@ use crate::rig::{client, settle};
 
 const TTL: Duration = Duration::from_secs(9);
 
+/// The default restart grace.
+const GRACE: Duration = Duration::from_secs(30);
+
 /// When user code is to panic, and how often it did.
 #[derive(Clone, Debug, Default)]
 struct Fuse {
@@ -47,7 +50,7 @@ impl Fuse {
     }
 }
 
-/// A subscriber that panics at every event while it is armed.
+/// A subscriber that panics at every event and at all that happens to a span while it is armed.
 struct Panics(Fuse);
 
 impl Subscriber for Panics {
@@ -56,10 +59,13 @@ impl Subscriber for Panics {
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        self.0.blow();
         span::Id::from_u64(1)
     }
 
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {
+        self.0.blow();
+    }
 
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
 
@@ -67,9 +73,23 @@ impl Subscriber for Panics {
         self.0.blow();
     }
 
-    fn enter(&self, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {
+        self.0.blow();
+    }
 
-    fn exit(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {
+        self.0.blow();
+    }
+
+    fn clone_span(&self, id: &span::Id) -> span::Id {
+        self.0.blow();
+        id.clone()
+    }
+
+    fn try_close(&self, _: span::Id) -> bool {
+        self.0.blow();
+        true
+    }
 }
 
 /// Blows the fuse at a renewal, and then sees that everything still works.
@@ -79,6 +99,8 @@ async fn survives(fuse: &Fuse, cluster: &MemoryCluster) {
     let dropped = redlock.lock("b", TTL).await.unwrap();
     let mut waiter = redlock.enqueue("a", TTL).await.unwrap();
     settle().await;
+    // A restart while all nodes are young would put all of them in their grace.
+    sleep(GRACE).await;
 
     fuse.arm();
     // Renewals are told of while they happen, and so is what goes wrong with a node.
@@ -125,8 +147,12 @@ async fn s3_a_subscriber_that_panics_in_the_owners_own_calls_harms_no_lock() {
     let redlock: FifoRedlock = client(&cluster).await;
     let held = redlock.lock("a", TTL).await.unwrap();
     let mut waiter = redlock.enqueue("a", TTL).await.unwrap();
+    let mut kept = redlock.lock("a", TTL);
+    assert!(futures::FutureExt::now_or_never(&mut kept).is_none());
     fuse.arm();
     let calls = async {
+        assert!(futures::FutureExt::now_or_never(&mut kept).is_none());
+        drop(kept);
         let guard = redlock.lock("b", TTL).await.unwrap();
         guard.extend(2 * TTL).await.unwrap();
         guard.release().await.unwrap();
