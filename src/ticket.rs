@@ -76,7 +76,8 @@ impl Ticket {
     ///
     /// [`LockError::TimedOut`] when the patience is over, [`LockError::NoQuorum`] if too few nodes can be
     /// reached by then, [`LockError::ShutDown`] when the client is shut down, and
-    /// [`LockError::TicketSpent`] if the ticket has given a guard, or an error, before.
+    /// [`LockError::TicketSpent`] if the ticket has given a guard, or an error, before. [`LockError::Stopped`],
+    /// each time, if the client's runtime has ended.
     pub async fn acquire(&mut self) -> Result<LockGuard, LockError> {
         let place = self.place.as_mut().ok_or(LockError::TicketSpent)?;
         let patience = Patience::of_settings(place.client());
@@ -88,8 +89,11 @@ impl Ticket {
             .nodes
             .telling("acquire", resource.name(), turn, token);
         let outcome = call.await;
-        self.last = self.position();
-        self.place = None;
+        // A client that has stopped takes nothing back: what becomes of the place must not look settled.
+        if !matches!(outcome, Err(LockError::Stopped(_))) {
+            self.last = self.position();
+            self.place = None;
+        }
         outcome
     }
 
@@ -117,6 +121,7 @@ impl Ticket {
     /// # Errors
     ///
     /// [`ReleaseError::Unconfirmed`] if no quorum answered; the clean-up goes on all the same.
+    /// [`ReleaseError::Stopped`] if the client's runtime has ended.
     pub async fn leave(mut self) -> Result<(), ReleaseError> {
         let Some(place) = self.place.take() else {
             return Ok(());
