@@ -54,11 +54,12 @@ pub(crate) async fn run(roll: Arc<Roll>, mut events: mpsc::Receiver<(usize, Even
             () = nodes.clock.sleep_until(wake_at) => {}
         }
         collect(&roll, &mut pace);
+        let now = nodes.clock.now();
         let limit = |place: usize| nodes.list.get(place).map_or(1, |node| node.batch_limit());
         while let Some((place, keys)) = pace.next(limit) {
             for batch in batches(&nodes, place, roll.ask(&keys, place)) {
                 pace.sent(place, batch.asked.len());
-                calls.push(send(&nodes, batch));
+                calls.push(send(&nodes, batch, now));
             }
         }
     }
@@ -153,11 +154,11 @@ fn batches(
         })
 }
 
-/// Sends a batch in one call.
-fn send(nodes: &Nodes, batch: Batch) -> BoxFuture<'static, Answered> {
+/// Sends a batch in one call, with the terms of `now`.
+fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> {
     let lease = batch.asked.first().map(|(_, question)| question.lease);
     let deadline = batch.deadline;
-    let terms = nodes.terms(deadline, lease.unwrap_or_default());
+    let terms = nodes.terms(deadline, lease.unwrap_or_default(), now);
     let (mut enqueues, mut extends, mut releases) = (Vec::new(), Vec::new(), Vec::new());
     for (_, question) in &batch.asked {
         match &question.send {
@@ -246,7 +247,7 @@ fn heed(
             deadline,
             again: true,
         };
-        calls.push(send(roll.nodes(), batch));
+        calls.push(send(roll.nodes(), batch, now));
     }
 }
 

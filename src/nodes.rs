@@ -81,9 +81,9 @@ impl Nodes {
         HolderId::new(self.rng, &self.signature, self.clock.unix_millis())
     }
 
-    /// The terms of calls that have until `deadline`, with this waiter lease.
-    pub(crate) fn terms(&self, deadline: Time, lease: Duration) -> Terms {
-        let now = self.clock.now();
+    /// The terms of calls that have until `deadline`, with this waiter lease. The questions of one round are to have
+    /// the same `now`: counters that start from it start equal.
+    pub(crate) fn terms(&self, deadline: Time, lease: Duration, now: Time) -> Terms {
         // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
         // behind when these lose their memory, too.
         let mut extra = 0;
