@@ -2,10 +2,10 @@
 
 use futures::{FutureExt, future::BoxFuture};
 use redis::{
-    Cmd, Pipeline, RedisResult, Value,
+    Cmd, ErrorKind, Pipeline, RedisResult, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
-use std::{future::Future, sync::Arc};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 
 use crate::task::Owned;
 
@@ -32,8 +32,16 @@ pub(super) trait Handed: Send + Sync {
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Handed for C {
     fn request<'a>(&'a self, cmd: &'a Cmd) -> BoxFuture<'a, RedisResult<Value>> {
-        let mut connection = self.clone();
-        async move { connection.req_packed_command(cmd).await }.boxed()
+        let request = async {
+            let mut connection = self.clone();
+            connection.req_packed_command(cmd).await
+        };
+        // It is a user's code, and the task that carries the calls of all must not go down with it.
+        let request = AssertUnwindSafe(request).catch_unwind();
+        let panicked = |_| Err((ErrorKind::Io, "the connection panicked").into());
+        request
+            .map(move |reply| reply.unwrap_or_else(panicked))
+            .boxed()
     }
 }
 

@@ -31,16 +31,32 @@ async fn connection(server: &Server) -> MultiplexedConnection {
         .expect("a connection")
 }
 
-/// A user's connection that can be made to hang, and whose clock can be hidden.
+/// A user's connection that can be made to hang and to panic, and whose clock can be hidden.
 #[derive(Clone)]
 struct Odd {
     inner: MultiplexedConnection,
     hangs: Arc<AtomicBool>,
+    panics: Arc<AtomicBool>,
     timeless: bool,
+}
+
+impl Odd {
+    async fn new(server: &Server) -> Self {
+        Self {
+            inner: connection(server).await,
+            hangs: Arc::default(),
+            panics: Arc::default(),
+            timeless: false,
+        }
+    }
 }
 
 impl ConnectionLike for Odd {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        if self.panics.load(Ordering::Relaxed) {
+            // Unlike `panic!` this prints nothing.
+            std::panic::resume_unwind(Box::new("the user's own code"));
+        }
         if self.hangs.load(Ordering::Relaxed) {
             return future::pending().boxed();
         }
@@ -68,9 +84,8 @@ impl ConnectionLike for Odd {
 async fn a_deadline_that_was_wrong_by_the_servers_clock_is_put_right() {
     let server = Server::start();
     let odd = Odd {
-        inner: connection(&server).await,
-        hangs: Arc::default(),
         timeless: true,
+        ..Odd::new(&server).await
     };
     // The wall clock of such a client stands in 2023, and the server does not say otherwise.
     let rig = Rig::new(0, Config::default(), Clock::tokio(), |context| {
@@ -133,12 +148,8 @@ async fn a_handed_manager_is_a_new_era_after_an_error() {
 #[tokio::test]
 async fn what_piles_up_on_a_connection_is_bounded() {
     let server = Server::start();
-    let hangs = Arc::<AtomicBool>::default();
-    let odd = Odd {
-        inner: connection(&server).await,
-        hangs: hangs.clone(),
-        timeless: false,
-    };
+    let odd = Odd::new(&server).await;
+    let hangs = odd.hangs.clone();
     let rig = Rig::new(0, Config::default(), Clock::Boot, |context| {
         RedisNode::over("odd", odd, context, Arc::default())
     });
@@ -158,4 +169,24 @@ async fn what_piles_up_on_a_connection_is_bounded() {
     assert_eq!(refused, Err(NodeError::Down(reason)));
     calls.pop();
     assert!(call().poll().is_pending());
+}
+
+/// The task that makes the calls makes those of all other locks, too.
+#[tokio::test]
+async fn l6_a_connection_that_panics_fails_its_own_call_alone() {
+    let server = Server::start();
+    let odd = Odd::new(&server).await;
+    let panics = odd.panics.clone();
+    let mut rig = Rig::new(0, impatient(), Clock::Boot, |context| {
+        RedisNode::over("odd", odd, context, Arc::default())
+    });
+    assert_eq!(rig.event().await, Event::Up);
+    panics.store(true, Ordering::Relaxed);
+    assert_eq!(rig.enqueue("r", &rig.id()).await, Err(NodeError::Broken));
+    panics.store(false, Ordering::Relaxed);
+    assert_eq!(rig.event().await, Event::Up);
+    assert!(matches!(
+        rig.enqueue("r", &rig.id()).await,
+        Ok(Standing::Granted { .. })
+    ));
 }
