@@ -119,6 +119,9 @@ fn releasing_a_lost_lock_says_so_and_leaves_the_next_holder_alone() {
         );
         let shorts = other.lock("shorts", TTL).await.unwrap();
         let trousers = other.lock("trousers", TTL).await.unwrap();
+        // A node that had it not yet is asked again in the background.
+        cluster.until_everywhere("shorts").await;
+        cluster.until_everywhere("trousers").await;
         let held = [cluster.values("shorts"), cluster.values("trousers")];
 
         let lost = Err(ReleaseError::Lost(LeaseLost::Expired));
