@@ -268,7 +268,7 @@ impl Claim {
         }
         self.agree(now);
         self.hurry();
-        self.stay_outside();
+        self.stay_outside(now);
         self.end_attempt(now);
     }
 
@@ -372,11 +372,12 @@ impl Claim {
 
     /// Without a place in line a vote is in everybody's way: it is given back with the next question, once all
     /// nodes have been asked after it came.
-    fn stay_outside(&mut self) {
+    fn stay_outside(&mut self, now: Time) {
         let votes = self.seats.iter().any(|seat| seat.vote.is_some());
         let round = self.vote_stamp;
         let over = |seat: &Seat| is_later(seat.ended_stamp, round);
-        if self.phase == Phase::Outside && votes && self.seats.iter().all(over) {
+        let outside = self.phase == Phase::Outside && votes && self.seats.iter().all(over);
+        if outside && self.may_give_back(now) {
             self.trace("no place in the line, giving a vote back");
             self.next_generation();
         }
