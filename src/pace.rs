@@ -66,7 +66,7 @@ impl Lines {
 
     fn pop(&mut self, most: usize) -> Vec<u64> {
         let others = !self.ask.is_empty() || !self.release.is_empty();
-        let line = if !self.keep.is_empty() && !(others && self.kept >= KEPT_IN_A_ROW) {
+        let line = if !(self.keep.is_empty() || others && self.kept >= KEPT_IN_A_ROW) {
             self.kept = self.kept.saturating_add(1);
             &mut self.keep
         } else {

@@ -555,13 +555,11 @@ impl Actor {
                 self.world
                     .judge_no_quorum("release", self.client, ttl, from, error, treated(way))
             }
-            ReleaseError::Lost(why) => {
-                if well && self.world.plan.weather == Weather::Calm {
-                    self.world.fail(
-                        "VERDICT release Lost",
-                        format!("c{}: {why}, though it was held", self.client),
-                    );
-                }
+            ReleaseError::Lost(why) if well && self.world.plan.weather == Weather::Calm => {
+                self.world.fail(
+                    "VERDICT release Lost",
+                    format!("c{}: {why}, though it was held", self.client),
+                );
             }
             _ => {}
         }
