@@ -205,6 +205,7 @@ impl Claim {
             self.trace("a push matches no known lease");
             return;
         }
+        self.vote_stamp = self.stamps;
         if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
             // The vote counts from here on; a holder makes it a full ttl at once.
             self.trace("a push came after the verdict");
