@@ -13,8 +13,8 @@ use crate::{
     error::NodeError,
     holder::{HolderId, Signature},
     node::{
-        Answer, Context, Enqueue, Event, Events, Extend, Extended, Node, Release, Released, Report,
-        Standing, Terms,
+        Answer, Call, Context, Enqueue, Event, Events, Extend, Extended, Node, Release, Released,
+        Report, Standing, Terms,
         address::Address,
         memory::{MemoryCluster, MemoryNode},
         redis::RedisNode,
@@ -107,11 +107,8 @@ impl Subject {
     }
 
     pub(super) async fn enqueue(&self, ask: &Enqueue) -> Standing {
-        only(
-            self.node
-                .enqueue(std::slice::from_ref(ask), self.terms())
-                .await,
-        )
+        let enqueue = || self.node.enqueue(std::slice::from_ref(ask), self.terms());
+        only(again_if_late(enqueue).await)
     }
 
     /// A first request, and the number that came of it.
@@ -137,7 +134,8 @@ impl Subject {
             token,
             repair,
         };
-        only(self.node.extend(&[ask], self.terms()).await)
+        let extend = || self.node.extend(std::slice::from_ref(&ask), self.terms());
+        only(again_if_late(extend).await)
     }
 
     pub(super) async fn release(&self, id: &HolderId) -> Released {
@@ -145,7 +143,8 @@ impl Subject {
             resource: resource("r"),
             id: id.clone(),
         };
-        only(self.node.release(&[ask], self.terms()).await)
+        let release = || self.node.release(std::slice::from_ref(&ask), self.terms());
+        only(again_if_late(release).await)
     }
 
     pub(super) async fn inspect(&self) -> Report {
@@ -239,6 +238,14 @@ fn context(clock: Clock, signature: &Signature) -> (Context, mpsc::Receiver<(usi
 
 pub(super) fn resource(name: &str) -> Arc<Resource> {
     Arc::new(Resource::new("", name).expect("a name"))
+}
+
+/// A call, and once more if the node refused it by its clock, which is known by then.
+async fn again_if_late<T>(call: impl Fn() -> Call<T>) -> Result<Answer<T>, NodeError> {
+    match call().await {
+        Err(NodeError::Late) => call().await,
+        outcome => outcome,
+    }
 }
 
 /// The one answer of a batch of one.
