@@ -5,12 +5,18 @@
 
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::yield_now,
+    time::{sleep, timeout},
+};
 
 use super::{Drill, NEVER};
 use crate::simulation::{chaos, history::Ms, server::Server, way::Weather, work::Cut};
 
 const TTL: Ms = 4000;
+
+/// So often others are let run before what was asked for is on its way.
+const YIELDS: u32 = 20;
 
 impl Drill<'_> {
     /// C3: an extend that is carried out after the release makes nothing.
@@ -19,6 +25,15 @@ impl Drill<'_> {
         let (call, guard) = self.lock(party, TTL).await;
         let extend = Cut::new(guard.extend(Duration::from_millis(TTL)), 1, call).await;
         assert!(extend.is_none(), "no node can have answered yet");
+        // The client's own task writes it.
+        let written = || self.stage.sim.with(|world| world.requests);
+        let before = written();
+        for _ in 0..YIELDS {
+            if written() > before {
+                break;
+            }
+            yield_now().await;
+        }
         // It is under way on connections that end, and the release takes new ones.
         self.stage.sim.with(|world| {
             for node in 0..world.servers.len() {
