@@ -689,6 +689,7 @@ impl Actor {
             let (from, asked) = (Instant::now(), guard.clone());
             let (least, most) = about.ttl.get();
             about.ttl.set((least.min(ttl), most.max(ttl)));
+            about.touched.set(Instant::now());
             let outcome = drive(
                 Box::pin(async move { asked.extend(ttl).await }) as Boxed<_>,
                 way,
@@ -766,6 +767,7 @@ impl Actor {
                 let enough = left > self.world.plan.slowest() * 4 + Duration::from_millis(8);
                 let often = every <= ttl / 3 && every <= least / 3;
                 about.renews.set((enough && often).then(Instant::now));
+                about.every.set(Some(every));
             }
             Err(ExtendError::AutoExtendRunning) if !running => {
                 // One was started with an interval that is not judged.

@@ -30,7 +30,7 @@ mod world;
 use std::{collections::BTreeMap, env, str::FromStr};
 
 /// How many seeds a plain `cargo test` runs.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 150;
 
 fn number<T: FromStr>(name: &str) -> Option<T> {
     env::var(name).ok()?.parse().ok()

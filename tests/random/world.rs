@@ -43,6 +43,8 @@ pub(crate) struct About {
     pub(crate) ttl: Cell<(Duration, Duration)>,
     /// Whether it is extended in the background, and since when.
     pub(crate) renews: Cell<Option<Instant>>,
+    /// The interval, if it is one of the user's.
+    pub(crate) every: Cell<Option<Duration>>,
     /// When its end was last moved by hand.
     pub(crate) touched: Cell<Instant>,
     /// When it was seen to be over.
@@ -69,6 +71,8 @@ struct Armed {
 #[derive(Clone)]
 pub(crate) struct Health {
     pub(crate) well_since: Option<Instant>,
+    /// When the grace of its last restart ends.
+    votes_from: Option<Instant>,
     pub(crate) forgot: Option<Instant>,
     down: bool,
 }
@@ -157,6 +161,7 @@ impl World {
         let nodes = vec![
             Health {
                 well_since: Some(now),
+                votes_from: None,
                 forgot: None,
                 down: false
             };
@@ -312,8 +317,11 @@ impl World {
         self.inner.borrow_mut().nodes[node].down = true;
     }
 
+    /// Its vote counts from now on, or once its grace is over.
     pub(crate) fn well(&self, node: usize) {
-        self.inner.borrow_mut().nodes[node].well_since = Some(Instant::now());
+        let node = &mut self.inner.borrow_mut().nodes[node];
+        let now = Instant::now();
+        node.well_since = Some(node.votes_from.map_or(now, |from| from.max(now)));
     }
 
     pub(crate) fn forgot(&self, node: usize) {
@@ -326,8 +334,9 @@ impl World {
         let mut inner = self.inner.borrow_mut();
         inner.restarted = true;
         inner.nodes[node].down = false;
-        inner.nodes[node].well_since =
-            Some(Instant::now() + self.plan.grace + Duration::from_millis(1100));
+        let votes_from = Some(Instant::now() + self.plan.grace + Duration::from_millis(1100));
+        inner.nodes[node].votes_from = votes_from;
+        inner.nodes[node].well_since = votes_from;
     }
 
     /// How many nodes were well from `from` on.
@@ -422,6 +431,7 @@ impl World {
             max_hold,
             ttl: Cell::new((ttl, ttl)),
             renews: Cell::new(auto.then_some(now)),
+            every: Cell::new(None),
             touched: Cell::new(now),
             over: Cell::new(None),
             told: Cell::new(false),
@@ -627,6 +637,9 @@ impl World {
             // Of the full ttl a third may have passed since the last renewal, and a little more by their grid.
             Some(since) if since.elapsed() >= settle => {
                 let ttl = about.ttl.get().0;
+                if about.every.get().is_some_and(|every| every > ttl / 3) {
+                    return;
+                }
                 ((ttl * 3 / 5).saturating_sub(slack), "of its ttl")
             }
             _ => (guard.validity().saturating_sub(slack), "of its validity"),
