@@ -368,7 +368,7 @@ impl Claim {
         let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
         if self.renewal == Renewal::Off {
             return if lacks {
-                self.time_left(now)
+                self.longest_left(now)
             } else {
                 Duration::ZERO
             };
@@ -378,6 +378,14 @@ impl Claim {
         } else {
             Duration::ZERO
         }
+    }
+
+    /// For how long the node that has the lease for longest has it. The quorum may have it for less so far, as the
+    /// answers of those that were asked for all of it are still to come.
+    fn longest_left(&self, now: Time) -> Duration {
+        let full = self.seats.iter().filter(|seat| seat.full_ttl);
+        let until = full.filter_map(|seat| Some(seat.vote?.until)).max();
+        until.map_or(self.ttl, |until| until.since(now))
     }
 
     /// Whether a question above `wish` is still to be asked, where `done` was the last.
