@@ -273,15 +273,20 @@ impl Claim {
         self.end_attempt(now);
     }
 
-    /// Whether a quorum gives its votes, but they have ended by the time of the answers: the way is too long for so
-    /// short a lease.
+    /// Whether a quorum gives its votes, but they have ended by the time of the answers, and those still to come make
+    /// none without them: the way is too long for so short a lease.
     fn hears_too_late(&self, now: Time) -> bool {
         let has = |seat: &&Seat| {
             let stands = |vote: Vote| seat.dead_on_arrival || vote.until > now;
             seat.vote.is_some_and(stands)
         };
         let has = self.seats.iter().filter(has).count();
-        has >= self.nodes.quorum.size() && self.majority_of(now, |_| true).is_none()
+        let late = self.seats.iter().filter(|seat| {
+            let late = seat.vote.is_some() && seat.dead_on_arrival;
+            late || seat.failure.is_some()
+        });
+        let over = !self.is_asking() || !self.nodes.quorum.possible_without(late.count());
+        over && has >= self.nodes.quorum.size() && self.majority_of(now, |_| true).is_none()
     }
 
     /// An attempt without waiting ends with its verdict, whether anybody is there to hear it or not: what it
@@ -406,6 +411,10 @@ impl Claim {
     /// taken, as the way to the nodes is too long for so short a lease, makes way for the others in between (L1).
     pub(super) fn stand_again(&mut self, now: Time) {
         self.trace("the votes ended before they were taken");
+        if self.room == Some(0) {
+            self.end(End::Unanswered, now);
+            return;
+        }
         self.keep_number();
         self.missed_turns = self.missed_turns.saturating_add(1);
         if self.missed_turns < MISSED_TURNS {

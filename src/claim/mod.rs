@@ -133,7 +133,7 @@ pub(crate) enum End {
     Over,
     /// An attempt without waiting: it is held or waited for.
     NotFree,
-    /// An attempt without waiting: too few nodes that may vote have answered.
+    /// An attempt without waiting: too few nodes that may vote have answered, or not soon enough.
     Unanswered,
     ShutDown,
 }
