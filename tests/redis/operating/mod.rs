@@ -448,7 +448,7 @@ async fn what_became_of_a_lease_is_told_afterwards() {
 
     servers[0].command(&["FLUSHALL"]);
     servers[0].command(&["FLUSHDB"]);
-    let busy = "local n = 0 for i = 1, 3e6 do n = n + i end return 'busy'";
+    let busy = "local n = 0 for i = 1, 2e7 do n = n + i end return 'busy'";
     servers[0].command(&["EVAL", busy, "0"]);
     servers[0].command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]);
     servers[0].command(&["SET", "k", &"v".repeat(100_000)]);
