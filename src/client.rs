@@ -94,6 +94,15 @@ impl Client {
         }
     }
 
+    /// Whether a quorum confirmed a release.
+    pub(crate) fn confirmed(&self, tally: Tally) -> Result<(), ReleaseError> {
+        if tally.is_quorum(self.nodes.quorum) {
+            return Ok(());
+        }
+        let failed = tally.failed.into_iter();
+        Err(ReleaseError::Unconfirmed(self.nodes.no_quorum(failed)))
+    }
+
     /// Ends what waits, and returns when everything that was left is taken back.
     pub(crate) async fn shut_down(&self) {
         self.nodes.close();

@@ -256,11 +256,7 @@ impl LockGuard {
             }
             return Err(ReleaseError::Lost(LeaseLost::QuorumLost));
         }
-        if tally.is_quorum(nodes.quorum) {
-            return Ok(());
-        }
-        let failed = tally.failed.into_iter();
-        Err(ReleaseError::Unconfirmed(nodes.no_quorum(failed)))
+        self.client.confirmed(tally)
     }
 
     /// Waits for the answers to questions above `wish`, by a timer of its own (S3).

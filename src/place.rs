@@ -202,13 +202,8 @@ impl Place {
         let Some(enrolment) = self.enrolment.take() else {
             return Ok(());
         };
-        let nodes = self.client.nodes.clone();
         let tally = self.client.release(&enrolment).await?;
-        if tally.is_quorum(nodes.quorum) {
-            return Ok(());
-        }
-        let failed = tally.failed.into_iter();
-        Err(ReleaseError::Unconfirmed(nodes.no_quorum(failed)))
+        self.client.confirmed(tally)
     }
 
     fn guard(&mut self, taken: Taken) -> Result<LockGuard, LockError> {
