@@ -17,6 +17,8 @@ use redlock_fifo::{
 use tokio::time::{Instant, advance, sleep, timeout};
 use tokio_test::{assert_pending, assert_ready, task::spawn};
 
+use crate::rig::ends;
+
 const TTL: Duration = Duration::from_secs(10);
 const EPHEMERAL: Duration = Duration::from_secs(5);
 
@@ -565,23 +567,6 @@ fn f1_a_fence_that_takes_long_costs_no_place() {
         guard.release().await.unwrap();
         served.await.unwrap().unwrap().release().await.unwrap();
     });
-}
-
-/// Runs a behaviour that must not keep a task busy. One that never yields stops the paused clock as well, so
-/// it is a clock outside that tells.
-fn ends(behaviour: impl AsyncFnOnce() + Send + 'static) {
-    let (done, finished) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        runtime.block_on(behaviour());
-        done.send(()).unwrap();
-    });
-    let finished = finished.recv_timeout(Duration::from_secs(20));
-    assert_eq!(finished, Ok(()), "a task spins, or the behaviour failed");
 }
 
 /// The counter of node 1 runs ahead of the others'.

@@ -63,6 +63,6 @@ pub(crate) fn ends(behaviour: impl AsyncFnOnce() + Send + 'static) {
         runtime.block_on(behaviour());
         done.send(()).unwrap();
     });
-    let finished = finished.recv_timeout(Duration::from_secs(30));
+    let finished = finished.recv_timeout(Duration::from_secs(20));
     assert_eq!(finished, Ok(()), "a task spins, or the behaviour failed");
 }
