@@ -23,7 +23,7 @@ const OLDER: u32 = 8;
 /// The longest that a vote from the queue lasts, in milliseconds.
 const LONGEST_VOTE: u64 = 3_600_000;
 
-/// How many dead waiters are dropped in one call, and skipped at the head of the line.
+/// How many waiters are looked at in one call: dropped, skipped at the head of the line, or of a dead process.
 const DEAD_AT_ONCE: usize = 1000;
 
 /// How many waiters are told to look, at most, when nobody hears of a vote.
@@ -357,12 +357,34 @@ impl Slot {
             let mut ends = lease_end.min(header.now() + LONGEST_VOTE);
             if tell(&head, lease_end, seq, publish) == Some(false) {
                 ends = ends.min(header.now() + header.unheard);
-                // The first who hears will ask when it ends.
-                let mut next = self.queue.iter().take(LOOKERS);
-                next.find(|(_, id)| tell(id, 0, 0, publish) != Some(false));
+                self.cut_short(header.now() + header.unheard, &head, publish);
             }
             self.lock = Some((head, Some(ends)));
             return;
+        }
+    }
+
+    /// Nobody heard of the vote of `head`, which lasts until `ends`: what else its process has in line ends with
+    /// it (F3). The first of another process that hears is told to look then.
+    fn cut_short(&mut self, ends: u64, head: &str, publish: Publish<'_>) {
+        let gone = channel(head);
+        let mut looks = LOOKERS;
+        let line = self.queue.iter().take(DEAD_AT_ONCE);
+        for (_, id) in line {
+            if channel(id) != gone {
+                if looks > 0 {
+                    looks = match tell(id, 0, 0, publish) {
+                        Some(false) => looks - 1,
+                        _ => 0,
+                    };
+                }
+                continue;
+            }
+            if let Some(place) = self.waiters.get_mut(id).filter(|it| it.lease_end > ends) {
+                self.lease_ends.remove(&(place.lease_end, id.clone()));
+                self.lease_ends.insert((ends, id.clone()));
+                place.lease_end = ends;
+            }
         }
     }
 
@@ -481,13 +503,17 @@ fn millis(millis: u64) -> std::time::Duration {
 /// Tells a waiter of its vote, or with zeros that it should look. Answers whether it heard; `None` if that is
 /// unknown, or if it polls.
 fn tell(id: &Arc<str>, lease_end: u64, seq: u64, publish: Publish<'_>) -> Option<bool> {
-    let channel = Parts::of(id)?.channel()?;
     publish(&Told {
-        channel,
+        channel: channel(id)?,
         id: id.clone(),
         lease_end,
         seq,
     })
+}
+
+/// Where the process of a waiter listens; `None` if it polls.
+fn channel(id: &str) -> Option<String> {
+    Parts::of(id)?.channel()
 }
 
 /// Whether a stored value belongs to the request of `id`, in whatever generation.

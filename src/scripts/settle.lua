@@ -88,22 +88,41 @@ local function crowd()
     end
   end
 
+  -- Where the process of a waiter listens; false if it polls.
+  local function channel(id)
+    return string.sub(id, 15, 15) == '8' and 'redlock-fifo:' .. string.sub(id, 25, 36)
+  end
+
   -- Tells a waiter of its vote, or with zeros that it should look. Returns how many heard; false if it polls.
   -- PUBLISH counts subscribers to patterns, too, who are nobody's process (F3); where the user may not ask
   -- for the others alone, its word has to do.
   function c.tell(id, ends, number)
-    if string.sub(id, 15, 15) ~= '8' then return false end
-    local channel = 'redlock-fifo:' .. string.sub(id, 25, 36)
-    local heard = redis.pcall('PUBLISH', channel, string.format('%.0f %.0f %s', ends, number, id))
+    local on = channel(id)
+    if not on then return false end
+    local heard = redis.pcall('PUBLISH', on, string.format('%.0f %.0f %s', ends, number, id))
     if type(heard) == 'number' and heard > 0 then
-      return redis.pcall('PUBSUB', 'NUMSUB', channel)[2] or heard
+      return redis.pcall('PUBSUB', 'NUMSUB', on)[2] or heard
     end
     return heard
   end
 
+  -- Nobody heard of the vote of `head`, so its process is probably gone. The vote is short, and what else this
+  -- process has in line ends with it, so that all of it costs no more (F3). Whoever of it is alive asks by then,
+  -- and keeps its place. The first of another process that hears is told to look when the vote ends.
+  local function cut_short(lock, queue, waiters, head, left)
+    local unheard, looks = tonumber(ARGV[5]), 16
+    if left > unheard then redis.call('PEXPIRE', lock, unheard) end
+    for _, next in ipairs(redis.call('ZRANGE', queue, 0, 999)) do
+      if channel(next) == channel(head) then
+        redis.call('ZADD', waiters, 'XX', 'LT', now + unheard, next)
+      elseif looks > 0 then
+        looks = c.tell(next, 0, 0) == 0 and looks - 1 or 0
+      end
+    end
+  end
+
   -- A free vote goes to the head of the queue, for what is left of its waiter lease, and it is told. To
   -- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote, or false.
-  -- If nobody heard, the vote is short, and the first who does hear will ask when it ends.
   -- No waiter lease of ours is longer than an hour; whatever else stands in the queue gets no more either.
   function c.settle(lock, queue, waiters, seq, caller, own)
     local holder = redis.call('GET', lock)
@@ -119,11 +138,7 @@ local function crowd()
         local number = count(seq)
         redis.call('SET', lock, head, 'PX', head == caller and own or left)
         if head ~= caller and c.tell(head, ends, number) == 0 then
-          local unheard = tonumber(ARGV[5])
-          if left > unheard then redis.call('PEXPIRE', lock, unheard) end
-          for _, next in ipairs(redis.call('ZRANGE', queue, 0, 15)) do
-            if c.tell(next, 0, 0) ~= 0 then break end
-          end
+          cut_short(lock, queue, waiters, head, left)
         end
         return head
       end

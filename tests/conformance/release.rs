@@ -1,7 +1,11 @@
 //! What `release` must do on every node.
 
 use super::subject::{LEASE, Subject, on_both};
-use crate::node::{Released, Standing};
+use crate::{
+    holder::{HolderId, Signature},
+    node::{Enqueue, Released, Standing},
+    rng::Rng,
+};
 
 on_both!(
     a_release_hands_over_and_tells,
@@ -10,6 +14,7 @@ on_both!(
     older_generations_go_too_and_newer_ones_stay,
     a_dead_head_is_passed_over,
     a_vote_that_nobody_heard_of_is_short,
+    the_waiters_of_a_process_that_does_not_hear_end_together,
     nothing_but_the_counter_is_left,
 );
 
@@ -73,14 +78,14 @@ async fn a_dead_head_is_passed_over(s: Subject) {
     assert_eq!(s.holder().await, Some(living.text().to_string()));
 }
 
+/// A client of the same kind that is gone: its channel has no listener.
+fn gone() -> Signature {
+    Signature::new(Rng, "gone", true)
+}
+
 async fn a_vote_that_nobody_heard_of_is_short(s: Subject) {
     let holder = s.id();
-    // A client of the same kind that is gone: its channel has no listener.
-    let gone = crate::holder::HolderId::new(
-        crate::rng::Rng,
-        &crate::holder::Signature::new(crate::rng::Rng, "gone", true),
-        0,
-    );
+    let gone = HolderId::new(Rng, &gone(), 0);
     s.join(&holder).await;
     s.join(&gone).await;
     s.release(&holder).await;
@@ -90,6 +95,45 @@ async fn a_vote_that_nobody_heard_of_is_short(s: Subject) {
         left.is_some_and(|left| left <= s.terms().unheard),
         "{left:?}"
     );
+}
+
+async fn the_waiters_of_a_process_that_does_not_hear_end_together(mut s: Subject) {
+    let (holder, living) = (s.id(), s.id());
+    let process = gone();
+    let dead: [_; 3] = std::array::from_fn(|_| HolderId::new(Rng, &process, 0));
+    s.join(&holder).await;
+    s.join(&dead[0]).await;
+    s.join(&dead[1]).await;
+    s.join(&living).await;
+    let number = Some(s.join(&dead[2]).await);
+    let before = s.inspect().await.line;
+    s.release(&holder).await;
+    let (told, ..) = s.told().await;
+    assert_eq!(*told, **living.text(), "it is to look when the vote ends");
+    let report = s.inspect().await;
+    let unheard = s.terms().unheard.as_millis() as u64;
+    let ends: Vec<u64> = report
+        .line
+        .iter()
+        .map(|waiting| waiting.lease_end)
+        .collect();
+    let soon = report.clock + unheard;
+    assert!(
+        ends[0] <= soon && ends[2] <= soon,
+        "{ends:?}, at {}",
+        report.clock
+    );
+    assert_eq!(ends[1], before[2].lease_end, "of another process");
+    // One of them is alive after all, and asks in time.
+    let number = Enqueue {
+        number,
+        ..s.ask(&dead[2])
+    };
+    s.enqueue(&number).await;
+    s.later(unheard + 1);
+    s.release(&holder).await;
+    assert_eq!(s.holder().await, Some(living.text().to_string()));
+    assert_eq!(s.line().await, [dead[2].text().to_string()]);
 }
 
 async fn nothing_but_the_counter_is_left(s: Subject) {
