@@ -12,8 +12,9 @@ use std::{
 
 use crate::clock::Time;
 
-/// Starts that lie this close together are one deployment. Uptime is counted in whole seconds.
-const TOGETHER: Duration = Duration::from_secs(5);
+/// Starts that seem to lie this close together are one deployment. Uptime is counted in whole seconds, so in truth
+/// they are less than five seconds apart.
+const TOGETHER: Duration = Duration::from_secs(4);
 
 /// What is known of the starts of a client's nodes.
 #[derive(Debug)]
