@@ -27,10 +27,7 @@ use crate::{
 /// The shortest time in which a connection is given up.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// After so much silence the server is asked for a sign of life,
-const SILENCE: Duration = Duration::from_secs(2);
-
-/// but no more often than this.
+/// A server is asked for a sign of life no more often than this.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The pauses between attempts grow from here
@@ -225,13 +222,13 @@ impl Supervisor {
         let clock = self.context.clock;
         let mut asked = Time::default();
         loop {
-            let due = session.health().last().plus(SILENCE).max(asked.plus(BEAT));
+            let due = session.next_beat().max(asked.plus(BEAT));
             tokio::select! {
                 biased;
                 cause = session.health().lost() => return cause,
                 () = clock.sleep_until(due) => {}
             }
-            if session.health().last().plus(SILENCE) <= clock.now() {
+            if session.next_beat() <= clock.now() {
                 asked = clock.now();
                 tokio::select! {
                     biased;

@@ -21,7 +21,8 @@ pub(crate) mod table;
 pub(crate) mod tls;
 
 #[cfg(test)]
-pub(crate) use session::NodeClock;
+#[cfg(test)]
+pub(crate) use session::{NodeClock, READ_EVERY};
 
 use std::{
     fmt,

@@ -27,7 +27,7 @@ use super::{
     fault,
     handshake::Found,
     millis_up,
-    reply::envelope,
+    reply::{self, envelope},
     request::{Asked, Header, Request, Script, Shas},
     unless_overdue,
 };
@@ -37,7 +37,10 @@ use crate::{
 };
 
 pub(super) use health::{Health, TOO_LONG};
-pub(crate) use node_clock::NodeClock;
+pub(crate) use node_clock::{NodeClock, READ_EVERY};
+
+/// After so much silence the server is asked for a sign of life.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// How many calls may be under way at once: bounds the memory that a hung server costs.
 const MAX_IN_FLIGHT: usize = 16 * 1024;
@@ -141,18 +144,30 @@ impl Session {
         outcome
     }
 
-    /// Asks for a sign of life.
+    /// Asks for a sign of life, which is a reading of the clock, too.
     pub(super) async fn beat(&self) {
         let sent = self.clock.now();
-        let ping = cmd("PING");
-        match timeout(self.node_timeout, self.connection.request(&ping)).await {
+        let time = cmd("TIME");
+        match timeout(self.node_timeout, self.connection.request(&time)).await {
             Err(_) => self.unanswered(sent),
-            // A refusal is one, too: a user may lack the right.
-            Ok(Err(error)) if error.code().is_none() => {
+            Ok(Err(error)) => {
                 self.failed(&error);
             }
-            Ok(_) => self.health.heard(self.clock.now()),
+            Ok(Ok(time)) => {
+                let now = self.clock.now();
+                self.health.heard(now);
+                if let Some(millis) = reply::time(&time) {
+                    self.found.node_clock.learn(millis, sent, now);
+                }
+            }
         }
+    }
+
+    /// When the server is to be asked for a sign of life, if nothing is heard of it until then; or for its clock,
+    /// where no answer to anything else came in time and told of it.
+    pub(super) fn next_beat(&self) -> Time {
+        let silent = self.health.last().plus(SILENCE);
+        silent.min(self.found.node_clock.last_read().plus(READ_EVERY))
     }
 
     async fn attempt<T>(&self, request: &Request<T>) -> Result<Answer<T>, NodeError> {

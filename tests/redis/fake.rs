@@ -277,7 +277,6 @@ impl Connection {
                 self.channel.clone_from(&call.words[1]);
                 format!(">3\r\n{}{}:1\r\n", bulk("subscribe"), bulk(&call.words[1]))
             }
-            "PING" => "+PONG\r\n".to_owned(),
             "EVALSHA" => match call.script {
                 Some(Script::Handshake) => bulk(""),
                 Some(Script::Inspect) => {

@@ -17,11 +17,14 @@ use super::{
 };
 use crate::{
     clock::Time,
-    node::{Context, Era, Event, Events, NodeClock},
+    node::{Context, Era, Event, Events, NodeClock, READ_EVERY},
 };
 
 /// After so many timeouts in a row a connection is replaced, as the real ones are.
 const MAX_TIMEOUTS: u32 = 3;
+
+/// A node notices by then that a connection has ended.
+pub(super) const NOTICED: Ms = 1500;
 
 /// The node's clock in milliseconds and its answer; none if the request was late.
 pub(super) type Outcome = (u64, Option<Reply>);
@@ -485,7 +488,7 @@ impl World {
         let wait = if self.chance.is(50) {
             0
         } else {
-            self.chance.below(1500)
+            self.chance.below(NOTICED)
         };
         self.after(wait, move |world| {
             world.servers[node]
@@ -564,7 +567,32 @@ impl World {
             count("connected again");
             way.context.events.tell(Event::Up);
         }
+        self.read_clock_later(client, node, epoch);
         self.review(client, node);
+    }
+
+    /// Where no answer tells of a node's clock for long, its connection asks for that.
+    fn read_clock_later(&mut self, client: usize, node: usize, epoch: u64) {
+        let Some(clock) = self.ways[client][node].clock() else {
+            return;
+        };
+        let read = clock.last_read();
+        self.after(READ_EVERY.as_millis() as Ms, move |world| {
+            let way = &world.ways[client][node];
+            if way.link.as_ref().is_none_or(|link| link.epoch != epoch) {
+                return;
+            }
+            let there = way.weather.cut_there || way.weather.cut_back;
+            let running = world.servers[node].condition == Condition::Running;
+            if clock.last_read() == read && running && !there && !world.lives[client].is_paused() {
+                let received = world.clock.now();
+                let millis = world.servers[node].millis(world.now());
+                // Half the way there and back.
+                let delay = Duration::from_millis(way.weather.delay.1);
+                clock.learn(millis, received.minus(delay), received.plus(delay));
+            }
+            world.read_clock_later(client, node, epoch);
+        });
     }
 
     /// Connects at once, without a message.

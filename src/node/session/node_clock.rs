@@ -14,6 +14,10 @@ use crate::{clock::Time, node::Era};
 /// The most that the two clocks are taken to have drifted apart, in microseconds.
 const MOST_DRIFT: i64 = 50_000;
 
+/// How old a reading may become before the server is asked for another: they drift apart by less than
+/// `MOST_DRIFT` meanwhile.
+pub(crate) const READ_EVERY: Duration = Duration::from_secs(40);
+
 /// A server's clock, as read so far.
 #[derive(Debug)]
 pub(crate) struct NodeClock(Mutex<Reading>);
@@ -25,6 +29,8 @@ struct Reading {
     /// How far off that may be, in microseconds.
     doubt: i64,
     at: Time,
+    /// When the clock was read last, whether that was a better reading or not.
+    last: Time,
 }
 
 impl NodeClock {
@@ -45,6 +51,11 @@ impl NodeClock {
     /// The server's clock, in microseconds, at the origin of the client's.
     pub(crate) fn offset(&self) -> i64 {
         self.reading().offset
+    }
+
+    /// When the clock was read last.
+    pub(crate) fn last_read(&self) -> Time {
+        self.reading().last
     }
 
     /// How far this clock is ahead of `other`, and how far off that may be, in microseconds.
@@ -80,6 +91,7 @@ impl NodeClock {
         if new.doubt <= doubt || apart > doubt.saturating_add(new.doubt) {
             *known = new;
         }
+        known.last = received;
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
@@ -95,6 +107,7 @@ impl Reading {
             offset: Era::offset(millis, sent, received),
             doubt,
             at: received,
+            last: received,
         }
     }
 
