@@ -188,6 +188,7 @@ impl Place {
         let verdict = |claim: &mut Claim, now: Time| match claim.phase() {
             Phase::Ended(End::NotFree) => Some(Attempt::NotFree),
             Phase::Ended(End::Unanswered) => Some(Attempt::Unknown),
+            Phase::Asking if claim.is_hopeless() => Some(Attempt::Unknown),
             Phase::Outside | Phase::Waiting => None,
             _ => taken(claim, now, hold).map(Attempt::Taken),
         };

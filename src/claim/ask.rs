@@ -354,29 +354,23 @@ impl Claim {
         })
     }
 
-    /// For how long a node is asked to prolong the lease; zero only asks whether the vote stands. What is not
-    /// renewed gets no more by a repair than the lease has left.
+    /// For how long a node is asked to prolong the lease; zero only asks whether the vote stands. What a node lacks
+    /// it gets for as long as the others have it, also if the user has asked for less since: nothing shortens a
+    /// lease. What is not renewed gets no more than that.
     fn ttl_to_ask(&self, place: usize, now: Time) -> Duration {
-        let Some(seat) = self.seats.get(place) else {
+        let Some(seat) = self.seats.get(place).filter(|_| self.phase == Phase::Held) else {
             return self.ttl;
         };
         let wished = self.is_open(self.extend_wish, seat.extended_stamp);
-        let fencing = self.phase != Phase::Held;
-        if fencing || wished {
-            return self.ttl;
-        }
+        let renews = self.renewal != Renewal::Off;
+        let renewed = renews && self.renewal_due(seat).is_none_or(|due| due <= now);
         let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
-        if self.renewal == Renewal::Off {
-            return if lacks {
-                self.longest_left(now)
-            } else {
-                Duration::ZERO
-            };
-        }
-        if lacks || self.renewal_due(seat).is_none_or(|due| due <= now) {
-            self.ttl
-        } else {
-            Duration::ZERO
+        let (least, lacking) = (self.ttl, self.longest_left(now));
+        match (lacks, wished || renews) {
+            (true, true) => lacking.max(least),
+            (true, false) => lacking,
+            (false, _) if wished || renewed => least,
+            (false, _) => Duration::ZERO,
         }
     }
 
@@ -385,7 +379,7 @@ impl Claim {
     fn longest_left(&self, now: Time) -> Duration {
         let full = self.seats.iter().filter(|seat| seat.full_ttl);
         let until = full.filter_map(|seat| Some(seat.vote?.until)).max();
-        until.map_or(self.ttl, |until| until.since(now))
+        until.map_or(self.longest, |until| until.since(now))
     }
 
     /// Whether a question above `wish` is still to be asked, where `done` was the last.
@@ -412,11 +406,17 @@ impl Claim {
         }
     }
 
+    /// Asks as if nothing had been answered yet; whatever was is taken back by that.
+    pub(super) fn begin_anew(&mut self) {
+        self.phase = Phase::Asking;
+        self.number = None;
+        self.next_generation();
+    }
+
     /// Asks those nodes again that have not answered in the first round.
     pub(crate) fn ask_first_again(&mut self) {
         if self.phase == Phase::Aside && self.number.is_none() {
-            self.phase = Phase::Asking;
-            self.next_generation();
+            self.begin_anew();
         }
         for seat in &mut self.seats {
             seat.urgent |= seat.number.is_none() && seat.crowd.is_none();

@@ -20,7 +20,7 @@ impl Claim {
         outcome: Result<Answer<Standing>, NodeError>,
     ) {
         let factor = self.nodes.config.clock_drift_factor;
-        let ttl = self.ttl;
+        let longest = self.longest;
         let Question {
             place,
             stamp,
@@ -59,7 +59,7 @@ impl Claim {
                     };
                 }
                 self.nodes.grace.learn(place, answer.era.up_since);
-                if seat.hear(now, ttl, asked, &answer, lease, factor) {
+                if seat.hear(now, longest, asked, &answer, lease, factor) {
                     step = Some("a push came before its answer");
                 }
                 if first_vote && seat.vote.is_some() {
@@ -411,12 +411,17 @@ impl Claim {
     /// taken, as the way to the nodes is too long for so short a lease, makes way for the others in between (L1).
     pub(super) fn stand_again(&mut self, now: Time) {
         self.trace("the votes ended before they were taken");
+        self.missed_turns = self.missed_turns.saturating_add(1);
         if self.room == Some(0) {
-            self.end(End::Unanswered, now);
+            // An attempt without waiting begins anew: it has no place to keep.
+            if self.missed_turns < MISSED_TURNS {
+                self.begin_anew();
+            } else {
+                self.end(End::Unanswered, now);
+            }
             return;
         }
         self.keep_number();
-        self.missed_turns = self.missed_turns.saturating_add(1);
         if self.missed_turns < MISSED_TURNS {
             self.give_back();
             self.phase = Phase::Waiting;

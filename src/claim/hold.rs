@@ -32,6 +32,7 @@ impl Claim {
         match self.phase {
             Phase::Ended(end) => return Taken::Ended(end),
             Phase::Aside if self.rests_until.is_some() => {}
+            Phase::Aside if self.room == Some(0) => self.begin_anew(),
             Phase::Aside => {
                 // Polled again: it is first in line again, by its number.
                 self.trace("stood aside, and is polled again");

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use redlock_fifo::{ArgumentError, FifoRedlock, LockError, MemoryCluster};
+use tokio::time::sleep;
 
-use crate::cluster::now;
+use crate::{cluster::now, rig::nodes};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -89,4 +91,23 @@ async fn a_lease_that_would_be_lost_at_once_is_refused() {
     let outcome = lock.max_hold(Duration::ZERO).await.err();
     let expected = LockError::Argument(ArgumentError::ZeroMaxHold);
     assert_eq!(outcome, Some(expected));
+}
+
+/// Neither that it is held nor that there is no quorum would be true.
+#[tokio::test(start_paused = true)]
+async fn l4_try_lock_that_is_polled_after_its_votes_have_ended_asks_again() {
+    let ttl = Duration::from_millis(300);
+    // Just after what can be trusted of the votes, and long after it was given up.
+    for pause in [298, 5000].map(Duration::from_millis) {
+        let cluster = nodes(&[10, 10, 10]);
+        let redlock = client(&cluster).await;
+        sleep(Duration::from_secs(1)).await;
+        let mut asked = Box::pin(redlock.try_lock("r", ttl));
+        assert!(asked.as_mut().now_or_never().is_none());
+        sleep(pause).await;
+        let guard = asked.await.unwrap();
+        guard.expect("it is free").release().await.unwrap();
+        redlock.shutdown().await;
+        assert!(cluster.nodes().all(|node| node.get("r").is_none()));
+    }
 }

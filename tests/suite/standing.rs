@@ -49,6 +49,32 @@ async fn l5_a_lease_that_was_handed_over_stands_on_all_nodes_for_its_full_ttl() 
     }
 }
 
+/// Nothing shortens a lease, also not where a node hears of it only after its owner has asked for less.
+#[tokio::test(start_paused = true)]
+async fn l5_a_lease_whose_owner_asks_for_less_at_once_stands_on_all_nodes_for_its_full_ttl() {
+    let ttl = Duration::from_secs(30);
+    for latencies in ways() {
+        for handed in [false, true] {
+            let cluster = nodes(&latencies);
+            let guard = if handed {
+                handed_over(&cluster, ttl).await
+            } else {
+                client(&cluster).await.lock("r", ttl).await.unwrap()
+            };
+            guard.extend(ttl / 10).await.unwrap();
+            guard.stop_auto_extend();
+            sleep(millis(200)).await;
+            let left: Vec<_> = cluster.nodes().map(|node| node.ttl("r")).collect();
+            let most = ttl - Duration::from_secs(1);
+            assert!(
+                left.iter().all(|left| *left > Some(most)),
+                "{latencies:?}, handed over: {handed}: {left:?}"
+            );
+            guard.release().await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn l5_a_lease_that_was_handed_over_survives_a_restart_of_any_node_at_any_time() {
     for ttl in [10, 30].map(Duration::from_secs) {
