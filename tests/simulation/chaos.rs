@@ -12,6 +12,7 @@ use super::{
     },
     history::{Ms, What},
     life::Part,
+    run::CLOCKS_APART,
     server::Condition,
     world::{Sim, World},
 };
@@ -403,11 +404,10 @@ fn exceed(world: &mut World, chance: &mut Chance, fault: &'static str) {
             }
         }
         COLD => {
-            // A second time within the grace, clocks that are apart by more than half of what passed in
-            // between would show in the tokens.
-            let young = |server: &super::server::Server| {
-                world.now() - server.started < world.history.settings.grace
-            };
+            // A second time soon after, clocks that are apart by more than half of what passed in between
+            // would show in the tokens.
+            let soon = world.history.settings.grace.max(3 * CLOCKS_APART);
+            let young = |server: &super::server::Server| world.now() - server.started < soon;
             if world.servers.iter().any(young) {
                 return;
             }

@@ -74,14 +74,21 @@ pub(super) const SEEN: &[&str] = &[
     "release repeated",
     "late request refused",
     "batch of several",
+    "shutdown amid the work",
+    #[cfg(feature = "metrics")]
+    RECORDER,
 ];
+
+/// How often the recorder panicked, beside the subscriber.
+#[cfg(feature = "metrics")]
+const RECORDER: &str = "a recorder of the user's panics";
 
 thread_local! {
     static COUNTS: RefCell<Counts> = const { RefCell::new(Counts::new()) };
 }
 
 thread_local! {
-    /// By chance of this the listener panics, as a user's may.
+    /// By chance of this the listener and the recorder panic, as a user's may.
     pub(super) static PANICS: RefCell<Option<Chance>> = const { RefCell::new(None) };
 }
 
@@ -126,6 +133,16 @@ impl World {
     }
 }
 
+/// What a user has installed is called by the client's own task, and panics now and then.
+fn may_panic(what: &'static str) {
+    if is_own_task() && PANICS.with_borrow_mut(|panics| panics.as_mut().is_some_and(|it| it.is(3)))
+    {
+        count(what);
+        // Without a message for each.
+        std::panic::resume_unwind(Box::new("what a user has installed panics"));
+    }
+}
+
 /// Hears what the clients log.
 pub(super) struct Listener;
 
@@ -151,13 +168,7 @@ impl Subscriber for Listener {
             }
         }
         event.record(&mut Words);
-        if is_own_task()
-            && PANICS.with_borrow_mut(|panics| panics.as_mut().is_some_and(|it| it.is(3)))
-        {
-            count(PANIC);
-            // Without a message for each.
-            std::panic::resume_unwind(Box::new("what a user has installed panics"));
-        }
+        may_panic(PANIC);
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -187,6 +198,42 @@ impl Visit for Words {
                 .iter()
                 .filter(|known| **known == words)
                 .for_each(|known| count(known));
+        }
+    }
+}
+
+/// Takes what the clients measure.
+#[cfg(feature = "metrics")]
+pub(super) mod recorder {
+    use metrics::{
+        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    };
+
+    use super::{RECORDER, may_panic};
+
+    #[derive(Debug)]
+    pub(in crate::simulation) struct Panicking;
+
+    impl Recorder for Panicking {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            may_panic(RECORDER);
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            may_panic(RECORDER);
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            may_panic(RECORDER);
+            Histogram::noop()
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{
     history::{Call, Kind, Ms, Settings, What},
     life::{self, Life, Part},
     run::{Party, Stage},
+    way::NOTICED,
     work::Cut,
 };
 use crate::{LockGuard, Ticket};
@@ -69,7 +70,7 @@ impl Drill<'_> {
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(34) {
+        match self.chance.below(36) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -92,11 +93,13 @@ impl Drill<'_> {
             9 => self.dropped_acquire().await,
             10 => self.unclaimed_grant().await,
             11 => self.extend_after_release().await,
+            33 | 34 => self.dead_process().await,
             _ => self.push_after_expiry().await,
         }
     }
 
-    /// L2: a dead holder costs what is left of its lease, plus one poll.
+    /// L2: a dead holder costs what is left of its lease, plus one poll. A renewal that was under way when it died
+    /// may be carried out until its deadline.
     async fn dead_holder(&mut self) {
         self.minority_falls_sick();
         let (ttl, dead, next) = (self.chance.between(200, 4000), self.enter(), self.enter());
@@ -121,7 +124,8 @@ impl Drill<'_> {
         drop(guard);
         let died = self.now();
         let served = self.served(waits).await;
-        let bound = ttl + ttl / 100 + self.poll() + self.round_trips(3) + self.sick;
+        let renewal = self.stage.settings().node_timeout;
+        let bound = ttl + renewal + ttl / 100 + self.poll() + self.round_trips(3) + self.sick;
         self.tell(
             "L2",
             vec![first, second],
@@ -176,6 +180,42 @@ impl Drill<'_> {
             served,
             bound,
             "all waiters ahead were dead",
+        );
+    }
+
+    /// F3: the waiters of one dead process, which listened for their turn, cost two polls together.
+    async fn dead_process(&mut self) {
+        // The places of the dead last for longer than it takes the nodes to notice, and than the bound.
+        let long = Settings {
+            ephemeral: 8000,
+            ..self.stage.settings().clone()
+        };
+        let (holder, dead, live) = (self.enter(), self.enter_with(long), self.enter());
+        let (first, guard) = self.lock(holder, 3000).await;
+        let mut calls = vec![first];
+        let mut dying = Vec::new();
+        for _ in 0..self.chance.between(1, 6) {
+            let (call, ticket) = self.ticket(dead, 8000).await;
+            calls.push(call);
+            dying.push(ticket);
+        }
+        let (last, waits) = self.waits(live, 3000);
+        calls.push(last);
+        sleep(Duration::from_millis(self.round_trips(6))).await;
+        self.dies(dead);
+        drop(dying);
+        sleep(Duration::from_millis(NOTICED)).await;
+        let free = self.now();
+        self.releases(first, guard).await;
+        let served = self.served(waits).await;
+        let bound = (2 * self.poll()).max(20) + self.round_trips(5);
+        self.tell(
+            "F3",
+            calls,
+            free,
+            served,
+            bound,
+            "the process of all waiters ahead was dead",
         );
     }
 

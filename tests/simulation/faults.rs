@@ -157,8 +157,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: BACK,
-        voids: &["S4", "L2"],
-        why: "a late request may look early; leases and graces last longer by as much. Beyond `restart_grace / 2 - 1 s` a loss of memory then voids S2 as well",
+        voids: &["S4", "C3", "L2"],
+        why: "a late request may look early, also after the release; leases and graces last longer by as much. Beyond `restart_grace / 2 - 1 s` a loss of memory then voids S2 as well",
     },
     Fault {
         name: RATE,
@@ -203,7 +203,7 @@ pub(super) const FAULTS: &[Fault] = &[
             "L6",
             "whole lease",
         ],
-        why: "nobody is left to remember; set `cold_start_grace` if that may happen. A second time within the grace, or with a restart in the five seconds after, it voids S2 in sequence, too, where clocks are apart by more than half of what passed in between",
+        why: "nobody is left to remember; set `cold_start_grace` if that may happen. A second time soon after, or with a restart in the five seconds after, it voids S2 in sequence, too, where clocks are apart by more than half of what passed in between",
     },
     Fault {
         name: LONG_TTL,

@@ -24,6 +24,9 @@ use crate::{FifoRedlock, builder::FifoRedlockBuilder, clock::Clock, node::Node};
 /// When the clients start: the nodes are long past their grace.
 const START: Ms = 40_000;
 
+/// How far the nodes' clocks are apart at most.
+pub(super) const CLOCKS_APART: Ms = 600;
+
 /// What a run came to.
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -47,6 +50,8 @@ pub(super) fn run(seed: u64) -> Outcome {
         .expect("a runtime");
     let voiding: Vec<_> = faults::voiding().map(|fault| fault.name).collect();
     let beyond = chance.is(25).then(|| chance.pick(&voiding));
+    #[cfg(feature = "metrics")]
+    let _recorder = metrics::set_default_local_recorder(&count::recorder::Panicking);
     let mut history =
         tracing::subscriber::with_default(Listener, || runtime.block_on(play(chance, beyond)));
     history.close();
@@ -95,7 +100,8 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
     let servers = (0..nodes)
         .map(|_| {
             let rate = chance.below(2 * rates + 1) as i64 - rates as i64;
-            Server::new(rate, chance.below(600_001) as i64 - 300_000)
+            let apart = 1000 * CLOCKS_APART;
+            Server::new(rate, chance.below(apart + 1) as i64 - apart as i64 / 2)
         })
         .collect();
     let clock = Clock::tokio();
@@ -157,6 +163,13 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
                 party.life.gate(Part::Callers, Box::pin(worker.run())),
             ));
         }
+    }
+    if chance.is(6) {
+        let party = &parties[chance.below(parties.len() as u64) as usize];
+        let shuts = shuts_down(party.redlock.clone(), chance.fork(), end - sim.now());
+        workers.push(tokio::spawn(
+            party.life.gate(Part::Callers, Box::pin(shuts)),
+        ));
     }
     let beyond = beyond.inspect(|fault| sim.with(|world| world.fault(fault, "in this run".into())));
     if quiet {
@@ -378,6 +391,18 @@ impl Stage {
             }
             world.note(What::Residue(left, tasks.saturating_sub(1)));
         });
+    }
+}
+
+/// Shuts a client down while it works, sometimes twice, and does not always wait for it.
+async fn shuts_down(redlock: FifoRedlock, mut chance: Chance, within: Ms) {
+    let pause = chance.millis(within);
+    sleep(pause).await;
+    count::count("shutdown amid the work");
+    let first = chance.pick(&[0, 1, 2, u64::MAX]);
+    let _ = Cut::new(redlock.shutdown(), first, 0).await;
+    if chance.is(50) {
+        redlock.shutdown().await;
     }
 }
 

@@ -108,10 +108,16 @@ impl World {
         });
         let mut others = others.map(|(_, call)| call.client);
         let holder = self.servers[node].holder(resource, now);
-        let left_over = holder.is_some_and(|holder| {
-            let call = self.history.call(holder);
-            call.idle || self.lives[call.client].is_dead()
-        });
+        let left_over = holder
+            .filter(|holder| *holder != number)
+            .is_some_and(|holder| {
+                let call = self.history.call(holder);
+                // Whoever has the vote alone gives it back when it has heard of the others.
+                let entered = now - self.entered[call.client];
+                let hears = |node| self.healthy_for(call.client, node) >= SETTLED.min(entered);
+                let all = (0..self.servers.len()).all(hears);
+                call.idle || self.lives[call.client].is_dead() || !all
+            });
         !left_over && well(client) && others.all(|other| self.lives[other].is_dead() || well(other))
     }
 

@@ -96,6 +96,7 @@ impl Drill<'_> {
             ..self.patient(delay)
         };
         let (ephemeral, trip) = (settings.ephemeral, settings.round_trip());
+        let late = settings.node_timeout;
         let holder = self.enter();
         let party = self.enter_with(settings);
         self.slow(party, |_| (delay, delay));
@@ -110,12 +111,13 @@ impl Drill<'_> {
         if let Some((first, guard)) = before {
             self.releases(first, guard).await;
         }
-        let wait = match self.chance.below(3) {
+        let turn = ephemeral.min(ttl);
+        let wait = match self.chance.below(4) {
             0 => 0,
-            1 => self.chance.below(ephemeral.min(ttl)),
-            _ => ephemeral
-                .min(ttl)
-                .saturating_sub(self.chance.below(4 * trip + 20)),
+            1 => self.chance.below(turn),
+            // The next renewal would be due by then, and there is still time for it.
+            2 => turn - self.chance.between(late.min(turn / 3), turn / 3),
+            _ => turn.saturating_sub(self.chance.below(4 * trip + 20)),
         };
         sleep(Duration::from_millis(wait)).await;
         self.note(What::Polled(call));

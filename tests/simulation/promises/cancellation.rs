@@ -31,7 +31,11 @@ pub(super) fn c2(history: &History) -> Vec<Violation> {
         for note in history.of(call) {
             match note.what {
                 What::Recorded(_) => recorded = true,
-                What::Votes { node, .. } => drop(votes.insert(node)),
+                What::Votes { node, .. } => {
+                    // What it proposed before is no ticket.
+                    numbers.remove(&node);
+                    votes.insert(node);
+                }
                 What::Had(..) | What::Given(_) | What::Failed(..) => break,
                 What::Lines { node, number, .. } => {
                     let before = numbers.insert(node, number);
@@ -124,13 +128,16 @@ pub(super) fn c4(history: &History) -> Vec<Violation> {
         } = settings;
         let bound = ephemeral + poll + 2 * node_timeout + 6 * delay;
         let mut has: BTreeMap<usize, Ms> = BTreeMap::new();
+        let mut polled = 0;
         for note in history.of(call) {
             match note.what {
+                // Who polls and does not get it, as it has to be extended first, may come back.
+                What::Polled(_) => polled = note.at,
                 What::Votes { node, .. } => {
                     has.entry(node).or_insert(note.at);
                 }
                 What::Out { node, why, .. } => {
-                    let since = quorum_since(&has, settings.quorum);
+                    let since = quorum_since(&has, settings.quorum).map(|since| since.max(polled));
                     let forgot = why == Out::Forgot;
                     if let Some(since) = since.filter(|since| !forgot && note.at - since > bound)
                         && reached(history, call, since, note.at)
