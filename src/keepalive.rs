@@ -26,6 +26,10 @@ use crate::{
 /// The farthest moment the ticker sleeps to when nothing is due.
 const NEVER: Duration = Duration::from_secs(86_400);
 
+/// How often a call is sent again that came too late by the node's clock, or to a node that had forgotten the scripts.
+/// Both may happen to one call, and in a cluster the second on several servers.
+const MOST_LATE: u8 = 3;
+
 /// How many events are looked at before what follows from them is sent.
 const EVENTS_AT_ONCE: usize = 256;
 
@@ -85,8 +89,8 @@ struct Batch {
     place: usize,
     sent: Time,
     deadline: Time,
-    /// Whether it has been sent before, and was not carried out.
-    again: bool,
+    /// How often it was sent, and not carried out.
+    late: u8,
 }
 
 /// A batch, and what came of it.
@@ -150,7 +154,7 @@ fn batches(
             place,
             sent,
             deadline: sent.plus(timeout),
-            again: false,
+            late: 0,
         })
 }
 
@@ -188,7 +192,7 @@ fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> 
 }
 
 /// Tells the requests what was answered. A batch that was not carried out, as the node's clock was not what it
-/// was taken for or its scripts were gone, is sent once more. One that was refused as a whole may have one bad
+/// was taken for or its scripts were gone, is sent again. One that was refused as a whole may have one bad
 /// key in it, somebody else's: it is sent again one by one, or that key would take everyone's lease. What is not
 /// wanted any more by then is left out: its release may have been carried out (C3).
 fn heed(
@@ -208,7 +212,7 @@ fn heed(
     };
     pace.over(batch.place, batch.asked.len(), took, of);
     let size = match outcome.error() {
-        Some(NodeError::Late) if !batch.again && now < batch.deadline => batch.asked.len(),
+        Some(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => batch.asked.len(),
         Some(NodeError::Refused(_) | NodeError::Garbled) if batch.asked.len() > 1 => 1,
         _ => return hear(roll, batch, outcome),
     };
@@ -217,7 +221,7 @@ fn heed(
         place,
         sent,
         deadline,
-        ..
+        late,
     } = batch;
     let items = asked
         .into_iter()
@@ -234,8 +238,8 @@ fn heed(
     while asked.peek().is_some() {
         let asked: Vec<_> = asked.by_ref().take(size).collect();
         pace.sent(place, asked.len());
-        let late = matches!(outcome.error(), Some(NodeError::Late));
-        let (sent, deadline) = if late {
+        let is_late = matches!(outcome.error(), Some(NodeError::Late));
+        let (sent, deadline) = if is_late {
             (sent, deadline)
         } else {
             (now, now.plus(of))
@@ -245,7 +249,7 @@ fn heed(
             place,
             sent,
             deadline,
-            again: true,
+            late: late + u8::from(is_late),
         };
         calls.push(send(roll.nodes(), batch, now));
     }

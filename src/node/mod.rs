@@ -21,7 +21,6 @@ pub(crate) mod table;
 pub(crate) mod tls;
 
 #[cfg(test)]
-#[cfg(test)]
 pub(crate) use session::{NodeClock, READ_EVERY};
 
 use std::{
