@@ -212,7 +212,9 @@ fn heed(
     };
     pace.over(batch.place, batch.asked.len(), took, of);
     let size = match outcome.error() {
-        Some(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => batch.asked.len(),
+        Some(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => {
+            batch.asked.len()
+        }
         Some(NodeError::Refused(_) | NodeError::Garbled) if batch.asked.len() > 1 => 1,
         _ => return hear(roll, batch, outcome),
     };
