@@ -30,6 +30,9 @@ const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
 /// counters are to be above any that were started while it was under way.
 const SEED_LEAD: u64 = 100_000;
 
+/// How long counters are kept when the clock has passed them.
+const KEEP: Duration = Duration::from_secs(60);
+
 /// How far apart the clocks of a majority may be for counters to go by them, in microseconds.
 const AGREED_CLOCKS: u64 = 10_000_000;
 
@@ -63,7 +66,7 @@ impl Nodes {
     ) -> Self {
         Self {
             quorum: Quorum::of(list.len()),
-            grace: Grace::new(list.len(), config.restart_grace, config.cold_start_grace),
+            grace: Grace::new(list.len(), config.grace(), config.cold_start_grace),
             list,
             config,
             clock,
@@ -90,11 +93,17 @@ impl Nodes {
         let mut clocks = Vec::with_capacity(self.list.len());
         for (place, node) in self.list.iter().enumerate() {
             let Ok(era) = node.era() else { continue };
-            self.grace.learn(place, era.up_since);
+            self.grace.learn(place, &era);
             clocks.push(era.node_micros(now));
             extra = extra.max(era.extra(now, self.config.restart_grace));
         }
-        let clock = self.agreed_clock(clocks);
+        clocks.sort_unstable();
+        let clock = self.agreed_clock(&clocks).or(clocks.last().copied());
+        // Whichever clocks another client knows of, what it starts counters from is not behind this one.
+        let last = clocks.len().saturating_sub(self.quorum.size());
+        let behind = clock
+            .zip(clocks.get(last))
+            .map(|(clock, last)| clock.saturating_sub(*last));
         let grace = i64::try_from(self.config.restart_grace.as_micros()).unwrap_or(i64::MAX);
         Terms {
             deadline,
@@ -105,16 +114,16 @@ impl Nodes {
                 .saturating_mul(2)
                 .max(SHORTEST_UNHEARD),
             seed: clock.map_or(0, |clock| clock + SEED_LEAD),
+            keep: KEEP.saturating_add(Duration::from_micros(behind.unwrap_or(0))),
             at: now,
             extra,
             lead: grace / 2,
         }
     }
 
-    /// The furthest of the clocks that a majority of the nodes agrees on; `None` if they are all apart. One
-    /// node's clock alone must not rule for how long the others keep their counters.
-    fn agreed_clock(&self, mut clocks: Vec<u64>) -> Option<u64> {
-        clocks.sort_unstable();
+    /// The furthest of the `clocks`, in order, that a majority of the nodes agrees on; `None` if they are all apart.
+    /// One node's clock alone must not rule for how long the others keep their counters.
+    fn agreed_clock(&self, clocks: &[u64]) -> Option<u64> {
         let near = |group: &&[u64]| match group {
             [first, .., last] => last - first <= AGREED_CLOCKS,
             group => !group.is_empty(),
@@ -149,22 +158,26 @@ impl Nodes {
         self.list.iter().filter(telling).count() >= self.quorum.size()
     }
 
-    /// The error of a question that too few nodes answered.
-    pub(crate) fn no_quorum(&self, failures: impl Iterator<Item = (usize, NodeError)>) -> NoQuorum {
+    /// The error of a question that too few nodes answered; so many were not waited for.
+    pub(crate) fn no_quorum(
+        &self,
+        failures: impl Iterator<Item = (usize, NodeError)>,
+        open: usize,
+    ) -> NoQuorum {
         let name = |place: usize| self.list.get(place).map_or("?", |node| node.name());
         let failures: Vec<NodeFailure> = failures
             .map(|(place, error)| NodeFailure::new(name(place), error))
             .collect();
-        let answered = self.list.len().saturating_sub(failures.len());
+        let answered = self.list.len().saturating_sub(failures.len() + open);
         NoQuorum::new(self.quorum.size(), answered, failures)
     }
 
     /// The nodes whose votes do not count yet, and for how long.
     pub(crate) fn in_grace(&self, now: Time) -> Vec<(usize, Duration)> {
         let start = |(place, node): (usize, &Arc<dyn Node>)| {
-            let up_since = node.era().ok()?.up_since;
-            self.grace.learn(place, up_since);
-            Some((place, up_since))
+            let era = node.era().ok()?;
+            self.grace.learn(place, &era);
+            Some((place, era.up_since))
         };
         let starts: Vec<_> = self.list.iter().enumerate().filter_map(start).collect();
         let left = |(place, up_since)| {
@@ -224,5 +237,42 @@ impl Nodes {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::MemoryCluster;
+
+    /// One clock is far ahead, and which nodes can be reached changes. Nothing is forgotten.
+    #[tokio::test(start_paused = true)]
+    async fn s2_tokens_rise_over_idle_times_beside_a_clock_that_is_ahead() {
+        let ttl = Duration::from_secs(10);
+        for ahead in [70, 300, 3600] {
+            for idle in [1, 30, 59, 61, 65, 100, 200, 3700] {
+                let cluster = MemoryCluster::new(3);
+                cluster.node(2).step_clock(f64::from(ahead));
+                sleep(Duration::from_secs(100)).await;
+                let builder = crate::FifoRedlock::builder().memory(&cluster);
+                let redlock = builder.connect().await.unwrap();
+                // Cut off for a while; it keeps its memory.
+                cluster.node(0).stop();
+                let guard = redlock.lock("r", ttl).await.unwrap();
+                let first = guard.fencing_token();
+                guard.release().await.unwrap();
+                cluster.node(0).reconnect();
+                sleep(Duration::from_secs(idle)).await;
+                // A minority hangs.
+                cluster.node(1).pause();
+                let guard = redlock.lock("r", ttl).await.unwrap();
+                assert!(
+                    guard.fencing_token() > first,
+                    "{ahead} s ahead, idle for {idle} s"
+                );
+            }
+        }
     }
 }

@@ -364,6 +364,7 @@ impl State {
             seed: terms.seed,
             extra: terms.extra,
             floor: terms.floor(&self.era(self.offset())),
+            keep: millis_up(terms.keep),
             unheard: millis_up(terms.unheard),
             lease: millis_up(terms.lease),
         }

@@ -83,8 +83,10 @@ pub(crate) struct Terms {
     /// How long a vote lasts of which its waiter was not told.
     pub(crate) unheard: Duration,
     /// The clock by which counters start and are kept, in microseconds at `at`: the furthest of a majority of
-    /// the nodes that agree. 0 if none do: then each node goes by its own.
+    /// the nodes that agree, or of all if none do. 0 if none is known: then each node goes by its own.
     pub(crate) seed: u64,
+    /// For how long a counter is kept when that clock has passed it: until no client's can be behind it any more.
+    pub(crate) keep: Duration,
     /// When `seed` was read.
     pub(crate) at: Time,
     /// What a counter that starts gets on top, in microseconds.

@@ -71,9 +71,9 @@ pub(super) fn report(clock: u64, rest: &[Value]) -> Option<Report> {
     }
     let waiter = |[id, number_, lease_end]: &[Value; 3]| {
         Some(Waiting {
-            id: text(id)?.to_owned(),
-            number: number(number_)?,
-            lease_end: number(lease_end)?,
+            id: foreign(id)?,
+            number: number(number_).unwrap_or_default(),
+            lease_end: number(lease_end).unwrap_or_default(),
         })
     };
     let holder = match foreign(holder)? {
@@ -323,13 +323,17 @@ mod tests {
 
         assert_eq!(report(8, &head[..3]), None);
         assert_eq!(report(8, &[head.as_slice(), &waiter[..2]].concat()), None);
-        // Anybody may hold the lock under any value; in line are our ids only.
+        // Anybody may hold the lock under any value, or put anything in line.
         let binary = Value::BulkString(vec![0xff]);
         let held = [binary.clone(), number(1), number(0), number(0)];
         let listed = report(8, &held).expect("a report");
         assert_eq!(listed.holder.map(|(id, _)| id), Some("\\xff".to_owned()));
-        let unread = [binary, number(3), number(4)];
-        assert_eq!(report(8, &[head.as_slice(), &unread].concat()), None);
+        let strange = [binary, number(-3), bulk("inf")];
+        let listed = report(8, &[head.as_slice(), &strange].concat()).expect("a report");
+        let [waiting] = listed.line.as_slice() else {
+            panic!("{listed:?}")
+        };
+        assert_eq!((&*waiting.id, waiting.number), ("\\xff", 0));
         let waiters = std::iter::repeat_n(waiter, MAX_REPORTED + 1).flatten();
         let endless: Vec<Value> = head.iter().cloned().chain(waiters).collect();
         assert_eq!(report(8, &endless), None);

@@ -95,6 +95,8 @@ pub(super) struct Header {
     pub(super) seed: u64,
     pub(super) extra: u64,
     pub(super) floor: u64,
+    /// Milliseconds, as are the next.
+    pub(super) keep: u64,
     pub(super) unheard: u64,
     pub(super) lease: u64,
 }
@@ -210,6 +212,7 @@ fn start<'a>(
         .arg(header.seed)
         .arg(header.extra)
         .arg(header.floor)
+        .arg(header.keep)
         .arg(header.unheard);
     cmd
 }
@@ -242,8 +245,9 @@ mod tests {
         seed: 12,
         extra: 13,
         floor: 14,
-        unheard: 15,
-        lease: 16,
+        keep: 15,
+        unheard: 16,
+        lease: 17,
     };
 
     fn shas() -> Shas {
@@ -276,15 +280,18 @@ mod tests {
         assert_eq!(words[..3], ["EVALSHA", "en", "8"]);
         assert_eq!(words[3..7], batch[0].resource.keys()[..]);
         assert_eq!(words[7..11], batch[1].resource.keys()[..]);
-        assert_eq!(words[11..17], ["11", "12", "13", "14", "15", "16"]);
-        assert_eq!(words[17..21], [&**batch[0].id.text(), "", "2", "3"]);
-        assert_eq!(words[21..], [&**batch[1].id.text(), "9", "2", ""]);
+        assert_eq!(words[11..18], ["11", "12", "13", "14", "15", "16", "17"]);
+        assert_eq!(words[18..22], [&**batch[0].id.text(), "", "2", "3"]);
+        assert_eq!(words[22..], [&**batch[1].id.text(), "9", "2", ""]);
     }
 
     #[test]
     fn a_release_has_no_deadline() {
         let Enqueue { resource, id, .. } = enqueue("a", None, None);
         let request = Request::release(&shas(), HEADER, &[Release { resource, id }]);
-        assert_eq!(words(&request.cmd)[7..12], ["0", "12", "13", "14", "15"]);
+        assert_eq!(
+            words(&request.cmd)[7..13],
+            ["0", "12", "13", "14", "15", "16"]
+        );
     }
 }

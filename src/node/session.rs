@@ -121,6 +121,7 @@ impl Session {
             seed: terms.seed,
             extra: terms.extra,
             floor: terms.floor(&self.era()),
+            keep: millis_up(terms.keep),
             unheard: millis_up(terms.unheard),
             lease: millis_up(terms.lease),
         }

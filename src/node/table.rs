@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
@@ -13,9 +14,6 @@ use super::{
     millis_up,
 };
 use crate::holder::{HolderId, Parts};
-
-/// How long a counter is kept after the clock has passed it, in milliseconds.
-const KEEP_SEQ: u64 = 60_000;
 
 /// How many older generations a newer one takes the place of.
 const OLDER: u32 = 8;
@@ -45,7 +43,8 @@ pub(crate) struct Header {
     pub(crate) seed: u64,
     pub(crate) extra: u64,
     pub(crate) floor: u64,
-    /// In milliseconds, as is the next.
+    /// In milliseconds, as are the next.
+    pub(crate) keep: u64,
     pub(crate) unheard: u64,
     pub(crate) lease: u64,
 }
@@ -224,7 +223,8 @@ impl Slot {
             }
             None => {
                 self.settle(header, None, publish);
-                if self.lock.is_none() {
+                // Behind more dead than one call drops there may be somebody alive (F4).
+                if self.lock.is_none() && self.queue.is_empty() {
                     self.lock = Some((id.clone(), Some(header.now() + ttl)));
                     let seq = self.count(header, None, false);
                     return Standing::Granted {
@@ -398,7 +398,7 @@ impl Slot {
         let value = value.max(least.unwrap_or(0));
         if rearm || known != Some(value) {
             let ahead = value.saturating_sub(header.seed()).div_ceil(1000);
-            self.seq = Some((value, header.now() + KEEP_SEQ + ahead));
+            self.seq = Some((value, header.now() + header.keep + ahead));
         }
         value
     }
@@ -465,8 +465,10 @@ impl Slot {
         self.lock.as_ref().is_some_and(|(held, _)| **held == *id)
     }
 
-    fn holder_left(&self, now: u64) -> Option<std::time::Duration> {
-        let (_, ends) = self.lock.as_ref()?;
+    fn holder_left(&self, now: u64) -> Option<Duration> {
+        let Some((_, ends)) = &self.lock else {
+            return Some(Duration::ZERO);
+        };
         ends.map(|ends| millis(ends.saturating_sub(now)))
     }
 
@@ -496,8 +498,8 @@ impl Slot {
     }
 }
 
-fn millis(millis: u64) -> std::time::Duration {
-    std::time::Duration::from_millis(millis)
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
 }
 
 /// Tells a waiter of its vote, or with zeros that it should look. Answers whether it heard; `None` if that is

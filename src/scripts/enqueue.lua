@@ -4,7 +4,7 @@
 -- in the same call. With the number of its ticket the request keeps its place (F1, C2); without one it
 -- is new, gets the vote if nobody is in the way (F4), or the next number if there is room.
 --
--- ARGV[6] lease  ms; the waiter lease                                        (F2, F3)
+-- ARGV[7] lease  ms; the waiter lease                                        (F2, F3)
 -- group:  id, number ('' if new), ttl ms, room (most waiters; '' unlimited)
 -- answer: {1, seq, ms left of the vote, 1 if a waiter here comes before}     granted
 --         {2, number, waiters ahead, ms clock when the waiter lease ends, ms left of the holder}  waiting
@@ -13,7 +13,7 @@
 -- The forms differ by more than one value, so that no answer without a vote is one fault away from a vote.
 -- Upholds F1, F2, F3, F4, S4.
 
-local lease = tonumber(ARGV[6])
+local lease = tonumber(ARGV[7])
 local c
 
 -- Whether `a` sorts before `b` among equal numbers, by bytes as in the queue.
@@ -82,7 +82,8 @@ local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
   else
     if not holder and waiting > 0 then holder = c.settle(lock, queue, waiters, seq) end
     waiting = waiting > 0 and redis.call('ZCARD', queue) or 0
-    if not holder then
+    -- Behind more dead than this call may drop there may be somebody alive (F4).
+    if not holder and waiting == 0 then
       redis.call('SET', lock, id, 'PX', ttl)
       return { 1, count(seq), ttl, 0 }
     end
@@ -96,7 +97,7 @@ local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
 end
 
 for g = 0, #KEYS / 4 - 1 do
-  local k, a = 4 * g, 6 + 4 * g
+  local k, a = 4 * g, 7 + 4 * g
   answers[g + 2] = enqueue(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], ARGV[a + 1],
     tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), tonumber(ARGV[a + 4]))
 end

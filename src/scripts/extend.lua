@@ -37,7 +37,7 @@ local function extend(lock, queue, waiters, seq, id, ttl, token, repair)
 end
 
 for g = 0, #KEYS / 4 - 1 do
-  local k, a = 4 * g, 5 + 4 * g
+  local k, a = 4 * g, 6 + 4 * g
   answers[g + 2] = extend(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], ARGV[a + 1],
     tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]), ARGV[a + 4] == '1')
 end

@@ -36,6 +36,6 @@ end
 
 for g = 0, #KEYS / 4 - 1 do
   local k = 4 * g
-  answers[g + 2] = release(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], ARGV[6 + g])
+  answers[g + 2] = release(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], ARGV[7 + g])
 end
 return answers

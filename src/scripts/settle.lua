@@ -5,7 +5,8 @@
 --   ARGV[2] seed      us; the clock by which counters start and are kept; 0: this node's own
 --   ARGV[3] extra     us; added to that start while a node is in its restart grace (S2)
 --   ARGV[4] floor     us; a counter below it is from before this run of the server and not trusted (S2)
---   ARGV[5] unheard   ms; how long a vote lasts of which nobody heard
+--   ARGV[5] keep      ms; how long counters are kept when that clock has passed them
+--   ARGV[6] unheard   ms; how long a vote lasts of which nobody heard
 -- followed by one group of values for each group of four KEYS: lock, queue, waiters, seq.
 -- The answer is an array: ms of this node's clock, then one answer a group; only the clock if too late.
 
@@ -18,8 +19,8 @@ local answers = { now }
 local seed, floor = tonumber(ARGV[2]), tonumber(ARGV[4])
 if seed == 0 then seed = micros end
 
--- Raises the counter: to `least`, or by one if that is nil. It is kept until the clock has passed it by a
--- minute, so that the time it would start from again is always higher. `rearm` says that it is still in use.
+-- Raises the counter: to `least`, or by one if that is nil. It is kept until the clock has passed it by some
+-- time, so that what it would start from again is always higher. `rearm` says that it is still in use.
 -- A server may come back with an older state, and with a counter that has repeated itself by then: one from
 -- before this run of the server counts as absent, but is never lowered.
 local function count(key, least, rearm)
@@ -33,7 +34,7 @@ local function count(key, least, rearm)
   end
   if not seq or seq < floor then value = math.max(value or 0, seed + tonumber(ARGV[3])) end
   if least and least > value then value = least end
-  local keep = 60000 + math.max(0, math.ceil((value - seed) / 1000))
+  local keep = tonumber(ARGV[5]) + math.max(0, math.ceil((value - seed) / 1000))
   if value ~= seq then
     redis.call('SET', key, string.format('%.0f', value), 'PX', keep)
   elseif rearm or not least then
@@ -45,6 +46,10 @@ end
 -- Redis looks at its memory limit before the first write of a script that may need memory, and not after
 -- another write. Keeping alive what stands here must go on when memory is full (F2): it begins with this.
 local function write_without_memory(key) redis.call('ZREM', key, '') end
+
+-- How many waiters this call may still look at one by one, or drop: a batch of requests that meet long lines of
+-- dead waiters must not stop the server. What is left to do is done by the calls that come after it.
+local budget = 1000
 
 -- What only those need who meet somebody else. Made when it is needed: a script defines its functions
 -- anew at every call, and most calls meet nobody.
@@ -68,10 +73,10 @@ local function crowd()
   -- The same from after that, where this call comes late.
   function c.newer(id) return generations(id, c.generation(id) + 1, c.generation(id) + 8) end
 
-  -- Drops the waiters whose lease has ended, together (F3): a thousand at a time, so that no line, however
-  -- long, stops the server.
+  -- Drops the waiters whose lease has ended, together (F3).
   function c.drop_dead(queue, waiters)
-    local dead = redis.call('ZRANGEBYSCORE', waiters, '-inf', now, 'LIMIT', 0, 1000)
+    local dead = redis.call('ZRANGEBYSCORE', waiters, '-inf', now, 'LIMIT', 0, budget)
+    budget = budget - #dead
     if #dead > 0 then
       redis.call('ZREM', queue, unpack(dead))
       redis.call('ZREM', waiters, unpack(dead))
@@ -82,10 +87,9 @@ local function crowd()
   function c.record(queue, waiters, id, number, lease)
     redis.call('ZADD', queue, number, id)
     redis.call('ZADD', waiters, now + lease, id)
-    if redis.call('PTTL', waiters) < lease then
-      redis.call('PEXPIRE', queue, lease)
-      redis.call('PEXPIRE', waiters, lease)
-    end
+    -- Somebody may have deleted one of the two.
+    if redis.call('PTTL', queue) < lease then redis.call('PEXPIRE', queue, lease) end
+    if redis.call('PTTL', waiters) < lease then redis.call('PEXPIRE', waiters, lease) end
   end
 
   -- Where the process of a waiter listens; false if it polls.
@@ -110,9 +114,11 @@ local function crowd()
   -- process has in line ends with it, so that all of it costs no more (F3). Whoever of it is alive asks by then,
   -- and keeps its place. The first of another process that hears is told to look when the vote ends.
   local function cut_short(lock, queue, waiters, head, left)
-    local unheard, looks = tonumber(ARGV[5]), 16
+    local unheard, looks = tonumber(ARGV[6]), 16
     if left > unheard then redis.call('PEXPIRE', lock, unheard) end
-    for _, next in ipairs(redis.call('ZRANGE', queue, 0, 999)) do
+    local line = budget > 0 and redis.call('ZRANGE', queue, 0, budget - 1) or {}
+    budget = budget - #line
+    for _, next in ipairs(line) do
       if channel(next) == channel(head) then
         redis.call('ZADD', waiters, 'XX', 'LT', now + unheard, next)
       elseif looks > 0 then
@@ -122,12 +128,14 @@ local function crowd()
   end
 
   -- A free vote goes to the head of the queue, for what is left of its waiter lease, and it is told. To
-  -- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote, or false.
+  -- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote; false if the line is empty,
+  -- or if this call may look no further into it.
   -- No waiter lease of ours is longer than an hour; whatever else stands in the queue gets no more either.
   function c.settle(lock, queue, waiters, seq, caller, own)
     local holder = redis.call('GET', lock)
     if holder then return holder end
-    for _ = 1, 1000 do
+    while budget > 0 do
+      budget = budget - 1
       local head = redis.call('ZRANGE', queue, 0, 0)[1]
       if not head then return false end
       local ends = tonumber(redis.call('ZSCORE', waiters, head))

@@ -1,11 +1,12 @@
 //! A Redis node and a memory node are fed the same random operations: every answer and the whole state
-//! after each must be the same, but for the moments in them.
+//! after each must be the same, but for the moments in them. The operations come in batches; among them are ids that
+//! nobody hears, distrusted counters, far generations, and the bare commands of others.
 //!
 //! Spans are chosen so that nothing ends within half a second of a step.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::subject::{self, only, resource};
+use super::subject::{self, resource};
 use crate::{
     holder::{HolderId, Signature},
     node::{Enqueue, Event, Extend, Extended, Release, Released, Report, Standing, Terms},
@@ -47,9 +48,12 @@ impl Subject {
         }
     }
 
-    fn terms(&self, lease: Duration) -> Terms {
+    fn terms(&self, lease: Duration, more: More) -> Terms {
         Terms {
             lease,
+            unheard: Duration::from_millis(more.unheard),
+            extra: more.extra,
+            lead: if more.distrust { 1 << 55 } else { i64::MIN },
             ..self.subject.terms()
         }
     }
@@ -65,67 +69,74 @@ impl Subject {
     }
 }
 
+#[derive(Clone, Copy, Debug)]
+struct More {
+    unheard: u64,
+    extra: u64,
+    distrust: bool,
+}
+
+/// A request of a batch.
+#[derive(Clone, Debug)]
+struct One {
+    name: usize,
+    id: HolderId,
+    rank: Option<usize>,
+    ttl: Duration,
+    room: Option<u64>,
+    repair: bool,
+}
+
 /// An operation, with numbers as ranks.
 #[derive(Clone, Debug)]
 enum Act {
-    Enqueue {
-        name: usize,
-        id: HolderId,
-        rank: Option<usize>,
-        ttl: Duration,
-        room: Option<u64>,
-        lease: Duration,
-    },
-    Extend {
-        name: usize,
-        id: HolderId,
-        ttl: Duration,
-        rank: Option<usize>,
-        repair: bool,
-    },
-    Release {
-        name: usize,
-        id: HolderId,
-    },
-    Foreign {
-        name: usize,
-    },
+    Enqueue(Vec<One>, Duration, More),
+    Extend(Vec<One>, More),
+    Release(Vec<One>, More),
+    Foreign { name: usize },
+    Delete { name: usize },
     Later(u64),
 }
 
 impl Act {
-    fn draw(chance: &mut Chance, ids: &[HolderId], numbers: usize) -> Self {
+    fn draw(chance: &mut Chance, ids: &[HolderId], numbers: usize, extra: u64) -> Self {
         let seconds_and_a_half = |n: usize| Duration::from_millis(n as u64 * 1000 + 500);
-        let name = chance.below(NAMES.len());
-        let id = chance.pick(ids);
-        let ttl = seconds_and_a_half(1 + chance.below(9));
-        let rank = (numbers > 0 && chance.below(3) > 0).then(|| chance.below(numbers));
+        let one = |chance: &mut Chance| One {
+            name: chance.below(NAMES.len()),
+            id: chance.pick(ids),
+            rank: (numbers > 0 && chance.below(3) > 0)
+                .then(|| numbers - 1 - chance.below(numbers.min(12))),
+            ttl: seconds_and_a_half(1 + chance.below(9)),
+            room: chance.pick(&[None, None, None, Some(0), Some(1), Some(2)]),
+            repair: chance.below(2) == 0,
+        };
+        let more = More {
+            unheard: chance.pick(&[500, 1500, 2500]),
+            extra,
+            distrust: chance.below(10) == 0,
+        };
+        let batch = 1 + chance.below(4);
         match chance.below(20) {
-            0..=9 => Self::Enqueue {
-                name,
-                id,
-                rank,
-                ttl,
-                room: chance.pick(&[None, Some(0), Some(1), Some(2), Some(64)]),
-                lease: seconds_and_a_half(1 + chance.below(5)),
-            },
-            10..=12 => Self::Extend {
-                name,
-                id,
-                ttl,
-                rank,
-                repair: chance.below(2) == 0,
-            },
-            13 => Self::Extend {
-                name,
-                id,
-                ttl: Duration::ZERO,
-                rank,
-                repair: false,
-            },
-            14..=16 => Self::Release { name, id },
-            17 => Self::Foreign { name },
-            // The counter is kept for 60 s: the short steps of a run do not add up to that.
+            0..=9 => {
+                let all = (0..batch).map(|_| one(chance)).collect();
+                Self::Enqueue(all, seconds_and_a_half(1 + chance.below(5)), more)
+            }
+            10..=12 => {
+                let mut all: Vec<_> = (0..batch).map(|_| one(chance)).collect();
+                for one in &mut all {
+                    if !one.repair && chance.below(3) == 0 {
+                        one.ttl = Duration::ZERO;
+                    }
+                }
+                Self::Extend(all, more)
+            }
+            13..=16 => Self::Release((0..batch).map(|_| one(chance)).collect(), more),
+            17 => chance.pick(&[
+                Self::Foreign { name: 0 },
+                Self::Foreign { name: 1 },
+                Self::Delete { name: 0 },
+                Self::Delete { name: 1 },
+            ]),
             _ => Self::Later(1000 * chance.pick(&[1, 1, 2, 2, 3, 3, 90])),
         }
     }
@@ -161,91 +172,105 @@ impl Pair {
 async fn ask(subject: &mut Subject, act: &Act) -> String {
     let node = subject.subject.node.clone();
     match act.clone() {
-        Act::Enqueue {
-            name,
-            id,
-            rank,
-            ttl,
-            room,
-            lease,
-        } => {
-            let ask = Enqueue {
-                resource: resource(NAMES[name]),
-                id,
-                number: subject.number(rank),
-                ttl,
-                room,
-            };
-            let answer = only(node.enqueue(&[ask], subject.terms(lease)).await);
-            match answer {
-                Standing::Granted {
-                    seq,
-                    left,
-                    outranked,
-                } => format!(
-                    "granted {} {} {outranked}",
-                    subject.rank(seq),
-                    about(left.as_millis() as u64)
-                ),
-                Standing::Waiting {
-                    number,
-                    ahead,
-                    holder_left,
-                    ..
-                } => format!(
-                    "waiting {} {ahead} {:?}",
-                    subject.rank(number),
-                    holder_left.map(|left| about(left.as_millis() as u64))
-                ),
-                Standing::Full {
-                    waiting,
-                    holder_left,
-                } => format!(
-                    "full {waiting} {:?}",
-                    holder_left.map(|left| about(left.as_millis() as u64))
-                ),
-                Standing::Superseded => "superseded".into(),
-            }
+        Act::Enqueue(all, lease, more) => {
+            let asks: Vec<_> = all
+                .iter()
+                .map(|one| Enqueue {
+                    resource: resource(NAMES[one.name]),
+                    id: one.id.clone(),
+                    number: subject.number(one.rank),
+                    ttl: one.ttl,
+                    room: one.room,
+                })
+                .collect();
+            let answers = node
+                .enqueue(&asks, subject.terms(lease, more))
+                .await
+                .expect("carried out")
+                .value;
+            answers
+                .into_iter()
+                .map(|answer| match answer {
+                    Standing::Granted {
+                        seq,
+                        left,
+                        outranked,
+                    } => format!(
+                        "granted {} {} {outranked};",
+                        subject.rank(seq),
+                        about(left.as_millis() as u64)
+                    ),
+                    Standing::Waiting {
+                        number,
+                        ahead,
+                        holder_left,
+                        ..
+                    } => format!(
+                        "waiting {} {ahead} {:?};",
+                        if number == 0 {
+                            0
+                        } else {
+                            1 + subject.rank(number)
+                        },
+                        holder_left.map(|left| about(left.as_millis() as u64))
+                    ),
+                    Standing::Full {
+                        waiting,
+                        holder_left,
+                    } => format!(
+                        "full {waiting} {:?};",
+                        holder_left.map(|left| about(left.as_millis() as u64))
+                    ),
+                    Standing::Superseded => "superseded;".into(),
+                })
+                .collect()
         }
-        Act::Extend {
-            name,
-            id,
-            ttl,
-            rank,
-            repair,
-        } => {
-            let ask = Extend {
-                resource: resource(NAMES[name]),
-                id,
-                ttl,
-                token: subject.number(rank).unwrap_or(0),
-                repair,
-            };
-            match only(
-                node.extend(&[ask], subject.terms(Duration::from_secs(5)))
-                    .await,
-            ) {
-                Extended::Stands { seq } => format!("stands {}", subject.rank(seq)),
-                other => format!("{other:?}"),
-            }
+        Act::Extend(all, more) => {
+            let asks: Vec<_> = all
+                .iter()
+                .map(|one| Extend {
+                    resource: resource(NAMES[one.name]),
+                    id: one.id.clone(),
+                    ttl: one.ttl,
+                    token: subject.number(one.rank).unwrap_or(0),
+                    repair: one.repair,
+                })
+                .collect();
+            let answers = node
+                .extend(&asks, subject.terms(Duration::from_secs(5), more))
+                .await
+                .expect("carried out")
+                .value;
+            answers
+                .into_iter()
+                .map(|answer| match answer {
+                    Extended::Stands { seq } => format!("stands {};", subject.rank(seq)),
+                    other => format!("{other:?};"),
+                })
+                .collect()
         }
-        Act::Release { name, id } => {
-            let ask = Release {
-                resource: resource(NAMES[name]),
-                id,
-            };
-            let released: Released = only(
-                node.release(&[ask], subject.terms(Duration::from_secs(5)))
-                    .await,
-            );
-            format!("{released:?}")
+        Act::Release(all, more) => {
+            let asks: Vec<_> = all
+                .iter()
+                .map(|one| Release {
+                    resource: resource(NAMES[one.name]),
+                    id: one.id.clone(),
+                })
+                .collect();
+            let answers: Vec<Released> = node
+                .release(&asks, subject.terms(Duration::from_secs(5), more))
+                .await
+                .expect("carried out")
+                .value;
+            format!("{answers:?}")
         }
-        Act::Foreign { name } => {
-            let ttl = Duration::from_millis(3500);
-            subject
-                .subject
-                .set_nx(NAMES[name], "foreign", ttl)
-                .to_string()
+        Act::Foreign { name } => subject
+            .subject
+            .set_nx(NAMES[name], "foreign", Duration::from_millis(3500))
+            .to_string(),
+        Act::Delete { name } => {
+            subject.subject.delete(NAMES[name]);
+            String::new()
         }
         Act::Later(millis) => {
             subject.subject.later(millis);
@@ -308,13 +333,21 @@ async fn both_kinds_of_node_answer_alike() {
         let mut chance = Chance(seed);
         pair.restart();
         let mut ids = Vec::new();
-        for _ in 0..4 {
-            let id = HolderId::new(Rng, &signature, 1_700_000_000_000);
-            ids.extend([id.clone(), id.next(), id.next().next()]);
+        let unheard = Signature::new(Rng, "a:b:", true);
+        let polls = Signature::new(Rng, "", false);
+        for signature in [&signature, &signature, &unheard, &unheard, &polls] {
+            let mut id = HolderId::new(Rng, signature, 1_700_000_000_000);
+            for generation in 0..12 {
+                if matches!(generation, 0 | 1 | 2 | 8 | 9 | 10) {
+                    ids.push(id.clone());
+                }
+                id = id.next();
+            }
         }
+        let extra = chance.pick(&[0, 0, 5_000_000]);
         let mut past = Vec::new();
         for _ in 0..80 {
-            let act = Act::draw(&mut chance, &ids, pair.0[0].numbers.len());
+            let act = Act::draw(&mut chance, &ids, pair.0[0].numbers.len(), extra);
             past.push(act.clone());
             let [redis, memory] = pair.act(&act).await;
             assert_eq!(

@@ -7,6 +7,7 @@ mod faults;
 mod handed;
 mod handshake;
 mod inspect;
+mod many_dead;
 mod redis;
 mod release;
 mod rig;

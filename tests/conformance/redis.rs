@@ -108,3 +108,21 @@ async fn a_call_that_is_never_polled_sends_nothing() {
     inspection.await.expect("carried out");
     assert_eq!(server.keys(), [""; 0]);
 }
+
+/// Else it would stay for ever, if nobody asked for the name again.
+#[tokio::test]
+async fn c1_a_queue_that_somebody_deleted_has_an_end_when_it_comes_back() {
+    let server = Server::start();
+    let rig = Rig::open(&server.url()).up().await;
+    let (holder, waiter, next) = (rig.id(), rig.id(), rig.id());
+    for id in [&holder, &waiter] {
+        rig.enqueue("r", id).await.expect("carried out");
+    }
+    let keys = ["{r}:redlock-fifo:queue", "{r}:redlock-fifo:waiters"];
+    server.command(&["PEXPIRE", keys[1], "60000"]);
+    server.command(&["DEL", keys[0]]);
+    rig.enqueue("r", &next).await.expect("carried out");
+    for key in keys {
+        assert!(server.number(&["PTTL", key]) > 0, "{key}");
+    }
+}

@@ -109,6 +109,7 @@ impl Rig {
             lease: LEASE,
             unheard: Duration::from_millis(400),
             seed: 0,
+            keep: Duration::from_secs(60),
             at: Time::default(),
             extra: 0,
             lead: 0,

@@ -89,6 +89,7 @@ impl Subject {
             lease: LEASE,
             unheard: Duration::from_millis(500),
             seed: 0,
+            keep: Duration::from_secs(60),
             at: Time::default(),
             extra: 0,
             lead: i64::MIN,
@@ -204,6 +205,16 @@ impl Subject {
                 let millis = ttl.as_millis().to_string();
                 let reply = server.command(&["SET", name, value, "NX", "PX", &millis]);
                 reply != redis::Value::Nil
+            }
+        }
+    }
+
+    /// The bare `DEL` of a person.
+    pub(super) fn delete(&self, name: &str) {
+        match &self.kind {
+            Kind::Memory(node) => node.delete(name),
+            Kind::Redis(server) => {
+                server.command(&["DEL", name]);
             }
         }
     }

@@ -244,6 +244,7 @@ impl Server {
             seed: terms.seed,
             extra: terms.extra,
             floor: terms.floor(&era),
+            keep: millis_up(terms.keep),
             unheard: millis_up(terms.unheard),
             lease: millis_up(terms.lease),
         }
