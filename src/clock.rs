@@ -4,9 +4,21 @@
 //! a paused clock replays exactly. Real nodes are timed by a clock that keeps running while the machine
 //! sleeps: a lease does so too, and a laptop lid must not make it look younger than it is (S3).
 
-use std::{sync::mpsc, thread, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::mpsc,
+    task::Poll,
+    thread,
+    time::Duration,
+};
 
-use tokio::{runtime::Handle, sync::oneshot, time::Instant};
+use tokio::{
+    runtime::{Handle, Id},
+    sync::oneshot,
+    task::yield_now,
+    time::Instant,
+};
 
 /// A moment, as the distance from the origin of the clock it came from, in nanoseconds: 584 years of them, in
 /// half of what a `Duration` takes. A waiter keeps many.
@@ -44,6 +56,9 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// After so much of a sleep the clock is looked at, as the machine may have slept meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Where a client's time comes from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Clock {
@@ -73,14 +88,32 @@ impl Clock {
     }
 
     /// Sleeps until `deadline`; at once if it has passed. The timer is that of whoever polls.
+    ///
+    /// Timers stand still while the machine sleeps, and the clock of real nodes does not: it is looked at again and
+    /// again, or a lease that ended meanwhile would be told of as much later (S3).
     pub(crate) async fn sleep_until(&self, deadline: Time) {
-        let span = deadline.since(self.now());
-        if span.is_zero() {
-        } else if Handle::try_current().is_ok() {
-            tokio::time::sleep(span).await;
-        } else {
-            sleep_in_thread(span).await;
-        }
+        let mut timer: Option<Timer> = None;
+        poll_fn(|cx| {
+            loop {
+                let span = match self {
+                    Self::Boot => deadline.since(self.now()).min(LOOK_AGAIN),
+                    Self::Tokio { .. } => deadline.since(self.now()),
+                };
+                if span.is_zero() {
+                    return Poll::Ready(());
+                }
+                let here = Handle::try_current().ok().map(|runtime| runtime.id());
+                // That of another runtime may never fire, and must not be polled once that has ended.
+                let mut ours = timer.take().filter(|timer| timer.runtime == here);
+                let current = ours.get_or_insert_with(|| Timer::start(here, span));
+                let over = current.sleep.as_mut().poll(cx).is_ready();
+                if !over {
+                    timer = ours;
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
     }
 
     /// Milliseconds since 1970, for people to read; no decision is made on it.
@@ -96,8 +129,24 @@ impl Clock {
     }
 }
 
+/// A timer of the runtime that it was made on, if that was on one.
+struct Timer {
+    runtime: Option<Id>,
+    sleep: Pin<Box<dyn Future<Output = ()> + Send + Sync>>,
+}
+
+impl Timer {
+    fn start(runtime: Option<Id>, span: Duration) -> Self {
+        let sleep: Pin<Box<dyn Future<Output = ()> + Send + Sync>> = match runtime {
+            Some(_) => Box::pin(tokio::time::sleep(span)),
+            None => Box::pin(sleep_in_thread(span)),
+        };
+        Self { runtime, sleep }
+    }
+}
+
 /// Where a future is polled outside of any runtime there is no timer: a thread sleeps instead, until that is over
-/// or nobody waits for it.
+/// or nobody waits for it. Where no thread is to be had, whoever waits looks again and again.
 async fn sleep_in_thread(span: Duration) {
     let (over, slept) = oneshot::channel();
     let (_waiting, wanted) = mpsc::channel::<()>();
@@ -107,6 +156,8 @@ async fn sleep_in_thread(span: Duration) {
     };
     if thread::Builder::new().spawn(sleep).is_ok() {
         let _ = slept.await;
+    } else {
+        yield_now().await;
     }
 }
 
