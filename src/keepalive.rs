@@ -6,7 +6,7 @@
 //! order in which it was decided on (C3), and a burst is paced (`pace`). It never waits for one node before it
 //! serves another. If it ends while it is needed, its client says so at every call.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::{
     holder::Parts,
     node::{Answer, Event, Extended, Released, Standing, punctual},
     nodes::Nodes,
-    pace::Pace,
+    pace::{Lane, Pace},
     roll::Roll,
     telemetry,
 };
@@ -34,9 +34,19 @@ const MOST_LATE: u8 = 3;
 const EVENTS_AT_ONCE: usize = 256;
 
 /// Serves the roll until it is closed and empty.
-pub(crate) async fn run(roll: Arc<Roll>, mut events: mpsc::Receiver<(usize, Event)>) {
-    // However this ends: also if its runtime does, or if it panics.
+pub(crate) fn run(
+    roll: Arc<Roll>,
+    events: mpsc::Receiver<(usize, Event)>,
+) -> impl Future<Output = ()> {
+    // However this ends: also if its runtime does, before the first poll or after, or if it panics.
     let watch = Watch(roll.clone());
+    async move {
+        serve(&roll, events).await;
+        drop(watch);
+    }
+}
+
+async fn serve(roll: &Arc<Roll>, mut events: mpsc::Receiver<(usize, Event)>) {
     let nodes = roll.nodes().clone();
     let mut calls = FuturesUnordered::new();
     let mut pace = Pace::of(nodes.list.len());
@@ -47,27 +57,28 @@ pub(crate) async fn run(roll: Arc<Roll>, mut events: mpsc::Receiver<(usize, Even
             Some(answered) = calls.next() => {
                 let mut next = Some(answered);
                 while let Some(answered) = next {
-                    heed(&roll, answered, &mut pace, &calls);
+                    heed(roll, answered, &mut pace, &calls);
                     next = calls.next().now_or_never().flatten();
                 }
             }
             _ = events.recv_many(&mut heard, EVENTS_AT_ONCE), if !events.is_closed() => {
-                heard.drain(..).for_each(|(place, event)| heed_event(&roll, place, event));
+                heard.drain(..).for_each(|(place, event)| heed_event(roll, place, event));
             }
             () = roll.rung() => {}
             () = nodes.clock.sleep_until(wake_at) => {}
         }
-        collect(&roll, &mut pace);
+        collect(roll, &mut pace);
         let now = nodes.clock.now();
         let limit = |place: usize| nodes.list.get(place).map_or(1, |node| node.batch_limit());
-        while let Some((place, keys)) = pace.next(limit) {
-            for batch in batches(&nodes, place, roll.ask(&keys, place)) {
-                pace.sent(place, batch.asked.len());
+        while let Some((place, lane, keys)) = pace.next(limit) {
+            // Before it is decided what to ask: what that may do, and until when, follows from a later moment.
+            let sent = nodes.clock.now();
+            for batch in batches(place, lane, roll.ask(&keys, place), sent) {
+                pace.sent(place, lane, batch.asked.len());
                 calls.push(send(&nodes, batch, now));
             }
         }
     }
-    drop(watch);
 }
 
 /// Tells the roll that nobody serves it any more.
@@ -87,6 +98,7 @@ impl Drop for Watch {
 struct Batch {
     asked: Vec<(u64, Question)>,
     place: usize,
+    lane: Lane,
     sent: Time,
     deadline: Time,
     /// How often it was sent, and not carried out.
@@ -132,11 +144,11 @@ fn collect(roll: &Roll, pace: &mut Pace) {
 
 /// Puts together what goes into one call: questions of one kind, with the same time to be answered.
 fn batches(
-    nodes: &Nodes,
     place: usize,
+    lane: Lane,
     asked: Vec<(u64, Question)>,
+    sent: Time,
 ) -> impl Iterator<Item = Batch> {
-    let sent = nodes.clock.now();
     let mut batches: BTreeMap<(u8, Duration, Duration), Vec<(u64, Question)>> = BTreeMap::new();
     for (key, question) in asked {
         let (kind, lease) = match question.send {
@@ -152,6 +164,7 @@ fn batches(
         .map(move |((_, timeout, _), asked)| Batch {
             asked,
             place,
+            lane,
             sent,
             deadline: sent.plus(timeout),
             late: 0,
@@ -210,7 +223,7 @@ fn heed(
         // It says nothing about how much a node can do.
         Some(_) => None,
     };
-    pace.over(batch.place, batch.asked.len(), took, of);
+    pace.over(batch.place, batch.lane, batch.asked.len(), took, of, now);
     let size = match outcome.error() {
         Some(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => {
             batch.asked.len()
@@ -221,6 +234,7 @@ fn heed(
     let Batch {
         asked,
         place,
+        lane,
         sent,
         deadline,
         late,
@@ -239,7 +253,7 @@ fn heed(
         .peekable();
     while asked.peek().is_some() {
         let asked: Vec<_> = asked.by_ref().take(size).collect();
-        pace.sent(place, asked.len());
+        pace.sent(place, lane, asked.len());
         let is_late = matches!(outcome.error(), Some(NodeError::Late));
         let (sent, deadline) = if is_late {
             (sent, deadline)
@@ -249,6 +263,7 @@ fn heed(
         let batch = Batch {
             asked,
             place,
+            lane,
             sent,
             deadline,
             late: late + u8::from(is_late),

@@ -1,0 +1,311 @@
+//! Many leases and places on a way to the nodes that becomes longer, or varies: in time is soon enough (L6).
+
+use std::time::Duration;
+
+use redlock_fifo::{FifoRedlock, MemoryCluster};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::rig::{client, nodes, patient};
+
+const TTL: Duration = Duration::from_secs(10);
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Leases that are lost while all nodes answer each question within `latency` of a `node_timeout` of 500 ms.
+async fn lost_at(count: usize, latency: u64, ttl: u64) -> usize {
+    let cluster = nodes(&[5; 3]);
+    let redlock = client(&cluster).await;
+    let mut guards = Vec::new();
+    for n in 0..count {
+        guards.push(redlock.lock(format!("r{n}"), millis(ttl)).await.unwrap());
+    }
+    sleep(millis(2 * ttl)).await;
+    assert!(guards.iter().all(|guard| guard.is_held()));
+    cluster
+        .nodes()
+        .for_each(|node| node.set_latency(millis(latency)));
+    sleep(millis(6 * ttl)).await;
+    guards.iter().filter(|guard| !guard.is_held()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_many_leases_stand_a_longer_way() {
+    let mut lost = Vec::new();
+    for (count, ttl) in [
+        (30, 10_000),
+        (60, 10_000),
+        (100, 10_000),
+        (300, 10_000),
+        (1000, 10_000),
+        (1000, 30_000),
+    ] {
+        for latency in [200, 300, 370, 380, 400, 450, 490] {
+            let gone = lost_at(count, latency, ttl).await;
+            if gone > 0 {
+                lost.push((count, ttl, latency, gone));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_many_leases_stand_a_way_that_varies() {
+    let mut lost = Vec::new();
+    for count in [30, 60, 100, 200, 300, 1000] {
+        for (low, high) in [(5u64, 400u64), (50, 450), (5, 250), (100, 490)] {
+            let cluster = nodes(&[5; 3]);
+            let redlock = client(&cluster).await;
+            let mut guards = Vec::new();
+            for n in 0..count {
+                guards.push(redlock.lock(format!("r{n}"), TTL).await.unwrap());
+            }
+            for n in 0..1200u64 {
+                let of = |node: u64| {
+                    if (n * 7 + node * 3).is_multiple_of(5) {
+                        low
+                    } else {
+                        high
+                    }
+                };
+                cluster
+                    .nodes()
+                    .zip(0..)
+                    .for_each(|(node, at)| node.set_latency(millis(of(at))));
+                sleep(millis(50)).await;
+            }
+            let gone = guards.iter().filter(|guard| !guard.is_held()).count();
+            if gone > 0 {
+                lost.push((count, low, high, gone));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_the_longest_interval_leaves_time_for_an_answer() {
+    let mut lost = Vec::new();
+    for ttl in [100u64, 300, 500, 1000, 1200, 1300, 1400, 1500] {
+        for back in [1u64, 2, 3, 5, 10] {
+            let cluster = MemoryCluster::new(3);
+            let redlock = client(&cluster).await;
+            sleep(millis(ttl * 7 % 31)).await;
+            let guard = redlock
+                .lock("r", millis(ttl))
+                .auto_extend(false)
+                .await
+                .unwrap();
+            let validity = millis(ttl) - millis(2) - millis(ttl) / 100;
+            let every = validity * 2 / 3;
+            guard.start_auto_extend(every, millis(ttl)).unwrap();
+            sleep(millis(1)).await;
+            let latency = (validity / 3).min(millis(500)) - millis(back);
+            cluster.nodes().for_each(|node| node.set_latency(latency));
+            if timeout(millis(ttl * 200), guard.lost()).await.is_ok() {
+                lost.push((ttl, back));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_renewal_does_not_wait_behind_requests() {
+    for crowd in [0, 100, 300, 1000] {
+        let cluster = MemoryCluster::new(3);
+        let redlock = FifoRedlock::builder()
+            .memory(&cluster)
+            .fifo_queue_length(None)
+            .fifo_retry_count(None)
+            .connect()
+            .await
+            .unwrap();
+        let other = FifoRedlock::builder()
+            .memory(&cluster)
+            .connect()
+            .await
+            .unwrap();
+        let _q = other.lock("q", 10 * TTL).await.unwrap();
+        // Slow, and in time.
+        cluster.node(2).set_latency(Duration::from_millis(450));
+        let waiters: Vec<_> = (0..crowd)
+            .map(|_| tokio::spawn(redlock.lock("q", 10 * TTL).wait_forever().into_future()))
+            .collect();
+        sleep(Duration::from_millis(1)).await;
+        let guard = redlock.lock("r", TTL).await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        cluster.node(0).stop();
+        let lost = timeout(Duration::from_secs(20), guard.lost()).await;
+        waiters.iter().for_each(|w| w.abort());
+        assert!(
+            lost.is_err(),
+            "crowd {crowd}: L6: two of three nodes answer within node_timeout: {lost:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_renewal_does_not_wait_behind_keep_alives() {
+    let mut fails = Vec::new();
+    for (crowd, late, latency) in [
+        (300, false, 450),
+        (3000, false, 450),
+        (3000, true, 450),
+        (3000, false, 300),
+        (3000, false, 100),
+    ] {
+        let cluster = MemoryCluster::new(3);
+        let redlock = FifoRedlock::builder()
+            .memory(&cluster)
+            .fifo_queue_length(None)
+            .fifo_retry_count(None)
+            .connect()
+            .await
+            .unwrap();
+        let other = FifoRedlock::builder()
+            .memory(&cluster)
+            .connect()
+            .await
+            .unwrap();
+        let _q = other.lock("q", 10 * TTL).await.unwrap();
+        let guard = redlock.lock("r", TTL).await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        if !late {
+            cluster
+                .nodes()
+                .for_each(|n| n.set_latency(Duration::from_millis(latency)));
+        }
+        let waiters: Vec<_> = (0..crowd)
+            .map(|_| tokio::spawn(redlock.lock("q", 10 * TTL).wait_forever().into_future()))
+            .collect();
+        if late {
+            sleep(Duration::from_secs(1)).await;
+            cluster
+                .nodes()
+                .for_each(|n| n.set_latency(Duration::from_millis(latency)));
+        }
+        let lost = timeout(Duration::from_secs(30), guard.lost()).await;
+        if lost.is_ok() {
+            fails.push((crowd, late, latency));
+        }
+        waiters.iter().for_each(|w| w.abort());
+    }
+    assert!(fails.is_empty(), "L6: {fails:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_f2_a_longer_way_costs_no_lease_and_no_place() {
+    let mut fails = Vec::new();
+    let ttl = Duration::from_secs(10);
+    for (crowd, latency) in [
+        (0, 450),
+        (100, 450),
+        (200, 450),
+        (300, 450),
+        (1000, 450),
+        (300, 300),
+        (1000, 300),
+        (3000, 300),
+    ] {
+        let cluster = MemoryCluster::new(3);
+        let redlock = FifoRedlock::builder()
+            .memory(&cluster)
+            .fifo_queue_length(None)
+            .fifo_retry_count(None)
+            .connect()
+            .await
+            .unwrap();
+        let other = FifoRedlock::builder()
+            .memory(&cluster)
+            .fifo_queue_length(None)
+            .connect()
+            .await
+            .unwrap();
+        let _q = other.lock("q", ttl).await.unwrap();
+        let guard = redlock.lock("r", ttl).await.unwrap();
+        let waiters: Vec<_> = (0..crowd)
+            .map(|_| tokio::spawn(redlock.lock("q", ttl).wait_forever().into_future()))
+            .collect();
+        sleep(Duration::from_secs(5)).await;
+        cluster
+            .nodes()
+            .for_each(|n| n.set_latency(Duration::from_millis(latency)));
+        let lost = timeout(Duration::from_secs(120), guard.lost()).await;
+        let line = other.inspect("q").await.unwrap().waiters().len();
+        // An inspection lists a thousand.
+        if lost.is_ok() || line != crowd.min(1000) {
+            fails.push((crowd, latency, line));
+        }
+        waiters.iter().for_each(|w| w.abort());
+    }
+    assert!(fails.is_empty(), "L6: {fails:?}");
+}
+
+/// A waiter in second place, and the nodes hang for less than half of the waiter lease.
+async fn f2(node_timeout: u64, from: u64, to: u64) -> (bool, Vec<&'static str>) {
+    let cluster = MemoryCluster::new(3);
+    let make = || patient(&cluster).node_timeout(millis(node_timeout));
+    let holder = make().connect().await.unwrap();
+    let first = make().connect().await.unwrap();
+    let second = make().connect().await.unwrap();
+    let late = make().connect().await.unwrap();
+    let held = holder.lock("r", Duration::from_secs(60)).await.unwrap();
+    let start = Instant::now();
+    let mut one = first.enqueue("r", TTL).await.unwrap();
+    let mut two = second.enqueue("r", TTL).await.unwrap();
+    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let spawn = |mut ticket: redlock_fifo::Ticket, name: &'static str| {
+        let order = order.clone();
+        tokio::spawn(async move {
+            let guard = ticket.acquire().await.unwrap();
+            order.lock().unwrap().push(name);
+            sleep(millis(20)).await;
+            guard.release().await.unwrap();
+        })
+    };
+    let _ = (&mut one, &mut two);
+    let a = spawn(one, "first");
+    let b = spawn(two, "second");
+    tokio::time::sleep_until(start + millis(from)).await;
+    cluster.nodes().for_each(|node| node.pause());
+    tokio::time::sleep_until(start + millis(to)).await;
+    cluster.nodes().for_each(|node| node.resume());
+    tokio::time::sleep_until(start + millis(5010)).await;
+    let three = late.enqueue("r", TTL).await.unwrap();
+    let report = late.inspect("r").await.unwrap();
+    let _ = report;
+    let c = spawn(three, "late");
+    held.release().await.unwrap();
+    timeout(Duration::from_secs(30), async {
+        a.await.unwrap();
+        b.await.unwrap();
+        c.await.unwrap();
+    })
+    .await
+    .unwrap();
+    let order = order.lock().unwrap().clone();
+    (order == ["first", "second", "late"], order)
+}
+
+#[tokio::test(start_paused = true)]
+async fn f2_a_hang_that_is_shorter_than_the_waiter_lease_costs_no_place() {
+    let mut bad = Vec::new();
+    for (timeout, from) in [
+        (500u64, 1300u64),
+        (2000, 1300),
+        (2300, 1300),
+        (3000, 1300),
+        (500, 2700),
+    ] {
+        for to in (from + 200..4900).step_by(100) {
+            let (ok, order) = f2(timeout, from, to).await;
+            if !ok {
+                bad.push((timeout, from, to, order));
+            }
+        }
+    }
+    assert!(bad.is_empty(), "{bad:?}");
+}
