@@ -178,6 +178,7 @@ impl Supervisor {
         self.reported = None;
         self.state.send_replace(State::Up(session.clone()));
         self.context.events.tell(Event::Up);
+        session.health().open();
 
         let cause = self.watch(&session).await;
         self.state

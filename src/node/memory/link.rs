@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{Condition, Header, Server, State};
 use crate::{
@@ -51,7 +51,8 @@ impl Way {
         let before = last
             .take()
             .filter(|before| before.is_empty() && !before.is_terminated());
-        if span.is_zero() && before.is_none() {
+        // Outside of a runtime there is nobody who could wait.
+        if span.is_zero() && before.is_none() || Handle::try_current().is_err() {
             return arrive();
         }
         let (arrived, arrival) = oneshot::channel();

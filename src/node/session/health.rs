@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex, OnceLock, PoisonError,
-    atomic::{AtomicU32, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use tokio::sync::Notify;
@@ -23,6 +23,8 @@ pub(crate) struct Health {
     notify: Notify,
     timeouts: AtomicU32,
     last: Mutex<Time>,
+    /// Whether the client knows of the session.
+    open: AtomicBool,
 }
 
 impl Health {
@@ -31,6 +33,15 @@ impl Health {
         if self.lost.set(cause).is_ok() {
             self.notify.notify_one();
         }
+    }
+
+    /// The client knows of the session: what the server tells unasked is news from here on.
+    pub(crate) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
     }
 
     /// Why the session ended, if it did.

@@ -16,7 +16,7 @@ const MOST_DRIFT: i64 = 50_000;
 
 /// How old a reading may become before the server is asked for another: they drift apart by less than
 /// `MOST_DRIFT` meanwhile.
-pub(crate) const READ_EVERY: Duration = Duration::from_secs(40);
+pub(crate) const READ_EVERY: Duration = Duration::from_secs(5);
 
 /// A server's clock, as read so far.
 #[derive(Debug)]
@@ -111,10 +111,10 @@ impl Reading {
         }
     }
 
-    /// Clocks drift apart, by less than a thousandth. However long nothing was heard, a deadline keeps
+    /// Clocks drift apart, by no more than a hundredth (S1). However long nothing was heard, a deadline keeps
     /// most of its time: what is left of the doubt is covered by the pause before a release is repeated.
     fn doubt_at(&self, now: Time) -> i64 {
-        let drift = micros(now.since(self.at) / 1000).min(MOST_DRIFT);
+        let drift = micros(now.since(self.at) / 100).min(MOST_DRIFT);
         self.doubt.saturating_add(drift)
     }
 }
@@ -179,7 +179,7 @@ mod tests {
         let clock = NodeClock::read(1_000, at(100), at(140));
         let cases = [
             (0, 140, 1_060),
-            (0, 10_140, 1_050),
+            (0, 10_140, 1_010),
             (10, 140, 1_070),
             (500, 140, 1_082),
         ];
