@@ -99,8 +99,11 @@ impl Client {
         if tally.is_quorum(self.nodes.quorum) {
             return Ok(());
         }
+        let open = tally.open;
         let failed = tally.failed.into_iter();
-        Err(ReleaseError::Unconfirmed(self.nodes.no_quorum(failed)))
+        Err(ReleaseError::Unconfirmed(
+            self.nodes.no_quorum(failed, open),
+        ))
     }
 
     /// Ends what waits, and returns when everything that was left is taken back.

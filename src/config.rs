@@ -207,6 +207,16 @@ impl Config {
         ttl.saturating_sub(drift(ttl, self.clock_drift_factor))
     }
 
+    /// For how long a node that restarted gives no vote: the leases that it may have forgotten last for longer by a
+    /// clock that is slower than ours.
+    pub(crate) fn grace(&self) -> Duration {
+        if self.restart_grace.is_zero() {
+            return Duration::ZERO;
+        }
+        let drift = drift(self.restart_grace, self.clock_drift_factor);
+        self.restart_grace.saturating_add(drift)
+    }
+
     /// How long a request of a lease of `ttl` may take: short enough to try thrice within its validity.
     pub(crate) fn timeout(&self, ttl: Duration) -> Duration {
         self.node_timeout.min(self.validity(ttl) / 3)

@@ -250,11 +250,7 @@ pub enum ArgumentError {
     #[error("the interval is zero")]
     ZeroInterval,
     /// The interval is so long that the lease would end before a renewal could be answered.
-    #[error(
-        "renewing every {} ms is too seldom for this ttl: every {} ms at the least",
-        every.as_millis(),
-        most.as_millis()
-    )]
+    #[error("renewing every {every:?} is too seldom for this ttl: every {most:?} at the least")]
     IntervalTooLong {
         /// The interval that was asked for.
         every: Duration,

@@ -10,11 +10,11 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::Time;
+use crate::{clock::Time, node::Era};
 
-/// Starts that seem to lie this close together are one deployment. Uptime is counted in whole seconds, so in truth
-/// they are less than five seconds apart.
-const TOGETHER: Duration = Duration::from_secs(4);
+/// Starts that seem to lie this close together are one deployment. Uptime is counted in whole seconds, so each may
+/// seem up to two seconds later than it was: in truth they are less than five seconds apart.
+const TOGETHER: Duration = Duration::from_secs(3);
 
 /// What is known of the starts of a client's nodes.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct Grace {
     period: Duration,
     /// Whether nodes that started together are in grace, too.
     cold: bool,
-    /// When each node started, if it was ever reached.
-    starts: Mutex<Vec<Option<Time>>>,
+    /// When each node started, if it was ever reached, and which connection told of that.
+    starts: Mutex<Vec<Option<(u64, Time)>>>,
 }
 
 impl Grace {
@@ -36,12 +36,14 @@ impl Grace {
         }
     }
 
-    /// The node with the place `place` is up since `up_since`, whether it votes or not: those that vote may have
-    /// started together where others did not.
-    pub(crate) fn learn(&self, place: usize, up_since: Time) {
+    /// What a connection to a node has told of its start, whether the node votes or not: those that vote may have
+    /// started together where others did not. An earlier connection than the last is no news.
+    pub(crate) fn learn(&self, place: usize, era: &Era) {
         let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(start) = starts.get_mut(place) {
-            *start = Some(up_since);
+        if let Some(start) = starts.get_mut(place)
+            && start.is_none_or(|(epoch, _)| epoch <= era.epoch)
+        {
+            *start = Some((era.epoch, era.up_since));
         }
     }
 
@@ -53,9 +55,9 @@ impl Grace {
             return left;
         }
         let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        let reached = || starts.iter().flatten();
-        let first = reached().min().copied().unwrap_or(up_since);
-        let last = reached().max().copied().unwrap_or(up_since);
+        let reached = || starts.iter().flatten().map(|(_, start)| *start);
+        let first = reached().min().unwrap_or(up_since);
+        let last = reached().max().unwrap_or(up_since);
         if last.since(first) <= TOGETHER {
             Duration::ZERO
         } else {
@@ -74,8 +76,18 @@ mod tests {
         Time::default().plus(Duration::from_secs(seconds))
     }
 
+    fn era(epoch: u64, up_since: Time) -> Era {
+        Era {
+            epoch,
+            run: 1,
+            up_since,
+            clock_offset: 0,
+            pushes: true,
+        }
+    }
+
     fn left(grace: &Grace, place: usize, up_since: Time, now: Time) -> Duration {
-        grace.learn(place, up_since);
+        grace.learn(place, &era(1, up_since));
         grace.left(up_since, now)
     }
 
@@ -91,13 +103,22 @@ mod tests {
     fn nodes_that_started_together_vote_at_once() {
         let grace = Grace::new(3, GRACE, false);
         assert_eq!(left(&grace, 0, at(100), at(101)), Duration::ZERO);
-        assert_eq!(left(&grace, 1, at(104), at(105)), Duration::ZERO);
+        assert_eq!(left(&grace, 1, at(103), at(105)), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_an_earlier_connection_tells_late_ends_no_grace() {
+        let grace = Grace::new(2, GRACE, false);
+        assert_eq!(left(&grace, 0, at(0), at(1)), Duration::ZERO);
+        grace.learn(1, &era(2, at(100)));
+        grace.learn(1, &era(1, at(0)));
+        assert_eq!(grace.left(at(100), at(105)), Duration::from_secs(25));
     }
 
     #[test]
     fn nodes_that_restarted_shortly_after_each_other_are_no_new_deployment() {
         let grace = Grace::new(3, GRACE, false);
-        grace.learn(0, at(0));
+        grace.learn(0, &era(1, at(0)));
         assert_eq!(left(&grace, 1, at(100), at(105)), Duration::from_secs(25));
         assert_eq!(left(&grace, 2, at(104), at(105)), Duration::from_secs(29));
     }

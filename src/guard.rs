@@ -166,7 +166,7 @@ impl LockGuard {
         self.client.nodes.warn_of_ttl(ttl);
         let extend = |claim: &mut Claim, now: Time| match claim.check(now) {
             Some(why) => Err(why),
-            None => Ok(claim.wish_extended(ttl)),
+            None => Ok(claim.wish_extended(ttl, now)),
         };
         let wish = self.enrolment.update(|claim, now| Some(extend(claim, now)));
         let wish = wish.unwrap_or(Err(LeaseLost::Released));
@@ -180,18 +180,22 @@ impl LockGuard {
     /// Extends the lease to `ttl`, now and every `every` from now on, in the background.
     ///
     /// For a guard that was locked without [`auto_extend`](crate::Lock::auto_extend), or stopped. An
-    /// interval above a third of `ttl` leaves less than two tries. A lease is renewed every 20 ms at most.
+    /// interval above a third of `ttl` leaves less than two tries. A lease is renewed every 20 ms at most, or,
+    /// if two thirds of what can be trusted of `ttl` are less than that, as often.
     ///
     /// # Errors
     ///
     /// [`ExtendError::AutoExtendRunning`] while one runs, as in Python. [`ExtendError::Lost`] if the lease
-    /// had ended. [`ExtendError::Argument`] if `every` is zero, or above two thirds of what can be trusted of
+    /// had ended. [`ExtendError::Stopped`] if the client's runtime has ended. [`ExtendError::Argument`] if `every` is zero, or above two thirds of what can be trusted of
     /// `ttl`, as a renewal might not be answered in time; or if `ttl` is not valid.
     pub fn start_auto_extend(&self, every: Duration, ttl: Duration) -> Result<(), ExtendError> {
         let config = &self.client.nodes.config;
         let ttl = config.ttl(ttl)?;
         let every = config.interval(every, ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
+        if let Some(cause) = self.client.roll.stopped() {
+            return Err(ExtendError::Stopped(cause));
+        }
         let start = |claim: &mut Claim, now| {
             if let Some(why) = claim.check(now) {
                 return Err(ExtendError::Lost(why));
@@ -199,7 +203,7 @@ impl LockGuard {
             if claim.renews() {
                 return Err(ExtendError::AutoExtendRunning);
             }
-            claim.renew(every, ttl);
+            claim.renew(every, ttl, now);
             Ok(())
         };
         let started = self.enrolment.update(|claim, now| Some(start(claim, now)));
@@ -287,8 +291,9 @@ impl LockGuard {
     }
 
     fn no_quorum(&self) -> crate::error::NoQuorum {
-        let failures: Vec<_> = self.enrolment.look(|claim, _| claim.failures().collect());
-        self.client.nodes.no_quorum(failures.into_iter())
+        let look = |claim: &Claim, _| (claim.failures().collect::<Vec<_>>(), claim.open());
+        let (failures, open) = self.enrolment.look(look);
+        self.client.nodes.no_quorum(failures.into_iter(), open)
     }
 }
 

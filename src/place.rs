@@ -85,12 +85,20 @@ impl Place {
             Patience::Until(deadline) => Some(deadline),
             Patience::WhileMoving(_) => None,
         };
+        // A round ends by itself, unless the client's runtime is blocked.
+        let overdue = |now: Time| match patience {
+            Patience::WhileMoving(Some(span)) => {
+                Some(now.plus(span).plus(client.nodes.config.node_timeout))
+            }
+            _ => deadline,
+        };
         for round in 1..=client.nodes.config.retry_count {
             if round > 1 {
                 place.change(|claim, _| claim.ask_first_again());
             }
             let has_verdict = |claim: &Claim| claim.phase() != Phase::Asking || claim.is_hopeless();
-            if !place.until(has_verdict, deadline).await? {
+            let overdue = overdue(client.nodes.clock.now());
+            if !place.until(has_verdict, overdue).await? {
                 return Err(place.give_up());
             }
             if !place.look(|claim, _| claim.is_hopeless())
@@ -312,13 +320,14 @@ impl Place {
 
     fn no_quorum(&self) -> LockError {
         let nodes = &self.client.nodes;
-        let mut failures: Vec<_> = self.look(|claim, _| claim.failures().collect());
+        let look = |claim: &Claim, _| (claim.failures().collect::<Vec<_>>(), claim.open());
+        let (mut failures, open) = self.look(look);
         for (place, left) in nodes.in_grace(nodes.clock.now()) {
             if failures.iter().all(|(failed, _)| *failed != place) {
                 failures.push((place, NodeError::RestartGrace { left }));
             }
         }
-        LockError::NoQuorum(nodes.no_quorum(failures.into_iter()))
+        LockError::NoQuorum(nodes.no_quorum(failures.into_iter(), open))
     }
 }
 

@@ -315,7 +315,9 @@ impl FifoRedlock {
             .filter_map(|(place, report)| Some((place, report.as_ref().err()?.clone())))
             .collect();
         if !nodes.quorum.possible_without(failures.len()) {
-            return Err(LockError::NoQuorum(nodes.no_quorum(failures.into_iter())));
+            return Err(LockError::NoQuorum(
+                nodes.no_quorum(failures.into_iter(), 0),
+            ));
         }
         let views = nodes.list.iter().zip(reports).map(|(node, report)| {
             NodeInspection::new(node.name(), report.map(|answer| answer.value))

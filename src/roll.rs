@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::{Claim, End, Question, Urgency},
-    clock::Time,
+    clock::{Clock, Time},
     error::{ClientStopped, LeaseLost},
     nodes::Nodes,
     telemetry::{self, Tell},
@@ -61,6 +61,8 @@ struct Entries {
     /// Until when the ticker sleeps; `None` while it is awake or has nothing to wait for.
     asleep_until: Option<Time>,
     closed: bool,
+    /// Whether requests end as they come.
+    shut_down: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,11 @@ pub(crate) struct Bell {
 }
 
 impl Bell {
+    /// Wakes whoever listens. Their wakers are a user's code, which may panic.
+    fn ring(&self) {
+        telemetry::guarded(|| self.wake.notify_waiters());
+    }
+
     /// Why the lease ended, if it did.
     pub(crate) fn lost(&self) -> Option<LeaseLost> {
         self.lost.get().copied()
@@ -138,7 +145,8 @@ impl Enrolment {
     /// What is to be seen of it without owning it.
     pub(crate) fn view(&self) -> View {
         View {
-            roll: self.roll.clone(),
+            roll: Arc::downgrade(&self.roll),
+            clock: self.roll.nodes.clock,
             key: self.key,
             bell: self.bell.clone(),
         }
@@ -151,10 +159,11 @@ impl Drop for Enrolment {
     }
 }
 
-/// Sees a request without owning it.
+/// Sees a request without owning it, or keeping anything of its client.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    pub(crate) roll: Arc<Roll>,
+    roll: Weak<Roll>,
+    clock: Clock,
     key: u64,
     pub(crate) bell: Arc<Bell>,
 }
@@ -174,14 +183,20 @@ impl View {
             tokio::select! {
                 biased;
                 () = rung => {}
-                () = self.roll.nodes.clock.sleep_until(until) => {}
+                () = self.clock.sleep_until(until) => {}
             }
         }
     }
 
     /// Changes the request, if it is still there.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> Option<T> {
-        self.roll.update(self.key, change)
+        self.roll.upgrade()?.update(self.key, change)
+    }
+
+    /// Whether nobody serves the request any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let roll = self.roll.upgrade();
+        roll.is_none_or(|roll| roll.stopped().is_some())
     }
 }
 
@@ -208,6 +223,7 @@ impl Roll {
         let mut entries = self.entries();
         let now = self.nodes.clock.now();
         let crowded = entries.outside.contains_key(claim.resource().name());
+        let shut_down = entries.shut_down;
         entries.arrivals += 1;
         let key = entries.arrivals;
         entries.keys.insert(claim.id().uuid(), key);
@@ -222,7 +238,9 @@ impl Roll {
         };
         entries.requests.insert(key, Box::new(entry));
         let start = |claim: &mut Claim, now| {
-            if crowded {
+            if shut_down {
+                claim.shut_down(now);
+            } else if crowded {
                 claim.find_no_room(now);
             }
         };
@@ -292,8 +310,8 @@ impl Roll {
             .collect();
         let needed = !(entries.closed && entries.requests.is_empty());
         drop(entries);
-        bells.iter().for_each(|bell| bell.wake.notify_waiters());
-        self.cleaned.notify_waiters();
+        bells.iter().for_each(|bell| bell.ring());
+        telemetry::guarded(|| self.cleaned.notify_waiters());
         if needed {
             telemetry::stopped(cause);
         }
@@ -304,8 +322,9 @@ impl Roll {
         self.stopped.get().copied()
     }
 
-    /// Ends whatever still waits; guards stay as they are.
+    /// Ends whatever still waits, and whatever comes from now on; guards stay as they are.
     pub(crate) fn shut_down(&self) {
+        self.entries().shut_down = true;
         self.each(self.all(), |claim, now, ()| {
             claim.shut_down(now);
             claim.release_anew();
@@ -421,11 +440,9 @@ impl Roll {
         if after.ring {
             self.changed.notify_one();
         }
-        for bell in after.bells {
-            bell.wake.notify_waiters();
-        }
+        after.bells.iter().for_each(|bell| bell.ring());
         if after.cleaned {
-            self.cleaned.notify_waiters();
+            telemetry::guarded(|| self.cleaned.notify_waiters());
         }
         telemetry::waiters(after.waiters);
         telemetry::bare(after.bare);
@@ -466,7 +483,7 @@ impl Entries {
     ) -> Option<T> {
         let entry = self.requests.get_mut(&key)?;
         let claim = &mut entry.claim;
-        let was_in_line = claim.is_in_line();
+        let (was_in_line, before) = (claim.is_in_line(), claim.outlook());
         let changed = change(claim, now);
         after.waiters += i32::from(claim.is_in_line()) - i32::from(was_in_line);
         let bare = claim.is_bare(now);
@@ -477,7 +494,8 @@ impl Entries {
         }
         let news = claim.take_news();
         after.tells.extend(news.tells);
-        if news.wake || news.moved && entry.bell.followed.load(Ordering::Relaxed) {
+        let wakes = news.wake || claim.outlook() != before;
+        if wakes || news.moved && entry.bell.followed.load(Ordering::Relaxed) {
             after.bells.push(entry.bell.clone());
         }
         Some(changed)

@@ -140,7 +140,7 @@ async fn next_position((view, last): (View, Option<u64>)) -> Option<(u64, (View,
         if Some(position) != last {
             return Some((position, (view.clone(), Some(position))));
         }
-        if view.roll.stopped().is_some() {
+        if view.is_stopped() {
             return None;
         }
         rung.await;

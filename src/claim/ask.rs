@@ -23,6 +23,9 @@ const SHORTEST_EXPIRY: Duration = Duration::from_millis(10);
 /// there lapse between them: one that never hears of its turn must not keep it from the others (L1).
 const MISSES: u8 = 3;
 
+/// By how much timers may be late in all between two renewals.
+const TIMERS: Duration = Duration::from_millis(5);
+
 /// A lease with less left than this is not worth a repair.
 const SHORTEST_REPAIR: Duration = Duration::from_millis(5);
 
@@ -34,24 +37,29 @@ impl Claim {
     /// [asked](Self::ask).
     pub(crate) fn take_due(&mut self, now: Time) -> Vec<(usize, Urgency)> {
         self.tick(now);
-        let urgency = match self.phase {
-            Phase::Ended(_) | Phase::Aside => Urgency::Release,
-            Phase::Asking | Phase::Outside => Urgency::Ask,
-            _ => Urgency::Keep,
-        };
+        let urgency = self.urgency();
         let mut due = Vec::with_capacity(self.seats.len());
         for place in 0..self.seats.len() {
             if self.node_due(place, now).is_some_and(|due| due <= now) {
-                self.seats[place].queued = true;
+                self.seats[place].queued = Some(urgency);
                 due.push((place, urgency));
             }
         }
         due
     }
 
+    fn urgency(&self) -> Urgency {
+        match self.phase {
+            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held => Urgency::Hold,
+            Phase::Waiting => Urgency::Keep,
+            Phase::Asking | Phase::Outside => Urgency::Ask,
+            Phase::Ended(_) | Phase::Aside => Urgency::Release,
+        }
+    }
+
     /// The question to a node whose turn has come, if it still has one.
     pub(crate) fn ask(&mut self, place: usize, now: Time) -> Option<Question> {
-        self.seats.get_mut(place)?.queued = false;
+        self.seats.get_mut(place)?.queued = None;
         if self.node_due(place, now).is_none_or(|due| due > now) {
             return None;
         }
@@ -80,7 +88,7 @@ impl Claim {
     pub(crate) fn ask_again(&mut self, question: &Question, now: Time) -> bool {
         if !self.asks(question) {
             if let Some(seat) = self.seats.get_mut(question.place)
-                && seat.answers(question.stamp, now)
+                && seat.answers(question.stamp, now, true)
             {
                 seat.fail(NodeError::Late);
             }
@@ -114,9 +122,10 @@ impl Claim {
 
     /// The user wants the lease to last `ttl` from now on, on all nodes. Questions above the number that this
     /// returns are the answer.
-    pub(crate) fn wish_extended(&mut self, ttl: Duration) -> u32 {
+    pub(crate) fn wish_extended(&mut self, ttl: Duration, now: Time) -> u32 {
         self.ttl = ttl;
         self.longest = self.longest.max(ttl);
+        self.wanted_until = self.wanted_until.max(now.plus(ttl));
         self.extend_wish = Some(self.stamps);
         self.stamps
     }
@@ -203,7 +212,9 @@ impl Claim {
 
     /// When a node is to be asked next; `None` if it is not, or is being asked.
     fn node_due(&self, place: usize, now: Time) -> Option<Time> {
-        let seat = self.seats.get(place).filter(|seat| !seat.queued)?;
+        // What has become more urgent does not wait where it stood before.
+        let waits = |seat: &&Seat| seat.queued.is_none_or(|queued| self.urgency() < queued);
+        let seat = self.seats.get(place).filter(waits)?;
         if matches!(self.phase, Phase::Ended(_) | Phase::Aside) {
             return seat.release_due().filter(|_| now < self.expires);
         }
@@ -212,11 +223,25 @@ impl Claim {
         }
         match self.phase {
             Phase::Asking => AT_ONCE.filter(|_| seat.urgent),
+            // An attempt without waiting asks no more often than its verdict needs.
+            Phase::Outside | Phase::Waiting if self.room == Some(0) => {
+                AT_ONCE.filter(|_| self.waiter_due(seat) == Time::ORIGIN)
+            }
             Phase::Outside | Phase::Waiting => Some(self.waiter_due(seat)),
             Phase::Fencing { done: false, .. } => Some(self.fence_due(seat)),
+            // Whoever asked for it finds enough left, for as long as its turn lasts (C4).
+            Phase::Fencing { done: true, .. } => self.fresh_due(seat),
             Phase::Held => self.holder_due(place, seat, now),
-            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Aside | Phase::Ended(_) => None,
+            Phase::Granted { .. } | Phase::Aside | Phase::Ended(_) => None,
         }
+    }
+
+    fn fresh_due(&self, seat: &Seat) -> Option<Time> {
+        if seat.failure.is_some() {
+            return Some(seat.ended.plus(self.retry(self.nodes.config.node_timeout)));
+        }
+        let have = seat.vote?.until.since(seat.vote_sent);
+        Some(next(seat.vote_sent, have / 3).max(next(seat.sent, have / 3)))
     }
 
     fn waiter_due(&self, seat: &Seat) -> Time {
@@ -234,7 +259,8 @@ impl Claim {
         if seat.failure.is_some() {
             let lapse = u32::from(seat.misses.saturating_sub(MISSES).min(2));
             return match lapse {
-                0 => next(seat.ended, span),
+                // What is left of the place may be less than a whole span.
+                0 => next(seat.ended, span).min(seat.ended.plus(self.retry(span))),
                 doublings => seat.ended.plus(self.lease() * (1 << doublings)),
             };
         }
@@ -302,8 +328,8 @@ impl Claim {
     fn interval(&self, have: Duration) -> Duration {
         match self.renewal {
             Renewal::Off | Renewal::Third => have / 3,
-            // An interval of the user's own never takes the lease to its end.
-            Renewal::Every(every) => every.min(have * 2 / 3),
+            // An interval of the user's own never takes the lease to its end: an answer may take a third.
+            Renewal::Every(every) => every.min((have * 2 / 3).saturating_sub(TIMERS)),
         }
     }
 
@@ -338,7 +364,7 @@ impl Claim {
                 };
                 (Send::Enqueue(enqueue), timeout)
             }
-            Phase::Fencing { done: false, .. } | Phase::Held => {
+            Phase::Fencing { .. } | Phase::Held => {
                 let ttl = self.ttl_to_ask(place, now);
                 let extend = Extend {
                     resource,
@@ -350,7 +376,7 @@ impl Claim {
                 let ttl = if ttl.is_zero() { self.ttl } else { ttl };
                 (Send::Extend(extend), config.timeout(ttl))
             }
-            Phase::Granted { .. } | Phase::Fencing { .. } => return None,
+            Phase::Granted { .. } => return None,
         })
     }
 
@@ -365,7 +391,13 @@ impl Claim {
         let renews = self.renewal != Renewal::Off;
         let renewed = renews && self.renewal_due(seat).is_none_or(|due| due <= now);
         let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
-        let (least, lacking) = (self.ttl, self.longest_left(now));
+        // An earlier wish may still be open on this node, and is not taken back by a smaller one.
+        let least = if wished {
+            self.ttl.max(self.wanted_until.since(now))
+        } else {
+            self.ttl
+        };
+        let lacking = self.longest_left(now);
         match (lacks, wished || renews) {
             (true, true) => lacking.max(least),
             (true, false) => lacking,
@@ -419,7 +451,11 @@ impl Claim {
             self.begin_anew();
         }
         for seat in &mut self.seats {
-            seat.urgent |= seat.number.is_none() && seat.crowd.is_none();
+            if seat.number.is_none() && seat.crowd.is_none() {
+                seat.urgent = true;
+                // That it failed before is no verdict on this round.
+                seat.failure = None;
+            }
         }
     }
 }

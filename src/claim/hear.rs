@@ -33,10 +33,11 @@ impl Claim {
         };
         self.check(now);
         let was_settled = self.is_settled();
+        let outcome = self.unless_overtaken(place, outcome);
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(stamp, now) {
+        if !seat.answers(stamp, now, was_sent(&outcome)) {
             return;
         }
         let mut step = None;
@@ -58,7 +59,7 @@ impl Claim {
                         _ => None,
                     };
                 }
-                self.nodes.grace.learn(place, answer.era.up_since);
+                self.nodes.grace.learn(place, &answer.era);
                 if seat.hear(now, longest, asked, &answer, lease, factor) {
                     step = Some("a push came before its answer");
                 }
@@ -68,8 +69,11 @@ impl Claim {
                 }
             }
             Err(error) => {
+                let missed = error == NodeError::TimedOut;
                 seat.fail(error);
-                self.note_miss(place, question);
+                if missed && question.timeout < self.nodes.config.node_timeout {
+                    self.note_miss(place, question);
+                }
             }
         }
         if let Some(words) = step {
@@ -99,10 +103,11 @@ impl Claim {
         };
         // What comes when the lease has ended does not bring it back.
         self.check(now);
+        let outcome = self.unless_overtaken(place, outcome);
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
-        if !seat.answers(question.stamp, now) {
+        if !seat.answers(question.stamp, now, was_sent(&outcome)) {
             return;
         }
         let had = seat.vote.is_some() && !seat.gone;
@@ -112,7 +117,7 @@ impl Claim {
                 seat.fail(NodeError::Garbled);
             }
             Ok(answer) => {
-                self.nodes.grace.learn(place, answer.era.up_since);
+                self.nodes.grace.learn(place, &answer.era);
                 seat.hear_extended(&answer, ttl, token, factor);
             }
             Err(error) => seat.fail(error),
@@ -155,6 +160,21 @@ impl Claim {
         }
     }
 
+    /// An answer, unless there is a newer connection to that node by now: what an earlier run said of itself must not
+    /// be taken for what this one is (S5, L5).
+    fn unless_overtaken<T>(
+        &self,
+        place: usize,
+        outcome: Result<Answer<T>, NodeError>,
+    ) -> Result<Answer<T>, NodeError> {
+        let answer = outcome?;
+        let now = self.nodes.list.get(place).and_then(|node| node.era().ok());
+        match now {
+            Some(era) if era.epoch > answer.era.epoch => Err(NodeError::Broken),
+            _ => Ok(answer),
+        }
+    }
+
     /// Where one vote of a lease is gone, the others may be, by the same cause. They are asked again before
     /// they are taken for proof that the lease stands, or one after the other would be put back on the
     /// word of those not asked yet, and a lease come back whose quorum was gone.
@@ -167,9 +187,11 @@ impl Claim {
 
     /// A waiter lease may be too short for the way to the nodes.
     fn note_miss(&mut self, place: usize, question: &Question) {
-        let short = question.timeout < self.nodes.config.node_timeout;
-        let misses = self.seats.get(place).map_or(0, |seat| seat.misses);
-        if short && misses == EAGER_ROUNDS + 1 {
+        let Some(seat) = self.seats.get_mut(place) else {
+            return;
+        };
+        seat.misses = seat.misses.saturating_add(1);
+        if seat.misses == EAGER_ROUNDS + 1 {
             let (waited, lease) = (question.timeout, question.lease);
             self.tell(What::TooSlow { waited, lease });
         }
@@ -448,4 +470,9 @@ impl Claim {
             seat.resume();
         }
     }
+}
+
+/// Whether a question may have been carried out that this came of.
+fn was_sent<T>(outcome: &Result<T, NodeError>) -> bool {
+    !matches!(outcome, Err(NodeError::Down(_) | NodeError::WrongServer(_)))
 }

@@ -54,12 +54,13 @@ impl Claim {
                 }
                 self.fence(majority, since);
             }
-            Phase::Fencing { since, done: true } => match self.fenced_majority(now) {
-                Some(majority) if self.lasts(majority, renewal, now) => {
+            Phase::Fencing { done: true, .. } => match self.fenced_majority(now) {
+                // It is kept fresh for as long as its turn lasts. To write it once more for whoever comes late would
+                // go on as long as somebody does, and keep all others waiting (C4).
+                Some(majority) if self.lasts(majority, Renewal::Third, now) => {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
-                Some(majority) => self.fence(majority, since),
-                None => self.stand_again(now),
+                _ => self.stand_again(now),
             },
             _ => {}
         }
@@ -150,10 +151,10 @@ impl Claim {
     }
 
     /// The lease is renewed every `every` to last `ttl`, from now on.
-    pub(crate) fn renew(&mut self, every: Duration, ttl: Duration) {
+    pub(crate) fn renew(&mut self, every: Duration, ttl: Duration, now: Time) {
         self.renewal = Renewal::Every(every);
         self.renewed_until = None;
-        self.wish_extended(ttl);
+        self.wish_extended(ttl, now);
     }
 
     /// The lease is not renewed any more.

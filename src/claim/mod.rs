@@ -88,6 +88,8 @@ pub(crate) struct Claim {
     stamps: u32,
     /// What the user has asked for last: questions above these numbers are the answer.
     extend_wish: Option<u32>,
+    /// Until when the user wants the lease to last, by all that was wished.
+    wanted_until: Time,
     check_wish: Option<u32>,
     /// When all that was asked for has expired by itself, once it has ended.
     expires: Time,
@@ -168,9 +170,11 @@ pub(crate) struct Question {
 }
 
 /// In which order questions are sent that wait for their turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Urgency {
-    /// It keeps something that would run out.
+    /// It keeps a lease.
+    Hold,
+    /// It keeps a place in line.
     Keep,
     /// It asks for something.
     Ask,
@@ -224,6 +228,7 @@ impl Claim {
             long_hold: None,
             stamps: 0,
             extend_wish: None,
+            wanted_until: Time::default(),
             check_wish: None,
             expires: Time::default(),
             news: News::default(),
@@ -323,6 +328,15 @@ impl Claim {
         self.seats.iter().enumerate().filter_map(failure)
     }
 
+    /// How many nodes have neither answered nor are among the [failures](Self::failures).
+    pub(crate) fn open(&self) -> usize {
+        let failed = self.failures().count();
+        let answered =
+            |seat: &&Seat| !seat.asked() && seat.ended_stamp > 0 && seat.failure.is_none();
+        let answered = self.seats.iter().filter(answered).count();
+        self.seats.len().saturating_sub(failed + answered)
+    }
+
     /// Whether it still waits for the answer to `question`.
     pub(crate) fn asks(&self, question: &Question) -> bool {
         let seat = self.seats.get(question.place);
@@ -333,7 +347,7 @@ impl Claim {
 
     /// Whether some node is still to be asked, or to answer.
     pub(crate) fn is_asking(&self) -> bool {
-        let open = |seat: &Seat| seat.asked() || seat.queued || seat.urgent;
+        let open = |seat: &Seat| seat.asked() || seat.queued.is_some() || seat.urgent;
         self.seats.iter().any(open)
     }
 
@@ -360,6 +374,11 @@ impl Claim {
     pub(crate) fn is_recorded(&self) -> bool {
         let recorded = |seat: &&Seat| seat.number.is_some() && seat.number == self.number;
         self.seats.iter().filter(recorded).count() >= self.nodes.quorum.size()
+    }
+
+    /// What whoever waits looks for: a change of it is worth a look.
+    pub(crate) fn outlook(&self) -> (Phase, bool, bool) {
+        (self.phase, self.is_hopeless(), self.is_settled())
     }
 
     /// Whether too many nodes failed to answer their last question to make a quorum.

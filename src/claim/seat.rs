@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::{
+    claim::Urgency,
     clock::Time,
     error::NodeError,
     node::{Answer, Era, Extended, Released, Standing},
@@ -37,8 +38,8 @@ pub(crate) struct Seat {
     pub(crate) in_line: bool,
     /// To be asked as soon as nothing is under way, whatever was asked before.
     pub(crate) urgent: bool,
-    /// Waits for its turn to be asked.
-    pub(crate) queued: bool,
+    /// How urgently it waits for its turn to be asked, if it does.
+    pub(crate) queued: Option<Urgency>,
     /// When the server started.
     pub(crate) up_since: Time,
     pub(crate) place: Option<Place>,
@@ -51,7 +52,8 @@ pub(crate) struct Seat {
     pub(crate) crowd: Option<u32>,
     /// Why the last question went unanswered.
     pub(crate) failure: Option<Box<NodeError>>,
-    /// How many questions in a row went unanswered over one connection.
+    /// How many questions in a row were not answered within the short time that a short waiter lease leaves, over one
+    /// connection.
     pub(crate) misses: u8,
     /// When the last question that ended was sent, when it ended, and its number.
     pub(crate) sent: Time,
@@ -89,8 +91,6 @@ struct Asked {
     sent: Time,
     /// Until when it may be carried out, if it may take the vote or a place.
     takes: Time,
-    /// Whether there was a connection to send it over.
-    connected: bool,
 }
 
 /// The release of a request on a node that may have something of it.
@@ -173,7 +173,7 @@ impl Seat {
             gone: false,
             in_line: false,
             urgent: true,
-            queued: false,
+            queued: None,
             up_since: Time::default(),
             place: None,
             early: None,
@@ -213,7 +213,6 @@ impl Seat {
             stamp,
             sent: now,
             takes: takes.unwrap_or_default(),
-            connected: era.is_some(),
         });
     }
 
@@ -229,18 +228,14 @@ impl Seat {
             || released.is_some_and(|(asked, ..)| asked == stamp)
     }
 
-    /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next.
-    pub(crate) fn answers(&mut self, stamp: u32, now: Time) -> bool {
+    /// Whether `stamp` is the question under way. Then it is no more, and what it tells comes next; whether it was
+    /// `sent` at all says the node.
+    pub(crate) fn answers(&mut self, stamp: u32, now: Time, sent: bool) -> bool {
         let Some(asked) = self.question.take_if(|asked| asked.stamp == stamp) else {
             return false;
         };
-        // Without a connection nothing was sent: `fail` must know.
-        self.asked_until = if asked.connected {
-            asked.takes
-        } else {
-            Time::default()
-        };
-        self.touched |= asked.connected;
+        self.asked_until = if sent { asked.takes } else { Time::default() };
+        self.touched |= sent;
         self.heard = self.heard.wrapping_add(1);
         self.failure = None;
         self.crowd = None;
@@ -409,9 +404,6 @@ impl Seat {
         ) {
             self.loose = self.loose.max(self.asked_until);
         }
-        if error == NodeError::TimedOut {
-            self.misses = self.misses.saturating_add(1);
-        }
         self.takes_until = self.takes_until.min(self.loose);
         self.failure = Some(Box::new(error));
     }
@@ -457,7 +449,7 @@ impl Seat {
 
     /// Nobody waits for the question under way any more; it may be carried out all the same.
     fn drop_question(&mut self) {
-        if let Some(asked) = self.question.take().filter(|asked| asked.connected) {
+        if let Some(asked) = self.question.take() {
             self.touched = true;
             self.loose = self.loose.max(asked.takes);
         }
@@ -542,9 +534,14 @@ impl Seat {
         let confirmed = self.release.as_ref().and_then(|release| release.confirmed);
         confirmed.is_some_and(
             |Confirmed {
-                 sent, heard, found, ..
+                 sent,
+                 heard,
+                 found,
+                 era,
+                 ..
              }| {
-                let in_order = quiet.after <= sent && quiet.heard == heard;
+                let in_order = quiet.heard == heard
+                    && (quiet.after <= sent || era.pushes && !self.may_take(era, sent));
                 let first = quiet.after_find.is_some_and(|after| after <= sent);
                 in_order || found != Released::Nothing && first
             },

@@ -23,6 +23,8 @@ pub(crate) struct Tally {
     votes: usize,
     pub(crate) nothing: usize,
     others: usize,
+    /// Those that have not answered, or were never asked for anything.
+    pub(crate) open: usize,
     pub(crate) failed: Vec<(usize, NodeError)>,
 }
 
@@ -48,11 +50,12 @@ impl Claim {
         let (mut tally, mut open, mut shaky) = (Tally::default(), false, false);
         for (place, seat) in self.seats.iter().enumerate() {
             if !seat.touched() {
+                tally.open += 1;
                 continue;
             }
             match seat.release_outcome(now) {
-                Outcome::Open => open = true,
-                Outcome::Shaky => shaky = true,
+                Outcome::Open => (open, tally.open) = (true, tally.open + 1),
+                Outcome::Shaky => (shaky, tally.open) = (true, tally.open + 1),
                 Outcome::Confirmed(had) => tally.count(had),
                 Outcome::Failed(error) => tally.failed.push((place, error)),
             }

@@ -46,7 +46,7 @@ async fn within_life<F: Future>(life: &Life, future: F) -> F::Output {
 
 /// Drills some promises.
 pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Party>) {
-    sleep(Duration::from_millis(stage.settings().grace + 2000)).await;
+    sleep(stage.past_grace()).await;
     for turn in 0..3 {
         let mut drill = Drill {
             stage,
@@ -57,7 +57,7 @@ pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Pa
         };
         drill.go().await;
         stage.sim.with(chaos::heal);
-        sleep(Duration::from_millis(stage.settings().grace + 2000)).await;
+        sleep(stage.past_grace()).await;
     }
 }
 

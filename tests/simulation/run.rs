@@ -296,6 +296,12 @@ impl Stage {
         &self.settings
     }
 
+    /// After so long the grace of every node is over for every client: uptime is counted in whole seconds, and the
+    /// drift comes on top.
+    pub(super) fn past_grace(&self) -> Duration {
+        Duration::from_millis(self.settings.grace + self.settings.grace / 50 + 2500)
+    }
+
     /// The calls that still wait although nothing is in their way.
     fn tell_starved(&self) {
         self.sim.with(|world| {

@@ -177,7 +177,8 @@ impl World {
         let could = |node: &usize| {
             // Uptime is counted in whole seconds.
             let started = self.servers[*node].started;
-            let counts = started == 0 || started + settings.grace + 2000 <= asked;
+            let grace = settings.grace + settings.grace * settings.drift / 1000;
+            let counts = started == 0 || started + grace + 2000 <= asked;
             counts && self.healthy_for(call.client, *node) >= now - asked
         };
         let healthy = (0..self.servers.len()).filter(could).count();

@@ -21,10 +21,10 @@ const LAYERS: &[&[&str]] = &[
     &["claim"],
     &["nodes"],
     &["inspection"],
-    &["quorum"],
+    &["quorum", "grace"],
     &["node"],
     &["config", "telemetry"],
-    &["grace", "validity", "resource", "holder", "leavers"],
+    &["validity", "resource", "holder", "leavers"],
     &["rng", "clock", "error", "task"],
 ];
 

@@ -22,6 +22,7 @@ mod faults;
 mod graces;
 mod guarantees;
 mod handoff;
+mod late;
 mod layering;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -29,11 +30,13 @@ mod panics;
 mod patience;
 mod renewals;
 mod rig;
+mod runtimes;
 mod settings;
 mod sharing;
 mod standing;
 mod telemetry;
 mod turns;
+mod ways;
 mod wire;
 
 /// The nodes that the behaviours run on here.

@@ -43,7 +43,7 @@ impl Drill<'_> {
                 self.stage
                     .sim
                     .with(|world| chaos::restart_with(world, forgets, table, on));
-                sleep(Duration::from_millis(self.stage.settings().grace + 2500)).await;
+                sleep(self.stage.past_grace()).await;
             }
             // Some minority is away, and not always the same.
             let first = self.chance.below(nodes);
@@ -91,7 +91,7 @@ impl Drill<'_> {
         for round in 0..=usize::from(again) {
             if round > 0 {
                 self.set_right(far, ahead);
-                sleep(Duration::from_millis(self.stage.settings().grace + 2500)).await;
+                sleep(self.stage.past_grace()).await;
             }
             for resource in first..first + NAMES {
                 self.resource = resource;
