@@ -42,6 +42,7 @@ mod node_loss;
 mod operating;
 mod peers;
 mod process;
+mod refused_writes;
 mod runtimes;
 mod services;
 mod setups;

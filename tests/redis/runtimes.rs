@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use redlock_fifo::{FifoRedlock, LockGuard, Ticket};
+use redlock_fifo::{FifoRedlock, LeaseLost, LockError, LockGuard, Ticket};
 use tokio::{
     runtime::{Builder, Runtime},
     time::{sleep, timeout},
@@ -310,4 +310,40 @@ async fn a_waiter_is_told_that_the_clients_runtime_has_ended() {
     says_so("lock", async { waiter.await.expect("no panic") }).await;
     println!("told after {:?}", now() - since);
     held.release().await.expect("held");
+}
+
+/// As by `let redlock = Runtime::new()?.block_on(FifoRedlock::connect(..))?;`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_a_passing_runtime_says_so() {
+    let servers = servers(3);
+    let urls = urls(&servers);
+    let connect = move || {
+        let builder = urls
+            .iter()
+            .fold(patient(), |builder, url| builder.node(url));
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(builder.connect())
+    };
+    let redlock = thread::spawn(connect).join().expect("no panic");
+    let locked = redlock.expect("connected").lock("r", TTL);
+    let outcome = timeout(PATIENCE, locked).await.expect("it says so");
+    assert!(matches!(outcome, Err(LockError::Stopped(_))), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kept_lost_keeps_no_connection() {
+    let servers = servers(3);
+    let connections = || {
+        let told = servers[0].text(&["CLIENT", "LIST"]);
+        told.lines().filter(|line| line.contains(" sub=1 ")).count()
+    };
+    let redlock = client(&servers).await;
+    let guard = redlock.lock("r", TTL).await.expect("free");
+    let lost = guard.lost();
+    assert_eq!(connections(), 1);
+    guard.release().await.expect("held");
+    redlock.shutdown().await;
+    drop(redlock);
+    until("the connection is gone", || connections() == 0).await;
+    assert_eq!(lost.await, LeaseLost::Released);
 }
