@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::Time, node::Era};
+use crate::{message::Era, time::Time};
 
 /// Starts that seem to lie this close together are one deployment. Uptime is counted in whole seconds, so each may
 /// seem up to two seconds later than it was: in truth they are less than five seconds apart.

@@ -18,12 +18,12 @@ use std::{
 use crate::{
     claim::{Claim, Round},
     client::Client,
-    clock::Time,
     error::{ExtendError, LeaseLost, ReleaseError},
     quorum::Majority,
     resource::Resource,
     roll::Enrolment,
     telemetry::{Tell, What},
+    time::Time,
 };
 
 /// A held lock. It is extended in the background until it is dropped or released.

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     error::NodeError,
     holder::Parts,
-    node::{Report, Waiting},
+    message::{Report, Waiting},
     quorum::Quorum,
 };
 

@@ -13,14 +13,15 @@ use tokio::sync::mpsc;
 
 use crate::{
     claim::{Claim, Question, Send},
-    clock::Time,
     error::{ClientStopped, NodeError},
     holder::Parts,
-    node::{Answer, Event, Extended, Released, Standing, punctual},
+    message::{Answer, Extended, Released, Standing},
+    node::{Event, punctual},
     nodes::Nodes,
     pace::{Lane, Pace},
     roll::Roll,
     telemetry,
+    time::Time,
 };
 
 /// The farthest moment the ticker sleeps to when nothing is due.

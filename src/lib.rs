@@ -75,6 +75,7 @@ mod holder;
 mod inspection;
 mod keepalive;
 mod leavers;
+mod message;
 mod node;
 mod nodes;
 mod pace;
@@ -87,6 +88,7 @@ mod roll;
 mod task;
 mod telemetry;
 mod ticket;
+mod time;
 mod validity;
 
 #[cfg(test)]

@@ -9,15 +9,17 @@ use std::{
 };
 
 use crate::{
-    clock::{Clock, Time},
+    clock::Clock,
     config::Config,
     error::{LockError, NoQuorum, NodeError, NodeFailure},
     grace::Grace,
     holder::{HolderId, Signature},
-    node::{Node, Terms},
+    message::Terms,
+    node::Node,
     quorum::Quorum,
     rng::Rng,
     telemetry::{self, Limits},
+    time::Time,
 };
 
 /// The shortest poll: below it a client would do nothing else.

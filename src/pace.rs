@@ -13,7 +13,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{claim::Urgency, clock::Time};
+use crate::{claim::Urgency, time::Time};
 
 /// How many questions may be under way to one node in each window, a batch more or less: enough to keep a server
 /// busy that is 50 ms away, few enough for it to answer well within a `node_timeout`.

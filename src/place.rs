@@ -12,13 +12,13 @@ use tokio::task::Id;
 use crate::{
     claim::{Claim, End, Phase, Renewal, Taken},
     client::Client,
-    clock::Time,
     error::{LockError, NodeError, ReleaseError},
     guard::LockGuard,
     leavers::Leavers,
     resource::Resource,
     roll::Enrolment,
     telemetry::{Tell, What},
+    time::Time,
 };
 
 /// The shortest pause between two rounds, so that whoever asks again and again leaves time for others.

@@ -1,6 +1,6 @@
 //! A majority of the nodes: what counts as one.
 
-use crate::clock::Time;
+use crate::time::Time;
 
 /// How many nodes there are, and so how many make a quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

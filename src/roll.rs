@@ -23,10 +23,11 @@ use uuid::Uuid;
 
 use crate::{
     claim::{Claim, End, Question, Urgency},
-    clock::{Clock, Time},
+    clock::Clock,
     error::{ClientStopped, LeaseLost},
     nodes::Nodes,
     telemetry::{self, Tell},
+    time::Time,
 };
 
 /// How many requests are looked at before others get a turn at the table.

@@ -22,9 +22,10 @@ use tracing::{
 };
 
 use crate::{
-    clock::{Clock, Time},
+    clock::Clock,
     error::{ClientStopped, LeaseLost, LockError, NodeError, WrongServer},
     resource::Resource,
+    time::Time,
 };
 
 pub(crate) mod meter;

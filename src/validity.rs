@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Time;
+use crate::time::Time;
 
 /// The servers expire keys by the millisecond; one more for rounding on the way.
 const GRANULARITY: Duration = Duration::from_millis(2);

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::{
     claim::{Claim, Phase, Question, Renewal, Send, Urgency, is_later, seat::Seat},
-    clock::Time,
     error::NodeError,
-    node::{Enqueue, Extend, Release},
+    message::{Enqueue, Extend, Release},
     quorum::Majority,
     telemetry::What,
+    time::Time,
 };
 
 /// The shortest wait for the end of a holder's lease: a node that always tells of one which is about to end

@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 
 use crate::{
     claim::{Claim, EAGER_ROUNDS, End, MISSED_TURNS, Phase, Question, Send, is_later, seat::Seat},
-    clock::Time,
     error::NodeError,
-    node::{Answer, Extend, Extended, Released, Standing},
+    message::{Answer, Extend, Extended, Released, Standing},
     quorum::Vote,
     telemetry::What,
+    time::Time,
 };
 
 impl Claim {

@@ -4,10 +4,10 @@ use std::{fmt::Write, time::Duration};
 
 use crate::{
     claim::{Claim, End, Phase, Renewal, Taken, is_later, seat::Seat},
-    clock::Time,
     error::LeaseLost,
     quorum::{Majority, Vote},
     telemetry::What,
+    time::Time,
 };
 
 /// What a round of questions about a lease came to.

@@ -23,14 +23,14 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    clock::Time,
     error::{LeaseLost, NodeError},
     holder::HolderId,
-    node::{Enqueue, Extend, Release},
+    message::{Enqueue, Extend, Release},
     nodes::Nodes,
     quorum::Majority,
     resource::Resource,
     telemetry::{Tell, What, Who},
+    time::Time,
 };
 
 mod ask;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::{
     claim::Urgency,
-    clock::Time,
     error::NodeError,
-    node::{Answer, Era, Extended, Released, Standing},
+    message::{Answer, Era, Extended, Released, Standing},
     quorum::Vote,
+    time::Time,
     validity::valid_until,
 };
 

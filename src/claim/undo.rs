@@ -6,11 +6,11 @@
 
 use crate::{
     claim::{Claim, End, Phase, seat::Outcome},
-    clock::Time,
     error::NodeError,
     holder::HolderId,
-    node::Released,
+    message::Released,
     quorum::Quorum,
+    time::Time,
     validity::drift,
 };
 

@@ -16,9 +16,9 @@ use super::{
     session::NodeClock,
 };
 use crate::{
-    clock::Time,
     error::{NodeError, WrongServer},
     rng::Rng,
+    time::Time,
 };
 
 pub(super) use eviction::Eviction;

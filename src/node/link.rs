@@ -17,11 +17,11 @@ use super::{
     session::{Health, Session},
 };
 use crate::{
-    clock::Time,
     error::{NodeError, WrongServer},
     rng::Rng,
     task::Owned,
     telemetry::{self, Connected},
+    time::Time,
 };
 
 /// The shortest time in which a connection is given up.

@@ -13,10 +13,14 @@ use std::{
 };
 
 use super::{
-    Context, Era, Event, Events, Node, Terms, millis_up,
+    Context, Event, Events, Node,
     table::{Header, Table, Told},
 };
-use crate::clock::{Clock, MEMORY_EPOCH_MILLIS, Time};
+use crate::message::{Era, Terms, millis_up};
+use crate::{
+    clock::{Clock, MEMORY_EPOCH_MILLIS},
+    time::Time,
+};
 use link::MemoryLink;
 
 /// A set of servers in this process, which several clients can share.

@@ -9,15 +9,15 @@ use futures::{FutureExt, future};
 use redis::aio::ConnectionLike;
 
 use super::{
-    BATCH, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released, Report,
-    Standing, Terms,
+    BATCH, Call, Context, Node,
     address::Address,
     dial::Source,
     link::Link,
     request::{Header, Request, Shas},
     roster::Roster,
 };
-use crate::{clock::Time, error::NodeError, resource::Resource, telemetry};
+use crate::message::{Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms};
+use crate::{error::NodeError, resource::Resource, telemetry, time::Time};
 
 /// One Redis server.
 pub(crate) struct RedisNode {

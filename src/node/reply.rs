@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::{Extended, MAX_REPORTED, Released, Report, Standing, Waiting};
+use crate::message::{Extended, MAX_REPORTED, Released, Report, Standing, Waiting};
 
 /// Below this every whole number is exact in Lua.
 const EXACT: u64 = 1 << 53;

@@ -2,8 +2,9 @@
 
 use redis::{Cmd, Value, cmd};
 
-use super::{
-    Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, millis_up, reply,
+use super::reply;
+use crate::message::{
+    Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, millis_up,
 };
 use crate::resource::Resource;
 

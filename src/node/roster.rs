@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::session::NodeClock;
-use crate::clock::Time;
+use crate::time::Time;
 
 /// The run ids that the nodes of one client have claimed, and their clocks.
 #[derive(Debug, Default)]

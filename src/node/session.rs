@@ -21,20 +21,17 @@ use redis::{Cmd, RedisError, RedisResult, Value, cmd};
 use tokio::time::timeout;
 
 use super::{
-    Answer, Context, Era, Terms,
+    Context,
     connection::Connection,
     dial::Dialled,
     fault,
     handshake::Found,
-    millis_up,
     reply::{self, envelope},
     request::{Asked, Header, Request, Script, Shas},
     unless_overdue,
 };
-use crate::{
-    clock::{Clock, Time},
-    error::NodeError,
-};
+use crate::message::{Answer, Era, Terms, millis_up};
+use crate::{clock::Clock, error::NodeError, time::Time};
 
 pub(super) use health::{Health, TOO_LONG};
 pub(crate) use node_clock::{NodeClock, READ_EVERY};

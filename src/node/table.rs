@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{
+use crate::holder::{HolderId, Parts};
+use crate::message::{
     Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, Waiting,
     millis_up,
 };
-use crate::holder::{HolderId, Parts};
 
 /// How many older generations a newer one takes the place of.
 const OLDER: u32 = 8;

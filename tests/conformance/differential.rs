@@ -9,7 +9,8 @@ use std::{collections::BTreeSet, time::Duration};
 use super::subject::{self, resource};
 use crate::{
     holder::{HolderId, Signature},
-    node::{Enqueue, Event, Extend, Extended, Release, Released, Report, Standing, Terms},
+    message::{Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},
+    node::Event,
     rng::Rng,
 };
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::subject::{LEASE, Subject, TTL, on_both};
-use crate::node::{Enqueue, Standing};
+use crate::message::{Enqueue, Standing};
 
 on_both!(
     a_free_resource_is_granted_for_the_full_ttl,

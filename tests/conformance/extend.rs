@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::subject::{LEASE, Subject, TTL, on_both, only, resource};
-use crate::node::{Enqueue, Extend, Extended, Standing, Terms};
+use crate::message::{Enqueue, Extend, Extended, Standing, Terms};
 
 on_both!(
     a_lease_is_prolonged_and_never_shortened,

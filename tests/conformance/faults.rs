@@ -7,7 +7,8 @@ use futures::future;
 use super::rig::{Rig, impatient, until};
 use crate::{
     error::NodeError,
-    node::{Event, Node, Released, Standing},
+    message::{Released, Standing},
+    node::{Event, Node},
     server::Server,
 };
 

@@ -19,7 +19,8 @@ use crate::{
     clock::Clock,
     config::Config,
     error::NodeError,
-    node::{Event, Node, Released, Standing, redis::RedisNode},
+    message::{Released, Standing},
+    node::{Event, Node, redis::RedisNode},
     server::Server,
 };
 

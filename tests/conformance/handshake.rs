@@ -9,11 +9,11 @@ use tokio::{
 
 use super::rig::{Rig, until};
 use crate::{
-    clock::Time,
     config::Config,
     error::{NodeError, WrongServer},
     node::{Event, Node},
     server::Server,
+    time::Time,
 };
 
 /// Everything that the scripts and the connection need, and nothing else.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::subject::{LEASE, Subject, on_both, only};
-use crate::node::{Enqueue, Standing, Terms};
+use crate::message::{Enqueue, Standing, Terms};
 
 on_both!(
     f4_a_newcomer_passes_no_waiter_behind_many_dead,

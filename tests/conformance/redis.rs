@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::rig::{Rig, resource, until};
 use crate::{
-    node::{Extended, Node, Release, Released, Standing},
+    message::{Extended, Release, Released, Standing},
+    node::Node,
     server::Server,
 };
 

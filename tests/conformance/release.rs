@@ -3,7 +3,7 @@
 use super::subject::{LEASE, Subject, on_both};
 use crate::{
     holder::{HolderId, Signature},
-    node::{Enqueue, Released, Standing},
+    message::{Enqueue, Released, Standing},
     rng::Rng,
 };
 

@@ -8,16 +8,18 @@ use tokio::{
 };
 
 use crate::{
-    clock::{Clock, Time},
+    clock::Clock,
     config::Config,
     error::{NodeError, WrongServer},
     holder::{HolderId, Signature},
+    message::{Enqueue, Extend, Extended, Release, Released, Standing, Terms},
     node::{
-        Call, Context, Enqueue, Event, Events, Extend, Extended, Node, Release, Released, Standing,
-        Terms, address::Address, punctual, redis::RedisNode, roster::Roster,
+        Call, Context, Event, Events, Node, address::Address, punctual, redis::RedisNode,
+        roster::Roster,
     },
     resource::Resource,
     rng::Rng,
+    time::Time,
 };
 
 /// How long a test waits for what must come.

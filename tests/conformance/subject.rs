@@ -8,13 +8,13 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 use crate::{
-    clock::{Clock, Time},
+    clock::Clock,
     config::Config,
     error::NodeError,
     holder::{HolderId, Signature},
+    message::{Answer, Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},
     node::{
-        Answer, Call, Context, Enqueue, Event, Events, Extend, Extended, Node, Release, Released,
-        Report, Standing, Terms,
+        Call, Context, Event, Events, Node,
         address::Address,
         memory::{MemoryCluster, MemoryNode},
         redis::RedisNode,
@@ -23,6 +23,7 @@ use crate::{
     resource::Resource,
     rng::Rng,
     server::Server,
+    time::Time,
 };
 
 pub(super) const TTL: Duration = Duration::from_secs(10);

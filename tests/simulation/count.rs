@@ -17,7 +17,7 @@ use super::{
     life::is_own_task,
     world::World,
 };
-use crate::node::{Enqueue, Extend, Extended, Standing};
+use crate::message::{Enqueue, Extend, Extended, Standing};
 
 pub(super) type Counts = BTreeMap<&'static str, u64>;
 

@@ -14,13 +14,16 @@ use super::{
     world::World,
 };
 use crate::{
-    clock::{MEMORY_EPOCH_MILLIS, Time},
+    clock::MEMORY_EPOCH_MILLIS,
+    message::{
+        Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms, millis_up,
+    },
     node::{
-        Enqueue, Era, Event, Events, Extend, Extended, Release, Released, Report, Standing, Terms,
-        millis_up,
+        Event, Events,
         table::{Header, Table, Told},
     },
     resource::Resource,
+    time::Time,
 };
 
 /// What is asked of a node.

@@ -16,8 +16,9 @@ use super::{
     world::World,
 };
 use crate::{
-    clock::Time,
-    node::{Context, Era, Event, Events, NodeClock, READ_EVERY},
+    message::Era,
+    node::{Context, Event, Events, NodeClock, READ_EVERY},
+    time::Time,
 };
 
 /// After so many timeouts in a row a connection is replaced, as the real ones are.

@@ -10,13 +10,12 @@ use super::{
     world::Sim,
 };
 use crate::{
-    clock::{Clock, Time},
+    clock::Clock,
     error::NodeError,
-    node::{
-        Answer, BATCH, Call, Enqueue, Era, Extend, Extended, Node, Release, Released, Report,
-        Standing, Terms, unless_overdue,
-    },
+    message::{Answer, Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms},
+    node::{BATCH, Call, Node, unless_overdue},
     resource::Resource,
+    time::Time,
 };
 
 #[derive(Clone, Debug)]

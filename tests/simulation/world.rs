@@ -18,10 +18,7 @@ use super::{
     server::Server,
     way::Way,
 };
-use crate::{
-    clock::{Clock, Time},
-    guard::LockGuard,
-};
+use crate::{clock::Clock, guard::LockGuard, time::Time};
 
 /// A handle on the world.
 #[derive(Clone, Debug)]

@@ -24,8 +24,10 @@ const LAYERS: &[&[&str]] = &[
     &["quorum", "grace"],
     &["node"],
     &["config", "telemetry"],
+    &["message"],
     &["validity", "resource", "holder", "leavers"],
     &["rng", "clock", "error", "task"],
+    &["time"],
 ];
 
 fn layer(module: &str) -> usize {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use redis::{RedisResult, Value};
 
 use crate::{
-    clock::Time,
     error::{NodeError, WrongServer},
     node::fault,
+    time::Time,
 };
 
 /// The lowest version that will do.

@@ -14,17 +14,18 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{Condition, Header, Server, State};
 use crate::{
-    clock::{Clock, Time},
+    clock::Clock,
     error::NodeError,
+    message::{Answer, Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms},
     node::{
-        Answer, BATCH, Call, Context, Enqueue, Era, Extend, Extended, Node, Release, Released,
-        Report, Standing, Terms,
+        BATCH, Call, Context, Node,
         table::{Publish, Table},
         unless_overdue,
     },
     resource::Resource,
     task,
     telemetry::watched,
+    time::Time,
 };
 
 /// One client's connection to a memory node.

@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-use crate::{clock::Time, error::NodeError};
+use crate::{error::NodeError, time::Time};
 
 /// After so many timeouts in a row the connection is taken for dead. One may be chance; and commands
 /// that pile up on a hung server all run later.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock::Time, node::Era};
+use crate::{message::Era, time::Time};
 
 /// The most that the two clocks are taken to have drifted apart, in microseconds.
 const MOST_DRIFT: i64 = 50_000;
