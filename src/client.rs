@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    claim::{Claim, End, Tally},
+    claim::{Claim, Cx, End, Tally},
     error::{ClientStopped, LockError, ReleaseError},
     keepalive,
     leavers::Leavers,
@@ -67,18 +67,20 @@ impl Client {
         let resource = Arc::new(Resource::new(&config.key_prefix, resource)?);
         self.start().map_err(LockError::Stopped)?;
         let now = self.nodes.clock.now();
-        Ok(Claim::new(self.nodes.clone(), resource, ttl, room, now))
+        let (id, quorum) = (self.nodes.holder_id(), self.nodes.quorum);
+        let config = config.clone();
+        Ok(Claim::new(config, quorum, resource, id, ttl, room, now))
     }
 
     /// Gives up what a request has, and waits until it is certain what the nodes say to that.
     ///
     /// Dropped half-way, it is given up all the same.
     pub(crate) async fn release(&self, enrolment: &Enrolment) -> Result<Tally, ReleaseError> {
-        enrolment.update(|claim, now| claim.end(End::Over, now));
+        enrolment.update(|claim, cx| claim.end(End::Over, cx.now));
         loop {
             let mut rung = pin!(enrolment.bell().wake.notified());
             rung.as_mut().enable();
-            let look = |claim: &Claim, now| (claim.tally(now), claim.expires());
+            let look = |claim: &Claim, cx: Cx<'_>| (claim.tally(cx.now), claim.expires());
             let (tally, expires) = enrolment.look(look);
             if let Some(tally) = tally {
                 return Ok(tally);
@@ -223,7 +225,7 @@ mod tests {
         let enrolment = roll.enrol(claim);
         let due = roll.take_due();
         let key = due.first().map(|(key, _)| *key).unwrap();
-        enrolment.update(|claim, now| claim.end(End::Over, now));
+        enrolment.update(|claim, cx| claim.end(End::Over, cx.now));
         assert!(roll.ask(&[key], 0).is_empty(), "nothing was ever sent");
     }
 

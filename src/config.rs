@@ -222,6 +222,11 @@ impl Config {
         self.node_timeout.min(self.validity(ttl) / 3)
     }
 
+    /// How often the head of the line asks: more often, and a client would do nothing else.
+    pub(crate) fn head_poll(&self) -> Duration {
+        self.fifo_retry_delay.max(Duration::from_millis(1))
+    }
+
     /// How often a waiter refreshes its `lease`: thrice while a vote that grows from it can be trusted.
     pub(crate) fn keep_alive(&self, lease: Duration) -> Duration {
         self.validity(lease) / 3

@@ -5,10 +5,7 @@
 //! asker's own ttl would be too short. Nodes that all started together are a new deployment that has
 //! nothing to forget, unless the user wants the grace then as well.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use crate::{message::Era, time::Time};
 
@@ -23,7 +20,7 @@ pub(crate) struct Grace {
     /// Whether nodes that started together are in grace, too.
     cold: bool,
     /// When each node started, if it was ever reached, and which connection told of that.
-    starts: Mutex<Vec<Option<(u64, Time)>>>,
+    starts: Vec<Option<(u64, Time)>>,
 }
 
 impl Grace {
@@ -32,15 +29,14 @@ impl Grace {
         Self {
             period,
             cold,
-            starts: Mutex::new(vec![None; nodes]),
+            starts: vec![None; nodes],
         }
     }
 
     /// What a connection to a node has told of its start, whether the node votes or not: those that vote may have
     /// started together where others did not. An earlier connection than the last is no news.
-    pub(crate) fn learn(&self, place: usize, era: &Era) {
-        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(start) = starts.get_mut(place)
+    pub(crate) fn learn(&mut self, place: usize, era: &Era) {
+        if let Some(start) = self.starts.get_mut(place)
             && start.is_none_or(|(epoch, _)| epoch <= era.epoch)
         {
             *start = Some((era.epoch, era.up_since));
@@ -54,8 +50,7 @@ impl Grace {
         if left.is_zero() || self.cold {
             return left;
         }
-        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        let reached = || starts.iter().flatten().map(|(_, start)| *start);
+        let reached = || self.starts.iter().flatten().map(|(_, start)| *start);
         let first = reached().min().unwrap_or(up_since);
         let last = reached().max().unwrap_or(up_since);
         if last.since(first) <= TOGETHER {
@@ -86,30 +81,33 @@ mod tests {
         }
     }
 
-    fn left(grace: &Grace, place: usize, up_since: Time, now: Time) -> Duration {
+    fn left(grace: &mut Grace, place: usize, up_since: Time, now: Time) -> Duration {
         grace.learn(place, &era(1, up_since));
         grace.left(up_since, now)
     }
 
     #[test]
     fn a_node_that_restarted_alone_gives_no_vote_until_its_grace_is_over() {
-        let grace = Grace::new(3, GRACE, false);
-        assert_eq!(left(&grace, 0, at(0), at(100)), Duration::ZERO);
-        assert_eq!(left(&grace, 1, at(100), at(110)), Duration::from_secs(20));
-        assert_eq!(left(&grace, 1, at(100), at(130)), Duration::ZERO);
+        let mut grace = Grace::new(3, GRACE, false);
+        assert_eq!(left(&mut grace, 0, at(0), at(100)), Duration::ZERO);
+        assert_eq!(
+            left(&mut grace, 1, at(100), at(110)),
+            Duration::from_secs(20)
+        );
+        assert_eq!(left(&mut grace, 1, at(100), at(130)), Duration::ZERO);
     }
 
     #[test]
     fn nodes_that_started_together_vote_at_once() {
-        let grace = Grace::new(3, GRACE, false);
-        assert_eq!(left(&grace, 0, at(100), at(101)), Duration::ZERO);
-        assert_eq!(left(&grace, 1, at(103), at(105)), Duration::ZERO);
+        let mut grace = Grace::new(3, GRACE, false);
+        assert_eq!(left(&mut grace, 0, at(100), at(101)), Duration::ZERO);
+        assert_eq!(left(&mut grace, 1, at(103), at(105)), Duration::ZERO);
     }
 
     #[test]
     fn what_an_earlier_connection_tells_late_ends_no_grace() {
-        let grace = Grace::new(2, GRACE, false);
-        assert_eq!(left(&grace, 0, at(0), at(1)), Duration::ZERO);
+        let mut grace = Grace::new(2, GRACE, false);
+        assert_eq!(left(&mut grace, 0, at(0), at(1)), Duration::ZERO);
         grace.learn(1, &era(2, at(100)));
         grace.learn(1, &era(1, at(0)));
         assert_eq!(grace.left(at(100), at(105)), Duration::from_secs(25));
@@ -117,15 +115,24 @@ mod tests {
 
     #[test]
     fn nodes_that_restarted_shortly_after_each_other_are_no_new_deployment() {
-        let grace = Grace::new(3, GRACE, false);
+        let mut grace = Grace::new(3, GRACE, false);
         grace.learn(0, &era(1, at(0)));
-        assert_eq!(left(&grace, 1, at(100), at(105)), Duration::from_secs(25));
-        assert_eq!(left(&grace, 2, at(104), at(105)), Duration::from_secs(29));
+        assert_eq!(
+            left(&mut grace, 1, at(100), at(105)),
+            Duration::from_secs(25)
+        );
+        assert_eq!(
+            left(&mut grace, 2, at(104), at(105)),
+            Duration::from_secs(29)
+        );
     }
 
     #[test]
     fn a_cold_start_grace_holds_for_them_too() {
-        let grace = Grace::new(1, GRACE, true);
-        assert_eq!(left(&grace, 0, at(100), at(101)), Duration::from_secs(29));
+        let mut grace = Grace::new(1, GRACE, true);
+        assert_eq!(
+            left(&mut grace, 0, at(100), at(101)),
+            Duration::from_secs(29)
+        );
     }
 }

@@ -16,13 +16,13 @@ use std::{
 };
 
 use crate::{
-    claim::{Claim, Round},
+    claim::{Claim, Cx, Round},
     client::Client,
     error::{ExtendError, LeaseLost, ReleaseError},
+    event::{Tell, What},
     quorum::Majority,
     resource::Resource,
     roll::Enrolment,
-    telemetry::{Tell, What},
     time::Time,
 };
 
@@ -97,7 +97,7 @@ impl LockGuard {
     ///
     /// Read from the clock, without the network.
     pub fn validity(&self) -> Duration {
-        self.enrolment.look(|claim, now| {
+        self.enrolment.look(|claim, Cx { now, .. }| {
             if claim.is_held(now) {
                 claim.valid_until(now).since(now)
             } else {
@@ -112,7 +112,7 @@ impl LockGuard {
     /// have happened to the nodes' memory since the last extension it does not see; see
     /// [`is_valid`](Self::is_valid).
     pub fn is_held(&self) -> bool {
-        self.enrolment.look(|claim, now| claim.is_held(now))
+        self.enrolment.look(|claim, cx| claim.is_held(cx.now))
     }
 
     /// Asks the nodes whether a quorum of them still has the lease.
@@ -133,7 +133,10 @@ impl LockGuard {
             Some(why) => Err(why),
             None => Ok(claim.wish_checked()),
         };
-        let Some(Ok(wish)) = self.enrolment.update(|claim, now| Some(check(claim, now))) else {
+        let Some(Ok(wish)) = self
+            .enrolment
+            .update(|claim, cx| Some(check(claim, cx.now)))
+        else {
             return Ok(false);
         };
         match self.round(wish, false).await {
@@ -168,7 +171,9 @@ impl LockGuard {
             Some(why) => Err(why),
             None => Ok(claim.wish_extended(ttl, now)),
         };
-        let wish = self.enrolment.update(|claim, now| Some(extend(claim, now)));
+        let wish = self
+            .enrolment
+            .update(|claim, cx| Some(extend(claim, cx.now)));
         let wish = wish.unwrap_or(Err(LeaseLost::Released));
         match self.round(wish.map_err(ExtendError::Lost)?, true).await? {
             Round::Stands => Ok(()),
@@ -196,7 +201,7 @@ impl LockGuard {
         if let Some(cause) = self.client.roll.stopped() {
             return Err(ExtendError::Stopped(cause));
         }
-        let start = |claim: &mut Claim, now| {
+        let start = |claim: &mut Claim, now: Time| {
             if let Some(why) = claim.check(now) {
                 return Err(ExtendError::Lost(why));
             }
@@ -206,7 +211,9 @@ impl LockGuard {
             claim.renew(every, ttl, now);
             Ok(())
         };
-        let started = self.enrolment.update(|claim, now| Some(start(claim, now)));
+        let started = self
+            .enrolment
+            .update(|claim, cx| Some(start(claim, cx.now)));
         started.unwrap_or(Err(ExtendError::Lost(LeaseLost::Released)))
     }
 
@@ -248,7 +255,7 @@ impl LockGuard {
     /// holder's. [`ReleaseError::Unconfirmed`] if no quorum answered. [`ReleaseError::Stopped`] if the client's
     /// runtime has ended: then the lease runs out by itself.
     pub async fn release(self) -> Result<(), ReleaseError> {
-        if let Some(why) = self.enrolment.update(|claim, now| claim.check(now)) {
+        if let Some(why) = self.enrolment.update(|claim, cx| claim.check(cx.now)) {
             return Err(ReleaseError::Lost(why));
         }
         let tally = self.client.release(&self.enrolment).await?;
@@ -256,7 +263,7 @@ impl LockGuard {
         if !nodes.quorum.possible_without(tally.nothing) {
             if let Some(who) = self.enrolment.look(|claim, _| Some(claim.who())) {
                 let what = What::LostUnnoticed { token: self.token };
-                Tell { who, what }.emit(&nodes.limits, nodes.clock.now());
+                nodes.tell(Tell { who, what });
             }
             return Err(ReleaseError::Lost(LeaseLost::QuorumLost));
         }
@@ -268,7 +275,7 @@ impl LockGuard {
         loop {
             let mut rung = pin!(self.enrolment.bell().wake.notified());
             rung.as_mut().enable();
-            let look = |claim: &mut Claim, now: Time| {
+            let look = |claim: &mut Claim, Cx { now, .. }: Cx<'_>| {
                 let lost = claim.check(now);
                 (lost, claim.round(wish, extended), claim.valid_until(now))
             };
@@ -291,7 +298,7 @@ impl LockGuard {
     }
 
     fn no_quorum(&self) -> crate::error::NoQuorum {
-        let look = |claim: &Claim, _| (claim.failures().collect::<Vec<_>>(), claim.open());
+        let look = |claim: &Claim, _: Cx<'_>| (claim.failures().collect::<Vec<_>>(), claim.open());
         let (failures, open) = self.enrolment.look(look);
         self.client.nodes.no_quorum(failures.into_iter(), open)
     }

@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use tokio::sync::mpsc;
 
 use crate::{
-    claim::{Claim, Question, Send},
+    claim::{Claim, Cx, Question, Send},
     error::{ClientStopped, NodeError},
     holder::Parts,
     message::{Answer, Extended, Released, Standing},
@@ -243,8 +243,8 @@ fn heed(
     let items = asked
         .into_iter()
         .map(|(key, question)| (key, (key, question)));
-    let wanted = |claim: &mut Claim, now: Time, (key, question): (u64, Question)| {
-        claim.ask_again(&question, now).then_some((key, question))
+    let wanted = |claim: &mut Claim, cx: Cx<'_>, (key, question): (u64, Question)| {
+        claim.ask_again(&question, cx).then_some((key, question))
     };
     let mut asked = roll
         .each(items, wanted)
@@ -291,7 +291,7 @@ fn deal<T>(
     roll: &Roll,
     asked: &[(u64, Question)],
     outcome: Result<Answer<Vec<T>>, NodeError>,
-    tell: impl Fn(&mut Claim, &Question, Time, Result<Answer<T>, NodeError>),
+    tell: impl Fn(&mut Claim, &Question, Cx<'_>, Result<Answer<T>, NodeError>),
 ) {
     let mut values = outcome.map(|Answer { sent, era, value }| {
         value
@@ -305,8 +305,8 @@ fn deal<T>(
         };
         (*key, (question, outcome))
     });
-    roll.each(dealt, |claim, now, (question, outcome)| {
-        tell(claim, question, now, outcome);
+    roll.each(dealt, |claim, cx, (question, outcome)| {
+        tell(claim, question, cx, outcome);
     });
 }
 
@@ -315,8 +315,8 @@ fn heed_event(roll: &Roll, place: usize, event: Event) {
         Event::Granted { id, lease_end, seq } => {
             let key = Parts::of(&id).and_then(|parts| roll.find(parts.uuid));
             if let Some(key) = key {
-                roll.update(key, |claim, now| {
-                    claim.hear_push(place, &id, lease_end, seq, now);
+                roll.update(key, |claim, cx| {
+                    claim.hear_push(place, &id, lease_end, seq, cx);
                 });
             }
         }

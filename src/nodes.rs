@@ -12,18 +12,16 @@ use crate::{
     clock::Clock,
     config::Config,
     error::{LockError, NoQuorum, NodeError, NodeFailure},
-    grace::Grace,
+    event::Tell,
     holder::{HolderId, Signature},
     message::Terms,
     node::Node,
     quorum::Quorum,
     rng::Rng,
+    servers::Servers,
     telemetry::{self, Limits},
     time::Time,
 };
-
-/// The shortest poll: below it a client would do nothing else.
-const SHORTEST_POLL: Duration = Duration::from_millis(1);
 
 /// The shortest life of a vote of which its waiter was not told.
 const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
@@ -38,10 +36,6 @@ const KEEP: Duration = Duration::from_secs(60);
 /// How far apart the clocks of a majority may be for counters to go by them, in microseconds.
 const AGREED_CLOCKS: u64 = 10_000_000;
 
-/// Microseconds after 1970, as counters are: the middle of the year 2041, and a hundred years.
-const SURELY_PLAUSIBLE: u64 = 1 << 51;
-const CENTURY: u64 = 100 * 366 * 86_400 * 1_000_000;
-
 /// The nodes, the settings, and where time and chance come from.
 #[derive(Debug)]
 pub(crate) struct Nodes {
@@ -49,11 +43,9 @@ pub(crate) struct Nodes {
     pub(crate) quorum: Quorum,
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Clock,
-    pub(crate) grace: Grace,
     rng: Rng,
     signature: Signature,
     pub(crate) limits: Limits,
-    warned_of_grace: AtomicBool,
     warned_of_ttl: AtomicBool,
     closed: AtomicBool,
 }
@@ -68,14 +60,12 @@ impl Nodes {
     ) -> Self {
         Self {
             quorum: Quorum::of(list.len()),
-            grace: Grace::new(list.len(), config.grace(), config.cold_start_grace),
             list,
             config,
             clock,
             rng,
             signature,
             limits: Limits::default(),
-            warned_of_grace: AtomicBool::new(false),
             warned_of_ttl: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }
@@ -93,9 +83,8 @@ impl Nodes {
         // behind when these lose their memory, too.
         let mut extra = 0;
         let mut clocks = Vec::with_capacity(self.list.len());
-        for (place, node) in self.list.iter().enumerate() {
+        for node in &self.list {
             let Ok(era) = node.era() else { continue };
-            self.grace.learn(place, &era);
             clocks.push(era.node_micros(now));
             extra = extra.max(era.extra(now, self.config.restart_grace));
         }
@@ -134,30 +123,22 @@ impl Nodes {
         groups.find(near).and_then(|group| group.last().copied())
     }
 
-    /// Whether a counter can be what an honest node tells: no more than a century ahead of the nodes' clocks,
-    /// most of which are right. One that tells of the last numbers there are would use up all counters,
-    /// since the highest is written to every node.
-    pub(crate) fn is_plausible(&self, counter: u64) -> bool {
-        if counter < SURELY_PLAUSIBLE {
-            return true;
+    /// What is known of the servers at this moment.
+    pub(crate) fn see(&self, servers: &mut Servers) {
+        for (place, node) in self.list.iter().enumerate() {
+            servers.see(place, node.era().ok());
         }
-        let now = self.clock.now();
-        let eras = self.list.iter().filter_map(|node| node.era().ok());
-        let mut clocks: Vec<u64> = eras.map(|era| era.node_micros(now)).collect();
-        clocks.sort_unstable();
-        let median = clocks.get(clocks.len() / 2).copied().unwrap_or(0);
-        counter <= median.saturating_add(CENTURY)
     }
 
-    /// How often the head of the line asks.
-    pub(crate) fn poll(&self) -> Duration {
-        self.config.fifo_retry_delay.max(SHORTEST_POLL)
+    /// The servers before any was reached.
+    pub(crate) fn servers(&self) -> Servers {
+        let config = &self.config;
+        Servers::new(self.list.len(), config.grace(), config.cold_start_grace)
     }
 
-    /// Whether a quorum of the nodes tells this client of votes, so that it need not poll for them.
-    pub(crate) fn pushes(&self) -> bool {
-        let telling = |node: &&Arc<dyn Node>| node.era().is_ok_and(|era| era.pushes);
-        self.list.iter().filter(telling).count() >= self.quorum.size()
+    /// The name of a node, for people.
+    pub(crate) fn name(&self, place: usize) -> &str {
+        self.list.get(place).map_or("?", |node| node.name())
     }
 
     /// The error of a question that too few nodes answered; so many were not waited for.
@@ -166,39 +147,16 @@ impl Nodes {
         failures: impl Iterator<Item = (usize, NodeError)>,
         open: usize,
     ) -> NoQuorum {
-        let name = |place: usize| self.list.get(place).map_or("?", |node| node.name());
         let failures: Vec<NodeFailure> = failures
-            .map(|(place, error)| NodeFailure::new(name(place), error))
+            .map(|(place, error)| NodeFailure::new(self.name(place), error))
             .collect();
         let answered = self.list.len().saturating_sub(failures.len() + open);
         NoQuorum::new(self.quorum.size(), answered, failures)
     }
 
-    /// The nodes whose votes do not count yet, and for how long.
-    pub(crate) fn in_grace(&self, now: Time) -> Vec<(usize, Duration)> {
-        let start = |(place, node): (usize, &Arc<dyn Node>)| {
-            let era = node.era().ok()?;
-            self.grace.learn(place, &era);
-            Some((place, era.up_since))
-        };
-        let starts: Vec<_> = self.list.iter().enumerate().filter_map(start).collect();
-        let left = |(place, up_since)| {
-            let left = self.grace.left(up_since, now);
-            (!left.is_zero()).then_some((place, left))
-        };
-        starts.into_iter().filter_map(left).collect()
-    }
-
-    /// The nodes whose restart keeps a quorum from voting, and for how long: once, until a lock is had again.
-    pub(crate) fn grace_to_warn_of(&self, now: Time) -> Vec<(Arc<str>, Duration)> {
-        if self.warned_of_grace.swap(true, Ordering::Relaxed) {
-            return Vec::new();
-        }
-        let named = |(place, left): (usize, Duration)| {
-            let node = self.list.get(place).map_or("?", |node| node.name());
-            (node.into(), left)
-        };
-        self.in_grace(now).into_iter().map(named).collect()
+    /// Tells of what happened to a request.
+    pub(crate) fn tell(&self, tell: Tell) {
+        telemetry::emit(tell, |node| self.name(node), &self.limits, self.clock.now());
     }
 
     /// Warns, once, of a lease that a restarted node may have forgotten when it votes again.
@@ -207,11 +165,6 @@ impl Nodes {
         if ttl > grace && !grace.is_zero() && !self.warned_of_ttl.swap(true, Ordering::Relaxed) {
             telemetry::ttl_above_grace(ttl, grace);
         }
-    }
-
-    /// A lock was had: a later lack of a quorum is worth a warning again.
-    pub(crate) fn grace_is_over(&self) {
-        self.warned_of_grace.store(false, Ordering::Relaxed);
     }
 
     /// Takes no new requests from here on.

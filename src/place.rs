@@ -10,14 +10,14 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::task::Id;
 
 use crate::{
-    claim::{Claim, End, Phase, Renewal, Taken},
+    claim::{Claim, Cx, End, Phase, Renewal, Taken},
     client::Client,
     error::{LockError, NodeError, ReleaseError},
+    event::{Tell, What},
     guard::LockGuard,
     leavers::Leavers,
     resource::Resource,
     roll::Enrolment,
-    telemetry::{Tell, What},
     time::Time,
 };
 
@@ -159,7 +159,7 @@ impl Place {
         let mut secured = false;
         while !secured {
             secured = self
-                .once(|claim, now| claim.secure_place(now).then_some(true), None)
+                .once(|claim, cx| claim.secure_place(cx).then_some(true), None)
                 .await?
                 .unwrap_or(false);
         }
@@ -178,7 +178,7 @@ impl Place {
     ) -> Result<LockGuard, LockError> {
         loop {
             let deadline = self.deadline(patience);
-            let taken = self.once(|claim, now| taken(claim, now, hold), deadline);
+            let taken = self.once(|claim, cx| taken(claim, cx, hold), deadline);
             match taken.await? {
                 Some(taken) => return self.guard(taken),
                 // It may have moved forward meanwhile.
@@ -193,12 +193,12 @@ impl Place {
         &mut self,
         hold: Hold,
     ) -> Result<Option<LockGuard>, LockError> {
-        let verdict = |claim: &mut Claim, now: Time| match claim.phase() {
+        let verdict = |claim: &mut Claim, cx: Cx<'_>| match claim.phase() {
             Phase::Ended(End::NotFree) => Some(Attempt::NotFree),
             Phase::Ended(End::Unanswered) => Some(Attempt::Unknown),
             Phase::Asking if claim.is_hopeless() => Some(Attempt::Unknown),
             Phase::Outside | Phase::Waiting => None,
-            _ => taken(claim, now, hold).map(Attempt::Taken),
+            _ => taken(claim, cx, hold).map(Attempt::Taken),
         };
         match self.once(verdict, None).await? {
             Some(Attempt::Taken(taken)) => self.guard(taken).map(Some),
@@ -238,7 +238,7 @@ impl Place {
         is: impl Fn(&Claim) -> bool,
         deadline: Option<Time>,
     ) -> Result<bool, LockError> {
-        let becomes = |claim: &mut Claim, _| is(claim).then_some(true);
+        let becomes = |claim: &mut Claim, _: Cx<'_>| is(claim).then_some(true);
         Ok(self.once(becomes, deadline).await?.is_some())
     }
 
@@ -246,7 +246,7 @@ impl Place {
     /// if it does not until `deadline`.
     async fn once<T>(
         &self,
-        change: impl Fn(&mut Claim, Time) -> Option<T>,
+        change: impl Fn(&mut Claim, Cx<'_>) -> Option<T>,
         deadline: Option<Time>,
     ) -> Result<Option<T>, LockError> {
         let Some(enrolment) = &self.enrolment else {
@@ -256,7 +256,7 @@ impl Place {
         loop {
             let mut rung = pin!(enrolment.bell().wake.notified());
             rung.as_mut().enable();
-            if let Some(outcome) = enrolment.update(|claim, now| change(claim, now)) {
+            if let Some(outcome) = enrolment.update(|claim, cx| change(claim, cx)) {
                 return Ok(Some(outcome));
             }
             if let Some(cause) = self.client.roll.stopped() {
@@ -277,13 +277,13 @@ impl Place {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Claim, Time)) {
+    fn change(&self, change: impl FnOnce(&mut Claim, Cx<'_>)) {
         if let Some(enrolment) = &self.enrolment {
             enrolment.update(change);
         }
     }
 
-    fn look<T: Default>(&self, look: impl FnOnce(&Claim, Time) -> T) -> T {
+    fn look<T: Default>(&self, look: impl FnOnce(&Claim, Cx<'_>) -> T) -> T {
         let enrolment = self.enrolment.as_ref();
         enrolment.map_or_else(T::default, |enrolment| enrolment.look(look))
     }
@@ -300,8 +300,8 @@ impl Place {
 
     /// Why the patience was not enough: its own limit, unless too few nodes have answered by then, or may vote.
     fn give_up(&self) -> LockError {
-        let unanswered = |claim: &Claim, now| {
-            let grace = claim.waits_for_grace(now) && !claim.is_answered(now);
+        let unanswered = |claim: &Claim, cx: Cx<'_>| {
+            let grace = claim.waits_for_grace(cx) && !claim.is_answered(cx);
             claim.is_cut_off() || grace
         };
         if self.look(unanswered) {
@@ -311,7 +311,7 @@ impl Place {
             return self.queue_full();
         }
         let (position, holder_ttl) =
-            self.look(|claim, now| (claim.position(), claim.holder_left(now)));
+            self.look(|claim, cx| (claim.position(), claim.holder_left(cx.now)));
         LockError::TimedOut {
             position,
             holder_ttl,
@@ -320,9 +320,12 @@ impl Place {
 
     fn no_quorum(&self) -> LockError {
         let nodes = &self.client.nodes;
-        let look = |claim: &Claim, _| (claim.failures().collect::<Vec<_>>(), claim.open());
-        let (mut failures, open) = self.look(look);
-        for (place, left) in nodes.in_grace(nodes.clock.now()) {
+        let look = |claim: &Claim, cx: Cx<'_>| {
+            let failures: Vec<_> = claim.failures().collect();
+            (failures, claim.open(), cx.servers.in_grace(cx.now))
+        };
+        let (mut failures, open, in_grace) = self.look(look);
+        for (place, left) in in_grace {
             if failures.iter().all(|(failed, _)| *failed != place) {
                 failures.push((place, NodeError::RestartGrace { left }));
             }
@@ -339,13 +342,13 @@ enum Attempt {
 }
 
 /// Takes the lease if it is there, or tells that it never will be.
-fn taken(claim: &mut Claim, now: Time, hold: Hold) -> Option<Taken> {
+fn taken(claim: &mut Claim, cx: Cx<'_>, hold: Hold) -> Option<Taken> {
     let renewal = if hold.auto_extend {
         Renewal::Third
     } else {
         Renewal::Off
     };
-    match claim.take(now, renewal, hold.max_hold) {
+    match claim.take(cx, renewal, hold.max_hold) {
         Taken::NotYet => None,
         taken => Some(taken),
     }
@@ -362,7 +365,7 @@ impl Drop for Place {
         if let Some(times) = self.client.leavers.left(self.task, name) {
             let what = What::KeepsLeaving { times };
             let nodes = &self.client.nodes;
-            Tell { who, what }.emit(&nodes.limits, nodes.clock.now());
+            nodes.tell(Tell { who, what });
         }
     }
 }

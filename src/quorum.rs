@@ -13,6 +13,10 @@ impl Quorum {
         Self { nodes }
     }
 
+    pub(crate) fn nodes(self) -> usize {
+        self.nodes
+    }
+
     /// N/2+1.
     pub(crate) fn size(self) -> usize {
         self.nodes / 2 + 1

@@ -22,11 +22,13 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    claim::{Claim, End, Question, Urgency},
+    claim::{Claim, Cx, End, Question, Urgency},
     clock::Clock,
     error::{ClientStopped, LeaseLost},
+    event::{Heard, Tell},
     nodes::Nodes,
-    telemetry::{self, Tell},
+    servers::Servers,
+    telemetry,
     time::Time,
 };
 
@@ -49,8 +51,10 @@ pub(crate) struct Roll {
     stopped: OnceLock<ClientStopped>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entries {
+    /// What is known of the servers, as of the last time that the table was locked for a change.
+    servers: Servers,
     /// In order of arrival, which is the order within a batch.
     requests: BTreeMap<u64, Box<Entry>>,
     keys: HashMap<Uuid, u64>,
@@ -106,6 +110,7 @@ impl Bell {
 /// What is to be done once the table is unlocked.
 #[derive(Debug, Default)]
 struct After {
+    heard: Heard,
     bells: Vec<Arc<Bell>>,
     tells: Vec<Tell>,
     waiters: i32,
@@ -124,12 +129,12 @@ pub(crate) struct Enrolment {
 
 impl Enrolment {
     /// Changes the request; nothing comes of it if that is gone, which it is not before its handle.
-    pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> T {
+    pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Claim, Cx<'_>) -> T) -> T {
         self.roll.update(self.key, change).unwrap_or_default()
     }
 
     /// Looks at the request.
-    pub(crate) fn look<T: Default>(&self, look: impl FnOnce(&Claim, Time) -> T) -> T {
+    pub(crate) fn look<T: Default>(&self, look: impl FnOnce(&Claim, Cx<'_>) -> T) -> T {
         self.roll.look(self.key, look).unwrap_or_default()
     }
 
@@ -175,7 +180,8 @@ impl View {
         loop {
             let mut rung = pin!(self.bell.wake.notified());
             rung.as_mut().enable();
-            let look = |claim: &mut Claim, now| (claim.check(now), claim.valid_until(now));
+            let look =
+                |claim: &mut Claim, cx: Cx<'_>| (claim.check(cx.now), claim.valid_until(cx.now));
             let until = match self.update(look) {
                 None => return self.bell.lost().unwrap_or(LeaseLost::Released),
                 Some((Some(why), _)) => return why,
@@ -190,7 +196,7 @@ impl View {
     }
 
     /// Changes the request, if it is still there.
-    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Claim, Time) -> T) -> Option<T> {
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Claim, Cx<'_>) -> T) -> Option<T> {
         self.roll.upgrade()?.update(self.key, change)
     }
 
@@ -204,8 +210,8 @@ impl View {
 impl Roll {
     pub(crate) fn new(nodes: Arc<Nodes>) -> Self {
         Self {
+            entries: Mutex::new(Entries::new(nodes.servers())),
             nodes,
-            entries: Mutex::default(),
             changed: Notify::new(),
             cleaned: Notify::new(),
             stopped: OnceLock::new(),
@@ -220,9 +226,7 @@ impl Roll {
     /// must not get in before them.
     pub(crate) fn enrol(self: &Arc<Self>, claim: Claim) -> Enrolment {
         let bell: Arc<Bell> = Arc::default();
-        let mut after = After::default();
-        let mut entries = self.entries();
-        let now = self.nodes.clock.now();
+        let (mut entries, now, mut after) = self.changing();
         let crowded = entries.outside.contains_key(claim.resource().name());
         let shut_down = entries.shut_down;
         entries.arrivals += 1;
@@ -238,11 +242,11 @@ impl Roll {
             bare: false,
         };
         entries.requests.insert(key, Box::new(entry));
-        let start = |claim: &mut Claim, now| {
+        let start = |claim: &mut Claim, cx: Cx<'_>| {
             if shut_down {
-                claim.shut_down(now);
+                claim.shut_down(cx.now);
             } else if crowded {
-                claim.find_no_room(now);
+                claim.find_no_room(cx.now);
             }
         };
         entries.change(key, now, start, &mut after);
@@ -259,11 +263,9 @@ impl Roll {
     pub(crate) fn update<T>(
         &self,
         key: u64,
-        change: impl FnOnce(&mut Claim, Time) -> T,
+        change: impl FnOnce(&mut Claim, Cx<'_>) -> T,
     ) -> Option<T> {
-        let mut after = After::default();
-        let mut entries = self.entries();
-        let now = self.nodes.clock.now();
+        let (mut entries, now, mut after) = self.changing();
         let changed = entries.change(key, now, change, &mut after);
         drop(entries);
         self.carry_out(after);
@@ -271,23 +273,26 @@ impl Roll {
     }
 
     /// Looks at a request without changing it.
-    pub(crate) fn look<T>(&self, key: u64, look: impl FnOnce(&Claim, Time) -> T) -> Option<T> {
-        let entries = self.entries();
+    pub(crate) fn look<T>(&self, key: u64, look: impl FnOnce(&Claim, Cx<'_>) -> T) -> Option<T> {
+        let (entries, now, _) = self.changing();
         let entry = entries.requests.get(&key)?;
-        Some(look(&entry.claim, self.nodes.clock.now()))
+        Some(look(&entry.claim, entries.cx(now)))
     }
 
     fn disown(&self, key: u64) {
-        let mut after = After::default();
-        let mut entries = self.entries();
-        let now = self.nodes.clock.now();
+        let (mut entries, now, mut after) = self.changing();
         // Without a ticker nothing is taken back any more; everything runs out by itself.
         let served = self.stopped().is_none();
         if let Some(entry) = entries.requests.get_mut(&key) {
             entry.owned = false;
             entry.abandoned = !served;
         }
-        entries.change(key, now, |claim, now| claim.end(End::Over, now), &mut after);
+        entries.change(
+            key,
+            now,
+            |claim, cx| claim.end(End::Over, cx.now),
+            &mut after,
+        );
         drop(entries);
         self.carry_out(after);
     }
@@ -326,8 +331,8 @@ impl Roll {
     /// Ends whatever still waits, and whatever comes from now on; guards stay as they are.
     pub(crate) fn shut_down(&self) {
         self.entries().shut_down = true;
-        self.each(self.all(), |claim, now, ()| {
-            claim.shut_down(now);
+        self.each(self.all(), |claim, cx, ()| {
+            claim.shut_down(cx.now);
             claim.release_anew();
         });
     }
@@ -368,10 +373,8 @@ impl Roll {
     /// Some of the requests that are due, with the nodes that are to be asked, in order of arrival where they are
     /// due at once; nothing when none is left.
     pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(usize, Urgency)>)> {
-        let mut after = After::default();
-        let mut entries = self.entries();
+        let (mut entries, now, mut after) = self.changing();
         entries.asleep_until = None;
-        let now = self.nodes.clock.now();
         let mut taken = Vec::new();
         while taken.len() < AT_ONCE {
             let first = entries.due.first().copied();
@@ -393,7 +396,7 @@ impl Roll {
     /// The questions of `keys` to the node `place`, whose turn has come.
     pub(crate) fn ask(&self, keys: &[u64], place: usize) -> Vec<(u64, Question)> {
         let items = keys.iter().map(|key| (*key, ()));
-        let questions = self.each(items, |claim, now, ()| claim.ask(place, now));
+        let questions = self.each(items, |claim, cx, ()| claim.ask(place, cx));
         let asked = keys.iter().zip(questions);
         asked
             .filter_map(|(key, question)| Some((*key, question.flatten()?)))
@@ -404,16 +407,14 @@ impl Roll {
     pub(crate) fn each<I, T>(
         &self,
         items: impl IntoIterator<Item = (u64, I)>,
-        mut change: impl FnMut(&mut Claim, Time, I) -> T,
+        mut change: impl FnMut(&mut Claim, Cx<'_>, I) -> T,
     ) -> Vec<Option<T>> {
         let mut items = items.into_iter().peekable();
         let mut changed = Vec::with_capacity(items.size_hint().0);
         while items.peek().is_some() {
-            let mut after = After::default();
-            let mut entries = self.entries();
-            let now = self.nodes.clock.now();
+            let (mut entries, now, mut after) = self.changing();
             for (key, item) in items.by_ref().take(AT_ONCE) {
-                let change = |claim: &mut Claim, now| change(claim, now, item);
+                let change = |claim: &mut Claim, cx: Cx<'_>| change(claim, cx, item);
                 changed.push(entries.change(key, now, change, &mut after));
             }
             drop(entries);
@@ -433,6 +434,18 @@ impl Roll {
         entries.requests.keys().map(|key| (*key, ())).collect()
     }
 
+    /// The table for a change, with what is known of the servers by now.
+    fn changing(&self) -> (MutexGuard<'_, Entries>, Time, After) {
+        let after = After {
+            heard: telemetry::heard(),
+            ..After::default()
+        };
+        let mut entries = self.entries();
+        self.nodes.see(&mut entries.servers);
+        let now = self.nodes.clock.now();
+        (entries, now, after)
+    }
+
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -448,21 +461,40 @@ impl Roll {
         telemetry::waiters(after.waiters);
         telemetry::bare(after.bare);
         if !after.tells.is_empty() {
-            let now = self.nodes.clock.now();
-            for tell in after.tells {
-                tell.emit(&self.nodes.limits, now);
-            }
+            after
+                .tells
+                .into_iter()
+                .for_each(|tell| self.nodes.tell(tell));
         }
     }
 }
 
 impl Entries {
+    fn new(servers: Servers) -> Self {
+        Self {
+            servers,
+            requests: BTreeMap::new(),
+            keys: HashMap::new(),
+            due: BTreeSet::new(),
+            outside: HashMap::new(),
+            arrivals: 0,
+            asleep_until: None,
+            closed: false,
+            shut_down: false,
+        }
+    }
+
+    fn cx(&self, now: Time) -> Cx<'_> {
+        let servers = &self.servers;
+        Cx { now, servers }
+    }
+
     /// Changes a request, and sees to all that follows from that.
     fn change<T>(
         &mut self,
         key: u64,
         now: Time,
-        change: impl FnOnce(&mut Claim, Time) -> T,
+        change: impl FnOnce(&mut Claim, Cx<'_>) -> T,
         after: &mut After,
     ) -> Option<T> {
         let changed = self.change_one(key, now, change, after)?;
@@ -479,13 +511,14 @@ impl Entries {
         &mut self,
         key: u64,
         now: Time,
-        change: impl FnOnce(&mut Claim, Time) -> T,
+        change: impl FnOnce(&mut Claim, Cx<'_>) -> T,
         after: &mut After,
     ) -> Option<T> {
+        let servers = &self.servers;
         let entry = self.requests.get_mut(&key)?;
         let claim = &mut entry.claim;
         let (was_in_line, before) = (claim.is_in_line(), claim.outlook());
-        let changed = change(claim, now);
+        let changed = change(claim, Cx { now, servers });
         after.waiters += i32::from(claim.is_in_line()) - i32::from(was_in_line);
         let bare = claim.is_bare(now);
         after.bare += i32::from(bare) - i32::from(std::mem::replace(&mut entry.bare, bare));
@@ -493,7 +526,7 @@ impl Entries {
             let _ = entry.bell.lost.set(why);
             after.cleaned |= claim.is_clean_enough() || claim.is_expired(now);
         }
-        let news = claim.take_news();
+        let news = claim.take_news(after.heard);
         after.tells.extend(news.tells);
         let wakes = news.wake || claim.outlook() != before;
         if wakes || news.moved && entry.bell.followed.load(Ordering::Relaxed) {
@@ -511,7 +544,7 @@ impl Entries {
         let settled = claim.is_settled();
         let over = entry.abandoned || claim.is_clean() || claim.is_expired(now);
         let over = over && !entry.owned;
-        let due = claim.due(now);
+        let due = claim.due(self.cx(now));
         let uuid = claim.id().uuid();
         let mut next = None;
         if outside {

@@ -11,7 +11,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +24,7 @@ use tracing::{
 use crate::{
     clock::Clock,
     error::{ClientStopped, LeaseLost, LockError, NodeError, WrongServer},
-    resource::Resource,
+    event::{Fault, Heard, Tell, What, Who},
     time::Time,
 };
 
@@ -38,86 +38,24 @@ const STEPS: &str = "redlock_fifo::claim";
 const AWAY: &str =
     "nothing else as long as a majority is up; without one nobody gets a lock, and leases run out";
 
-/// Whom an event is about.
-#[derive(Clone, Debug)]
-pub(crate) struct Who {
-    pub(crate) resource: Arc<Resource>,
-    pub(crate) holder_id: Arc<str>,
-    /// The number of its ticket; none if it never stood in line.
-    pub(crate) ticket: Option<u64>,
-}
-
-/// An event about a request. It is made where the request is locked, and told when it is not: subscribers and
-/// recorders are a user's code.
-#[derive(Debug)]
-pub(crate) struct Tell {
-    pub(crate) who: Who,
-    pub(crate) what: What,
-}
-
-/// What happened to a request.
-#[derive(Debug)]
-pub(crate) enum What {
-    /// A step of the protocol.
-    Step(&'static str),
-    /// A quorum agreed on the ticket.
-    InLine { position: u64 },
-    /// A guard is out.
-    Acquired { token: u64, wait: Duration },
-    /// It ended before its turn: its future or ticket was dropped, left, or timed out.
-    Left { position: u64, wait: Duration },
-    /// Its guard was released or dropped.
-    Released { token: u64, held: Duration },
-    /// Its lease ended under its guard; `faults` says what was wrong with which node, `overdue` how long after
-    /// the end of the validity that was noticed.
-    Lost {
-        token: u64,
-        held: Duration,
-        why: LeaseLost,
-        overdue: Duration,
-        faults: String,
-    },
-    /// A release found that a quorum did not have the lease any more.
-    LostUnnoticed { token: u64 },
-    /// A renewal got through to a quorum when `margin` of the lease was left; `usual` is what is left if it
-    /// gets through at the first try.
-    Renewed {
-        token: u64,
-        margin: Duration,
-        usual: Duration,
-        ttl: Duration,
-    },
-    /// It is held for longer than `long_hold`.
-    HeldLong { token: u64, held: Duration },
-    /// It gave votes back to whoever comes first.
-    Split,
-    /// Its grant was passed on, since nobody polled for it.
-    Unpolled { granted: Duration },
-    /// The same task has left the line of the resource again and again.
-    KeepsLeaving { times: u32 },
-    /// A quorum is missing because a node restarted.
-    InGrace { node: Arc<str>, left: Duration },
-    /// Nodes do not answer within the short time that a short lease leaves them.
-    TooSlow { waited: Duration, lease: Duration },
-}
-
 /// How often what may happen to many requests at once is warned of.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     late: Limit,
     unpolled: Limit,
     too_slow: Limit,
+    /// Whether it was told that a quorum is in its grace.
+    grace: AtomicBool,
     pub(crate) unanswered: Limit,
 }
 
-impl What {
-    /// Whether anybody may hear it: asked before it is made, without asking a user's code.
-    pub(crate) fn is_heard(&self) -> bool {
-        let most = LevelFilter::current();
-        match self {
-            Self::Step(_) => most >= LevelFilter::TRACE,
-            _ => cfg!(feature = "metrics") || most != LevelFilter::OFF,
-        }
+/// Whether anybody may hear the steps of the protocol, or anything at all: asked before they are made, without asking
+/// a user's code.
+pub(crate) fn heard() -> Heard {
+    let most = LevelFilter::current();
+    Heard {
+        steps: most >= LevelFilter::TRACE,
+        any: cfg!(feature = "metrics") || most != LevelFilter::OFF,
     }
 }
 
@@ -134,14 +72,14 @@ macro_rules! tell {
     };
 }
 
-impl Tell {
-    /// Tells it, at `now`.
-    pub(crate) fn emit(self, limits: &Limits, now: Time) {
-        guarded(|| self.emit_unguarded(limits, now));
-    }
+/// Tells of what happened to a request, at `now`.
+pub(crate) fn emit<'a>(tell: Tell, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
+    guarded(|| emit_unguarded(tell, name, limits, now));
+}
 
-    fn emit_unguarded(self, limits: &Limits, now: Time) {
-        let Self { who, what } = self;
+fn emit_unguarded<'a>(tell: Tell, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
+    let Tell { who, what } = tell;
+    {
         match what {
             What::Step(words) => trace!(target: STEPS, holder_id = &*who.holder_id, "{words}"),
             What::InLine { position } => {
@@ -149,6 +87,7 @@ impl Tell {
                 meter::observe(meter::AHEAD, position as f64, None);
             }
             What::Acquired { token, wait } => {
+                limits.grace.store(false, Ordering::Relaxed);
                 let wait_ms = millis(wait);
                 tell!(debug, who, fencing_token = token, wait_ms, "lock acquired");
                 let end = Some(("end", "acquired"));
@@ -175,7 +114,7 @@ impl Tell {
                 overdue,
                 faults,
             } => {
-                lost(&who, token, held, why, overdue, &faults);
+                lost(&who, token, held, why, overdue, &described(&faults, name));
             }
             What::LostUnnoticed { token } => {
                 let help = "the work may have overlapped another holder's: keys were deleted or evicted, or servers \
@@ -226,11 +165,16 @@ impl Tell {
                     "the same task keeps leaving the line"
                 );
             }
-            What::InGrace { node, left } => {
+            What::InGrace { nodes } => {
+                // Once, until a lock is had again.
+                if limits.grace.swap(true, Ordering::Relaxed) {
+                    return;
+                }
                 let help = "no locks are given until the grace is over: restart nodes one at a time, restart_grace apart";
-                let left_ms = millis(left);
-                let node = &*node;
-                warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
+                for (node, left) in nodes {
+                    let (node, left_ms) = (name(node), millis(left));
+                    warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
+                }
             }
             What::TooSlow { waited, lease } => {
                 let Some(suppressed) = limits.too_slow.pass(now) else {
@@ -332,6 +276,14 @@ pub(crate) fn bare(by: i32) {
     if by != 0 {
         guarded(|| meter::change(meter::BARE, f64::from(by), None));
     }
+}
+
+fn described<'a>(faults: &[Fault], name: impl Fn(usize) -> &'a str) -> String {
+    let described = faults.iter().map(|(node, fault)| match fault {
+        Some(error) => format!("{}: {error}", name(*node)),
+        None => format!("{}: has it no more", name(*node)),
+    });
+    described.collect::<Vec<_>>().join("; ")
 }
 
 fn lost(who: &Who, token: u64, held: Duration, why: LeaseLost, overdue: Duration, faults: &str) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    claim::Claim,
+    claim::{Claim, Cx},
     error::{LockError, ReleaseError},
     guard::LockGuard,
     place::{Hold, Patience, Place},
@@ -135,7 +135,7 @@ async fn next_position((view, last): (View, Option<u64>)) -> Option<(u64, (View,
     loop {
         let mut rung = pin!(view.bell.wake.notified());
         rung.as_mut().enable();
-        let position = |claim: &mut Claim, _| claim.waits().then(|| claim.position());
+        let position = |claim: &mut Claim, _: Cx<'_>| claim.waits().then(|| claim.position());
         let position = view.update(position).flatten()?;
         if Some(position) != last {
             return Some((position, (view.clone(), Some(position))));

@@ -7,11 +7,11 @@
 use std::time::Duration;
 
 use crate::{
-    claim::{Claim, Phase, Question, Renewal, Send, Urgency, is_later, seat::Seat},
+    claim::{Claim, Cx, Phase, Question, Renewal, Send, Urgency, is_later, seat::Seat},
     error::NodeError,
+    event::What,
     message::{Enqueue, Extend, Release},
     quorum::Majority,
-    telemetry::What,
     time::Time,
 };
 
@@ -35,12 +35,13 @@ const AT_ONCE: Option<Time> = Some(Time::ORIGIN);
 impl Claim {
     /// The nodes that are due, each with its urgency. They wait for their turn from here on, until they are
     /// [asked](Self::ask).
-    pub(crate) fn take_due(&mut self, now: Time) -> Vec<(usize, Urgency)> {
-        self.tick(now);
+    pub(crate) fn take_due(&mut self, cx: Cx<'_>) -> Vec<(usize, Urgency)> {
+        let now = cx.now;
+        self.tick(cx);
         let urgency = self.urgency();
         let mut due = Vec::with_capacity(self.seats.len());
         for place in 0..self.seats.len() {
-            if self.node_due(place, now).is_some_and(|due| due <= now) {
+            if self.node_due(place, cx).is_some_and(|due| due <= now) {
                 self.seats[place].queued = Some(urgency);
                 due.push((place, urgency));
             }
@@ -58,16 +59,17 @@ impl Claim {
     }
 
     /// The question to a node whose turn has come, if it still has one.
-    pub(crate) fn ask(&mut self, place: usize, now: Time) -> Option<Question> {
+    pub(crate) fn ask(&mut self, place: usize, cx: Cx<'_>) -> Option<Question> {
+        let now = cx.now;
         self.seats.get_mut(place)?.queued = None;
-        if self.node_due(place, now).is_none_or(|due| due > now) {
+        if self.node_due(place, cx).is_none_or(|due| due > now) {
             return None;
         }
         let (send, timeout) = self.what_to_send(place, now)?;
         self.stamps = self.stamps.wrapping_add(1);
         let stamp = self.stamps;
         let takes = self.takes(&send, timeout, now);
-        let era = self.nodes.list.get(place)?.era().ok();
+        let era = cx.servers.era(place);
         let seat = self.seats.get_mut(place)?;
         if let Send::Release(_) = send {
             seat.ask_release(stamp, now);
@@ -85,7 +87,8 @@ impl Claim {
 
     /// The same question goes out once more, as the call it was in was not carried out. False if it is not wanted
     /// any more.
-    pub(crate) fn ask_again(&mut self, question: &Question, now: Time) -> bool {
+    pub(crate) fn ask_again(&mut self, question: &Question, cx: Cx<'_>) -> bool {
+        let now = cx.now;
         if !self.asks(question) {
             if let Some(seat) = self.seats.get_mut(question.place)
                 && seat.answers(question.stamp, now, true)
@@ -95,11 +98,7 @@ impl Claim {
             return false;
         }
         let takes = self.takes(&question.send, question.timeout, now);
-        let era = self
-            .nodes
-            .list
-            .get(question.place)
-            .and_then(|node| node.era().ok());
+        let era = cx.servers.era(question.place);
         if let Some(seat) = self.seats.get_mut(question.place) {
             match question.send {
                 Send::Release(_) => seat.ask_release(question.stamp, now),
@@ -117,7 +116,7 @@ impl Claim {
             Send::Release(_) => false,
         };
         // The node's clock is known to within a round trip, and that takes a timeout at most.
-        takes.then(|| now.plus(timeout).plus(self.nodes.config.node_timeout))
+        takes.then(|| now.plus(timeout).plus(self.config.node_timeout))
     }
 
     /// The user wants the lease to last `ttl` from now on, on all nodes. Questions above the number that this
@@ -138,8 +137,9 @@ impl Claim {
     }
 
     /// When it wants to be looked at next; `None`: only when something is heard.
-    pub(crate) fn due(&self, now: Time) -> Option<Time> {
-        let nodes = (0..self.seats.len()).filter_map(|place| self.node_due(place, now));
+    pub(crate) fn due(&self, cx: Cx<'_>) -> Option<Time> {
+        let now = cx.now;
+        let nodes = (0..self.seats.len()).filter_map(|place| self.node_due(place, cx));
         let nodes = nodes.min();
         let own = match self.phase {
             Phase::Asking => self.parks_at(),
@@ -148,7 +148,7 @@ impl Claim {
             Phase::Granted { since } | Phase::Fencing { since, done: true } => {
                 Some(since.plus(self.lease()))
             }
-            Phase::Fencing { done: false, .. } => match self.majority(now).map(Majority::until) {
+            Phase::Fencing { done: false, .. } => match self.majority(cx).map(Majority::until) {
                 // What was asked by then may still be answered.
                 None if self.is_asking() => None,
                 until => Some(until.unwrap_or(now)),
@@ -163,7 +163,8 @@ impl Claim {
     }
 
     /// What passes with time alone.
-    fn tick(&mut self, now: Time) {
+    fn tick(&mut self, cx: Cx<'_>) {
+        let now = cx.now;
         match self.phase {
             Phase::Asking if self.parks_at().is_some_and(|at| at <= now) => {
                 self.trace("the first round has failed, and nobody asks again");
@@ -179,7 +180,7 @@ impl Claim {
                 self.stand_aside(now);
             }
             Phase::Fencing { done: false, .. }
-                if self.majority(now).is_none() && !self.is_asking() =>
+                if self.majority(cx).is_none() && !self.is_asking() =>
             {
                 self.stand_again(now);
             }
@@ -191,12 +192,13 @@ impl Claim {
                 self.check_lease(now);
                 self.check_hold(now);
             }
-            Phase::Waiting if self.waits_for_grace(now) => {
+            Phase::Waiting if self.waits_for_grace(cx) => {
                 self.progress = now;
-                for (node, left) in self.nodes.grace_to_warn_of(now) {
-                    self.tell(What::InGrace { node, left });
+                if !std::mem::replace(&mut self.told_of_grace, true) {
+                    let nodes = cx.servers.in_grace(now);
+                    self.tell(What::InGrace { nodes });
                 }
-                self.weigh(now);
+                self.weigh(cx);
             }
             _ => {}
         }
@@ -211,7 +213,8 @@ impl Claim {
     }
 
     /// When a node is to be asked next; `None` if it is not, or is being asked.
-    fn node_due(&self, place: usize, now: Time) -> Option<Time> {
+    fn node_due(&self, place: usize, cx: Cx<'_>) -> Option<Time> {
+        let now = cx.now;
         // What has become more urgent does not wait where it stood before.
         let waits = |seat: &&Seat| seat.queued.is_none_or(|queued| self.urgency() < queued);
         let seat = self.seats.get(place).filter(waits)?;
@@ -225,9 +228,9 @@ impl Claim {
             Phase::Asking => AT_ONCE.filter(|_| seat.urgent),
             // An attempt without waiting asks no more often than its verdict needs.
             Phase::Outside | Phase::Waiting if self.room == Some(0) => {
-                AT_ONCE.filter(|_| self.waiter_due(seat) == Time::ORIGIN)
+                AT_ONCE.filter(|_| self.waiter_due(seat, cx) == Time::ORIGIN)
             }
-            Phase::Outside | Phase::Waiting => Some(self.waiter_due(seat)),
+            Phase::Outside | Phase::Waiting => Some(self.waiter_due(seat, cx)),
             Phase::Fencing { done: false, .. } => Some(self.fence_due(seat)),
             // Whoever asked for it finds enough left, for as long as its turn lasts (C4).
             Phase::Fencing { done: true, .. } => self.fresh_due(seat),
@@ -238,18 +241,18 @@ impl Claim {
 
     fn fresh_due(&self, seat: &Seat) -> Option<Time> {
         if seat.failure.is_some() {
-            return Some(seat.ended.plus(self.retry(self.nodes.config.node_timeout)));
+            return Some(seat.ended.plus(self.retry(self.config.node_timeout)));
         }
         let have = seat.vote?.until.since(seat.vote_sent);
         Some(next(seat.vote_sent, have / 3).max(next(seat.sent, have / 3)))
     }
 
-    fn waiter_due(&self, seat: &Seat) -> Time {
-        let keep_alive = self.nodes.config.keep_alive(self.lease());
+    fn waiter_due(&self, seat: &Seat, cx: Cx<'_>) -> Time {
+        let keep_alive = self.config.keep_alive(self.lease());
         let head = self.position == 0 || self.seats.iter().any(|seat| seat.vote.is_some());
-        let polls = head || !self.nodes.pushes() || self.phase == Phase::Outside;
+        let polls = head || !cx.servers.pushes(self.quorum) || self.phase == Phase::Outside;
         let span = if polls {
-            self.nodes.poll().min(keep_alive)
+            self.config.head_poll().min(keep_alive)
         } else {
             keep_alive
         };
@@ -273,7 +276,9 @@ impl Claim {
         // be as dead as the holder (F3).
         let expiry = seat.place.as_ref().and_then(|place| place.holder_until);
         expiry.map_or(due, |until| {
-            let at_once = seat.ended.plus(self.nodes.poll().min(SHORTEST_EXPIRY));
+            let at_once = seat
+                .ended
+                .plus(self.config.head_poll().min(SHORTEST_EXPIRY));
             due.min(until.plus(Duration::from_millis(1)).max(at_once))
         })
     }
@@ -283,7 +288,7 @@ impl Claim {
         if seat.urgent || seat.failure.is_none() && !seat.gone && missing {
             return Time::ORIGIN;
         }
-        seat.ended.plus(self.retry(self.nodes.config.node_timeout))
+        seat.ended.plus(self.retry(self.config.node_timeout))
     }
 
     fn holder_due(&self, place: usize, seat: &Seat, now: Time) -> Option<Time> {
@@ -291,7 +296,7 @@ impl Claim {
         let wished = self.is_open(self.extend_wish, seat.extended_stamp)
             || self.is_open(self.check_wish, seat.ended_stamp);
         let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
-        let interval = self.interval(self.nodes.config.validity(self.ttl));
+        let interval = self.interval(self.config.validity(self.ttl));
         if !renews && !wished && (!lacks || self.time_left(now) < SHORTEST_REPAIR) {
             return None;
         }
@@ -307,7 +312,7 @@ impl Claim {
         }
         if seat.in_line {
             // It hears of the vote by a push, which may be lost.
-            return Some(seat.ended.plus(self.nodes.poll().min(interval)));
+            return Some(seat.ended.plus(self.config.head_poll().min(interval)));
         }
         if seat.gone && !self.repairable(place, now) {
             return Some(retry);
@@ -319,7 +324,7 @@ impl Claim {
     /// from. One that has more than is asked for now is prolonged by nothing yet, and not asked about at once again.
     fn renewal_due(&self, seat: &Seat) -> Option<Time> {
         let have = seat.vote?.until.since(seat.vote_sent);
-        let asked = self.nodes.config.validity(self.ttl);
+        let asked = self.config.validity(self.ttl);
         let due = next(seat.vote_sent, self.interval(have));
         Some(due.max(next(seat.extended_sent, self.interval(asked.min(have)))))
     }
@@ -335,13 +340,13 @@ impl Claim {
 
     /// How long after a failure a node is asked again that is asked every `interval`.
     fn retry(&self, interval: Duration) -> Duration {
-        let retry = self.nodes.config.retry_delay.min(interval / 2);
+        let retry = self.config.retry_delay.min(interval / 2);
         retry.max(Duration::from_millis(1))
     }
 
     /// What is to be sent to a node now, and how long it may take.
     fn what_to_send(&self, place: usize, now: Time) -> Option<(Send, Duration)> {
-        let config = &self.nodes.config;
+        let config = &self.config;
         let (resource, id) = (self.resource.clone(), self.id.clone());
         Some(match self.phase {
             Phase::Ended(_) | Phase::Aside => {
@@ -428,7 +433,7 @@ impl Claim {
     pub(super) fn repairable(&self, place: usize, now: Time) -> bool {
         let here = self.seats.get(place).is_some_and(|seat| seat.stands(now));
         let standing = self.seats.iter().filter(|seat| seat.stands(now));
-        self.phase == Phase::Held && !here && standing.count() >= self.nodes.quorum.size()
+        self.phase == Phase::Held && !here && standing.count() >= self.quorum.size()
     }
 
     /// Makes all nodes due at once, those that are being asked when they have answered.

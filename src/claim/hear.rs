@@ -3,11 +3,13 @@
 use std::cmp::Reverse;
 
 use crate::{
-    claim::{Claim, EAGER_ROUNDS, End, MISSED_TURNS, Phase, Question, Send, is_later, seat::Seat},
+    claim::{
+        Claim, Cx, EAGER_ROUNDS, End, MISSED_TURNS, Phase, Question, Send, is_later, seat::Seat,
+    },
     error::NodeError,
+    event::What,
     message::{Answer, Extend, Extended, Released, Standing},
     quorum::Vote,
-    telemetry::What,
     time::Time,
 };
 
@@ -16,10 +18,11 @@ impl Claim {
     pub(crate) fn hear_standing(
         &mut self,
         question: &Question,
-        now: Time,
+        cx: Cx<'_>,
         outcome: Result<Answer<Standing>, NodeError>,
     ) {
-        let factor = self.nodes.config.clock_drift_factor;
+        let now = cx.now;
+        let factor = self.config.clock_drift_factor;
         let longest = self.longest;
         let Question {
             place,
@@ -33,7 +36,7 @@ impl Claim {
         };
         self.check(now);
         let was_settled = self.is_settled();
-        let outcome = self.unless_overtaken(place, outcome);
+        let outcome = self.unless_overtaken(place, outcome, cx);
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
@@ -44,7 +47,7 @@ impl Claim {
         match outcome {
             Ok(answer)
                 if answer.value.contradicts(asked)
-                    || !self.nodes.is_plausible(answer.value.counter()) =>
+                    || !cx.servers.is_plausible(answer.value.counter(), now) =>
             {
                 seat.fail(NodeError::Garbled);
             }
@@ -59,7 +62,6 @@ impl Claim {
                         _ => None,
                     };
                 }
-                self.nodes.grace.learn(place, &answer.era);
                 if seat.hear(now, longest, asked, &answer, lease, factor) {
                     step = Some("a push came before its answer");
                 }
@@ -71,7 +73,7 @@ impl Claim {
             Err(error) => {
                 let missed = error == NodeError::TimedOut;
                 seat.fail(error);
-                if missed && question.timeout < self.nodes.config.node_timeout {
+                if missed && question.timeout < self.config.node_timeout {
                     self.note_miss(place, question);
                 }
             }
@@ -81,7 +83,7 @@ impl Claim {
         }
         self.hear_while_ending();
         self.move_up(now);
-        self.weigh(now);
+        self.weigh(cx);
         let waits = self.is_settled() != was_settled || self.is_hopeless();
         self.news.wake |= waits || self.phase == Phase::Held;
     }
@@ -90,10 +92,11 @@ impl Claim {
     pub(crate) fn hear_extended(
         &mut self,
         question: &Question,
-        now: Time,
+        cx: Cx<'_>,
         outcome: Result<Answer<Extended>, NodeError>,
     ) {
-        let factor = self.nodes.config.clock_drift_factor;
+        let now = cx.now;
+        let factor = self.config.clock_drift_factor;
         let place = question.place;
         let Send::Extend(Extend {
             ttl, repair, token, ..
@@ -103,7 +106,7 @@ impl Claim {
         };
         // What comes when the lease has ended does not bring it back.
         self.check(now);
-        let outcome = self.unless_overtaken(place, outcome);
+        let outcome = self.unless_overtaken(place, outcome, cx);
         let Some(seat) = self.seats.get_mut(place) else {
             return;
         };
@@ -117,7 +120,6 @@ impl Claim {
                 seat.fail(NodeError::Garbled);
             }
             Ok(answer) => {
-                self.nodes.grace.learn(place, &answer.era);
                 seat.hear_extended(&answer, ttl, token, factor);
             }
             Err(error) => seat.fail(error),
@@ -125,7 +127,7 @@ impl Claim {
         let found_gone = seat.gone && had;
         self.hear_while_ending();
         match self.phase {
-            Phase::Fencing { done: false, .. } if self.fenced_majority(now).is_some() => {
+            Phase::Fencing { done: false, .. } if self.fenced_majority(cx).is_some() => {
                 // However long that took, whoever waits for it has not been able to take it before now.
                 let (since, done) = (now, true);
                 self.phase = Phase::Fencing { since, done };
@@ -149,13 +151,13 @@ impl Claim {
     pub(crate) fn hear_released(
         &mut self,
         question: &Question,
-        now: Time,
+        cx: Cx<'_>,
         outcome: Result<Answer<Released>, NodeError>,
     ) {
         let Some(seat) = self.seats.get_mut(question.place) else {
             return;
         };
-        if seat.hear_released(question.stamp, now, outcome) {
+        if seat.hear_released(question.stamp, cx.now, outcome) {
             self.news.wake = true;
         }
     }
@@ -166,9 +168,10 @@ impl Claim {
         &self,
         place: usize,
         outcome: Result<Answer<T>, NodeError>,
+        cx: Cx<'_>,
     ) -> Result<Answer<T>, NodeError> {
         let answer = outcome?;
-        let now = self.nodes.list.get(place).and_then(|node| node.era().ok());
+        let now = cx.servers.era(place);
         match now {
             Some(era) if era.epoch > answer.era.epoch => Err(NodeError::Broken),
             _ => Ok(answer),
@@ -204,9 +207,10 @@ impl Claim {
         id: &str,
         lease_end: u64,
         seq: u64,
-        now: Time,
+        cx: Cx<'_>,
     ) {
-        let factor = self.nodes.config.clock_drift_factor;
+        let now = cx.now;
+        let factor = self.config.clock_drift_factor;
         if **self.id.text() != *id {
             return;
         }
@@ -219,7 +223,7 @@ impl Claim {
             seat.urgent = true;
             return;
         }
-        let plausible = self.nodes.is_plausible(seq);
+        let plausible = cx.servers.is_plausible(seq, now);
         if !plausible || !seat.hear_push(lease_end, seq, factor) {
             // Grown from a waiter lease that this client did not hear of, or no longer: only the node
             // knows whether the vote still stands.
@@ -233,7 +237,7 @@ impl Claim {
             self.trace("a push came after the verdict");
             return;
         }
-        self.weigh(now);
+        self.weigh(cx);
     }
 
     /// A new connection to a node: what was believed of it is unknown.
@@ -261,11 +265,12 @@ impl Claim {
     }
 
     /// Draws the conclusion of what is known while no lease is held.
-    pub(super) fn weigh(&mut self, now: Time) {
+    pub(super) fn weigh(&mut self, cx: Cx<'_>) {
+        let now = cx.now;
         if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
             return;
         }
-        if self.majority(now).is_some() {
+        if self.majority(cx).is_some() {
             self.phase = Phase::Granted { since: now };
             self.news.moved |= self.position != 0;
             self.position = 0;
@@ -285,14 +290,14 @@ impl Claim {
             self.stand_again(now);
             return;
         }
-        if self.phase == Phase::Asking && self.is_asking() && self.waits_for_grace(now) {
+        if self.phase == Phase::Asking && self.is_asking() && self.waits_for_grace(cx) {
             // The votes that count may be among those still to come.
             return;
         }
         self.agree(now);
         self.hurry();
         self.stay_outside(now);
-        self.end_attempt(now);
+        self.end_attempt(cx);
     }
 
     /// Whether a quorum gives its votes, but they have ended by the time of the answers, and those still to come make
@@ -307,19 +312,20 @@ impl Claim {
             let late = seat.vote.is_some() && seat.dead_on_arrival;
             late || seat.failure.is_some()
         });
-        let over = !self.is_asking() || !self.nodes.quorum.possible_without(late.count());
-        over && has >= self.nodes.quorum.size() && self.majority_of(now, |_| true).is_none()
+        let over = !self.is_asking() || !self.quorum.possible_without(late.count());
+        over && has >= self.quorum.size() && self.majority_of(now, |_| true).is_none()
     }
 
     /// An attempt without waiting ends with its verdict, whether anybody is there to hear it or not: what it
     /// has on a minority is in everybody's way.
-    fn end_attempt(&mut self, now: Time) {
+    fn end_attempt(&mut self, cx: Cx<'_>) {
+        let now = cx.now;
         let refused = matches!(self.phase, Phase::Outside | Phase::Waiting);
         if self.room != Some(0) || !refused {
             return;
         }
         let over = !self.is_asking();
-        if self.is_answered(now) && (over || self.phase == Phase::Outside) {
+        if self.is_answered(cx) && (over || self.phase == Phase::Outside) {
             self.end(End::NotFree, now);
         } else if over || self.is_cut_off() {
             self.end(End::Unanswered, now);
@@ -330,7 +336,7 @@ impl Claim {
     fn agree(&mut self, now: Time) {
         if self.number.is_none() {
             let proposals = self.seats.iter().filter_map(|seat| seat.number);
-            let quorum = self.nodes.quorum;
+            let quorum = self.quorum;
             let numbered = proposals.clone().count();
             if numbered < quorum.size() {
                 let full = self
@@ -376,7 +382,7 @@ impl Claim {
 
     fn move_up(&mut self, now: Time) {
         let ahead = self.seats.iter().filter_map(Seat::ahead);
-        let agreed = self.nodes.quorum.weakest(ahead.clone().map(Reverse));
+        let agreed = self.quorum.weakest(ahead.clone().map(Reverse));
         let Some(position) = agreed.map(|Reverse(ahead)| ahead).or(ahead.max()) else {
             return;
         };
@@ -414,7 +420,7 @@ impl Claim {
     /// At once a few times in a row, and then once per poll: each time all nodes are asked anew, and one that lies
     /// would have that done as fast as it answers, before the votes of the others are in.
     fn may_give_back(&mut self, now: Time) -> bool {
-        let poll = self.nodes.poll();
+        let poll = self.config.head_poll();
         let next = self.next_give_back.max(now).plus(poll);
         let may = next.since(now) <= poll * u32::from(EAGER_ROUNDS);
         if may {
@@ -449,7 +455,7 @@ impl Claim {
             self.phase = Phase::Waiting;
             return;
         }
-        let (waited, lease) = (self.nodes.config.timeout(self.ttl), self.lease());
+        let (waited, lease) = (self.config.timeout(self.ttl), self.lease());
         self.tell(What::TooSlow { waited, lease });
         self.stand_aside(now);
         let doublings = (self.missed_turns - MISSED_TURNS + 1).min(4);

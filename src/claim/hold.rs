@@ -1,12 +1,12 @@
 //! Granted, taken, held: the majority behind a lease, and its end.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use crate::{
-    claim::{Claim, End, Phase, Renewal, Taken, is_later, seat::Seat},
+    claim::{Claim, Cx, End, Phase, Renewal, Taken, is_later, seat::Seat},
     error::LeaseLost,
+    event::{Fault, What},
     quorum::{Majority, Vote},
-    telemetry::What,
     time::Time,
 };
 
@@ -25,10 +25,11 @@ impl Claim {
     /// Takes what was granted, for a guard. Nothing is handed out that is not valid at `now`.
     pub(crate) fn take(
         &mut self,
-        now: Time,
+        cx: Cx<'_>,
         renewal: Renewal,
         max_hold: Option<Duration>,
     ) -> Taken {
+        let now = cx.now;
         match self.phase {
             Phase::Ended(end) => return Taken::Ended(end),
             Phase::Aside if self.rests_until.is_some() => {}
@@ -41,20 +42,20 @@ impl Claim {
                 self.next_generation();
             }
             Phase::Granted { since } => {
-                let Some(majority) = self.majority(now) else {
+                let Some(majority) = self.majority(cx) else {
                     self.stand_again(now);
                     return Taken::NotYet;
                 };
                 // A renewal brings the full ttl, where there is time for one; else it has to be there before.
                 let fit =
                     |seat: &&Seat| seat.stands(now) && (renewal != Renewal::Off || seat.full_ttl);
-                let fit = self.seats.iter().filter(fit).count() >= self.nodes.quorum.size();
+                let fit = self.seats.iter().filter(fit).count() >= self.quorum.size();
                 if majority.agreed() && fit && self.lasts(majority, renewal, now) {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
                 self.fence(majority, since);
             }
-            Phase::Fencing { done: true, .. } => match self.fenced_majority(now) {
+            Phase::Fencing { done: true, .. } => match self.fenced_majority(cx) {
                 // It is kept fresh for as long as its turn lasts. To write it once more for whoever comes late would
                 // go on as long as somebody does, and keep all others waiting (C4).
                 Some(majority) if self.lasts(majority, Renewal::Third, now) => {
@@ -69,7 +70,7 @@ impl Claim {
 
     /// Whether enough is left of the votes: time for a renewal to be answered, or, where none comes, all but that.
     fn lasts(&self, majority: Majority, renewal: Renewal, now: Time) -> bool {
-        let config = &self.nodes.config;
+        let config = &self.config;
         let (left, answer) = (majority.until().since(now), config.timeout(self.ttl));
         match renewal {
             Renewal::Off => left + answer >= config.validity(self.ttl),
@@ -94,9 +95,10 @@ impl Claim {
 
     /// Sees to it that whoever asks from now on comes later, whatever becomes of this request (F1); answers
     /// whether that is so. A grant may have come before its number was on a quorum: its token must be.
-    pub(crate) fn secure_place(&mut self, now: Time) -> bool {
+    pub(crate) fn secure_place(&mut self, cx: Cx<'_>) -> bool {
+        let now = cx.now;
         match self.phase {
-            Phase::Granted { since } => match self.majority(now) {
+            Phase::Granted { since } => match self.majority(cx) {
                 Some(majority) if majority.agreed() => {
                     self.stand_by_token(majority.token());
                     return true;
@@ -129,8 +131,7 @@ impl Claim {
         self.renewal = renewal;
         self.held_until = max_hold.map(|span| now.plus(span));
         self.held_since = now;
-        self.long_hold = self.nodes.config.long_hold.map(|span| now.plus(span));
-        self.nodes.grace_is_over();
+        self.long_hold = self.config.long_hold.map(|span| now.plus(span));
         self.tell(What::Acquired {
             token: self.token,
             wait: now.since(self.asked),
@@ -141,7 +142,7 @@ impl Claim {
     /// Until when the lease may be trusted; `now` if it may not.
     pub(crate) fn valid_until(&self, now: Time) -> Time {
         let votes = self.votes(now, |_| true).map(|vote| vote.until);
-        let until = self.nodes.quorum.weakest(votes).unwrap_or(now);
+        let until = self.quorum.weakest(votes).unwrap_or(now);
         self.held_until.map_or(until, |end| until.min(end))
     }
 
@@ -182,7 +183,7 @@ impl Claim {
                 open |= !failed;
             }
         }
-        let quorum = self.nodes.quorum;
+        let quorum = self.quorum;
         if stand >= quorum.size() {
             Some(Round::Stands)
         } else if !quorum.possible_without(gone) {
@@ -217,7 +218,7 @@ impl Claim {
         let gone = self.seats.iter().filter(|seat| seat.gone).count();
         if self.held_until.is_some_and(|end| end <= now) {
             self.end(End::Lost(LeaseLost::MaxHold), now);
-        } else if !self.nodes.quorum.possible_without(gone) {
+        } else if !self.quorum.possible_without(gone) {
             self.end(End::Lost(LeaseLost::QuorumLost), now);
         } else if self.valid_until(now) <= now {
             self.end(End::Lost(LeaseLost::Expired), now);
@@ -259,18 +260,18 @@ impl Claim {
     /// Until when the votes may be trusted, or could have been.
     fn trusted_until(&self) -> Option<Time> {
         let votes = self.seats.iter().filter_map(|seat| seat.vote);
-        self.nodes.quorum.weakest(votes.map(|vote| vote.until))
+        self.quorum.weakest(votes.map(|vote| vote.until))
     }
 
     /// Tells of a renewal once a quorum has it. Nodes answer one by one, each moving the validity by a
     /// little; only half an interval in all is a renewal.
     pub(super) fn note_renewal(&mut self, now: Time) {
         let full = self.seats.iter().filter(|seat| seat.full_ttl);
-        if full.count() < self.nodes.quorum.size() {
+        if full.count() < self.quorum.size() {
             return;
         }
         let until = self.trusted_until();
-        let validity = self.nodes.config.validity(self.ttl);
+        let validity = self.config.validity(self.ttl);
         let every = match self.renewal {
             Renewal::Off => None,
             Renewal::Third => Some(validity / 3),
@@ -301,17 +302,19 @@ impl Claim {
         }
     }
 
-    pub(super) fn majority(&self, now: Time) -> Option<Majority> {
-        let grace = &self.nodes.grace;
-        self.majority_of(now, |seat| grace.left(seat.up_since, now).is_zero())
+    pub(super) fn majority(&self, cx: Cx<'_>) -> Option<Majority> {
+        let now = cx.now;
+        self.majority_of(now, |seat| {
+            cx.servers.grace_left(seat.up_since, now).is_zero()
+        })
     }
 
     /// The majority of those that have the fencing token, too: votes that came later do not count, or
     /// their counters would raise the token after it was written (S2).
-    pub(super) fn fenced_majority(&self, now: Time) -> Option<Majority> {
-        let grace = &self.nodes.grace;
+    pub(super) fn fenced_majority(&self, cx: Cx<'_>) -> Option<Majority> {
+        let now = cx.now;
         self.majority_of(now, |seat| {
-            seat.fenced == Some(self.token) && grace.left(seat.up_since, now).is_zero()
+            seat.fenced == Some(self.token) && cx.servers.grace_left(seat.up_since, now).is_zero()
         })
     }
 
@@ -320,7 +323,7 @@ impl Claim {
         now: Time,
         counts: impl Fn(&Seat) -> bool + Clone,
     ) -> Option<Majority> {
-        Majority::of(self.nodes.quorum, self.votes(now, counts), now)
+        Majority::of(self.quorum, self.votes(now, counts), now)
     }
 
     fn votes(
@@ -339,23 +342,16 @@ impl Claim {
     pub(crate) fn is_bare(&self, now: Time) -> bool {
         let standing = self.seats.iter().filter(|seat| seat.stands(now)).count();
         self.phase == Phase::Held
-            && standing <= self.nodes.quorum.size()
-            && self.seats.len() > self.nodes.quorum.size()
+            && standing <= self.quorum.size()
+            && self.seats.len() > self.quorum.size()
     }
 
     /// What is wrong with which node; nothing if all have answered and have the vote.
-    fn faults(&self) -> String {
-        let mut faults = String::new();
-        for (node, seat) in self.nodes.list.iter().zip(&self.seats) {
-            let separator = if faults.is_empty() { "" } else { "; " };
-            let name = node.name();
-            // Writing to a string cannot fail.
-            let _ = match &seat.failure {
-                Some(error) => write!(faults, "{separator}{name}: {error}"),
-                None if seat.gone => write!(faults, "{separator}{name}: has it no more"),
-                None => Ok(()),
-            };
-        }
-        faults
+    fn faults(&self) -> Vec<Fault> {
+        let fault = |(place, seat): (usize, &Seat)| match &seat.failure {
+            Some(error) => Some((place, Some((**error).clone()))),
+            None => seat.gone.then_some((place, None)),
+        };
+        self.seats.iter().enumerate().filter_map(fault).collect()
     }
 }

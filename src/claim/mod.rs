@@ -23,13 +23,14 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    config::Config,
     error::{LeaseLost, NodeError},
+    event::{Heard, Tell, What, Who},
     holder::HolderId,
     message::{Enqueue, Extend, Release},
-    nodes::Nodes,
-    quorum::Majority,
+    quorum::{Majority, Quorum},
     resource::Resource,
-    telemetry::{Tell, What, Who},
+    servers::Servers,
     time::Time,
 };
 
@@ -52,7 +53,8 @@ const MISSED_TURNS: u8 = 3;
 /// What one request is believed to have.
 #[derive(Debug)]
 pub(crate) struct Claim {
-    nodes: Arc<Nodes>,
+    config: Arc<Config>,
+    quorum: Quorum,
     resource: Arc<Resource>,
     id: HolderId,
     ttl: Duration,
@@ -93,7 +95,18 @@ pub(crate) struct Claim {
     check_wish: Option<u32>,
     /// When all that was asked for has expired by itself, once it has ended.
     expires: Time,
+    /// Whether it was told that nodes are in their grace.
+    told_of_grace: bool,
+    /// What anybody may hear of it.
+    heard: Heard,
     news: News,
+}
+
+/// What a step is taken with: the time, and what is known of the servers. No step reads a clock, or asks a node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cx<'a> {
+    pub(crate) now: Time,
+    pub(crate) servers: &'a Servers,
 }
 
 /// How a held lease is renewed.
@@ -196,16 +209,19 @@ pub(crate) enum Taken {
 impl Claim {
     /// A new request. Nothing is sent before its questions are asked for.
     pub(crate) fn new(
-        nodes: Arc<Nodes>,
+        config: Arc<Config>,
+        quorum: Quorum,
         resource: Arc<Resource>,
+        id: HolderId,
         ttl: Duration,
         room: Option<u64>,
         now: Time,
     ) -> Self {
         Self {
-            id: nodes.holder_id(),
-            seats: nodes.list.iter().map(|_| Seat::new()).collect(),
-            nodes,
+            id,
+            seats: (0..quorum.nodes()).map(|_| Seat::new()).collect(),
+            config,
+            quorum,
             resource,
             ttl,
             longest: ttl,
@@ -231,6 +247,8 @@ impl Claim {
             wanted_until: Time::default(),
             check_wish: None,
             expires: Time::default(),
+            told_of_grace: false,
+            heard: Heard::default(),
             news: News::default(),
         }
     }
@@ -257,7 +275,7 @@ impl Claim {
     }
 
     fn tell(&mut self, what: What) {
-        if what.is_heard() {
+        if self.heard.of(&what) {
             let who = self.who();
             self.news.tells.push(Tell { who, what });
         }
@@ -293,8 +311,9 @@ impl Claim {
         self.progress
     }
 
-    /// To be called after each change.
-    pub(crate) fn take_news(&mut self) -> News {
+    /// What is to be told of the last change; and what of the next anybody may hear.
+    pub(crate) fn take_news(&mut self, heard: Heard) -> News {
+        self.heard = heard;
         std::mem::take(&mut self.news)
     }
 
@@ -373,7 +392,7 @@ impl Claim {
 
     pub(crate) fn is_recorded(&self) -> bool {
         let recorded = |seat: &&Seat| seat.number.is_some() && seat.number == self.number;
-        self.seats.iter().filter(recorded).count() >= self.nodes.quorum.size()
+        self.seats.iter().filter(recorded).count() >= self.quorum.size()
     }
 
     /// What whoever waits looks for: a change of it is worth a look.
@@ -384,28 +403,29 @@ impl Claim {
     /// Whether too many nodes failed to answer their last question to make a quorum.
     pub(crate) fn is_cut_off(&self) -> bool {
         let failed = self.seats.iter().filter(|seat| seat.failure.is_some());
-        !self.nodes.quorum.possible_without(failed.count())
+        !self.quorum.possible_without(failed.count())
     }
 
     /// Whether a quorum of nodes whose votes count has answered.
-    pub(crate) fn is_answered(&self, now: Time) -> bool {
-        let grace = &self.nodes.grace;
+    pub(crate) fn is_answered(&self, cx: Cx<'_>) -> bool {
+        let now = cx.now;
         let answered = |seat: &&Seat| {
             let answered = seat.ended_stamp > 0 && seat.failure.is_none();
-            answered && grace.left(seat.up_since, now).is_zero()
+            answered && cx.servers.grace_left(seat.up_since, now).is_zero()
         };
-        self.seats.iter().filter(answered).count() >= self.nodes.quorum.size()
+        self.seats.iter().filter(answered).count() >= self.quorum.size()
     }
 
     /// Whether enough nodes voted, but too many of them restarted too recently.
-    pub(crate) fn waits_for_grace(&self, now: Time) -> bool {
-        self.majority(now).is_none() && self.majority_of(now, |_| true).is_some()
+    pub(crate) fn waits_for_grace(&self, cx: Cx<'_>) -> bool {
+        let now = cx.now;
+        self.majority(cx).is_none() && self.majority_of(now, |_| true).is_some()
     }
 
     /// For how long a node keeps its place, or a vote that comes of it: no longer than the lease that is asked
     /// for, which bounds what a restarted node may have forgotten (S5), and what a dead holder costs (L2).
     pub(super) fn lease(&self) -> Duration {
-        self.nodes.config.fifo_ephemeral_ttl.min(self.ttl)
+        self.config.fifo_ephemeral_ttl.min(self.ttl)
     }
 }
 

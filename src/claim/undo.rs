@@ -46,7 +46,7 @@ impl Tally {
 impl Claim {
     /// What the release has come to, once that is certain.
     pub(crate) fn tally(&self, now: Time) -> Option<Tally> {
-        let quorum = self.nodes.quorum;
+        let quorum = self.quorum;
         let (mut tally, mut open, mut shaky) = (Tally::default(), false, false);
         for (place, seat) in self.seats.iter().enumerate() {
             if !seat.touched() {
@@ -91,7 +91,7 @@ impl Claim {
         let confirmed = self.seats.iter().filter(|seat| seat.is_released()).count();
         let fails = |place: usize| self.seats[place].release_fails(FAILURES);
         let mut left = (0..self.seats.len()).filter(|place| !self.seats[*place].is_released());
-        confirmed >= self.nodes.quorum.size() && left.all(fails)
+        confirmed >= self.quorum.size() && left.all(fails)
     }
 
     /// Somebody waits for it: nodes that have failed are asked again at once.
@@ -112,7 +112,7 @@ impl Claim {
     }
 
     pub(super) fn start_undoing(&mut self, now: Time) {
-        let config = &self.nodes.config;
+        let config = &self.config;
         let longest = self.longest.max(self.lease());
         // On a node whose clock is slow it lasts longer than that.
         let longest = longest.saturating_add(drift(longest, config.clock_drift_factor));

@@ -18,13 +18,15 @@ const LAYERS: &[&[&str]] = &[
     &["client"],
     &["keepalive"],
     &["roll", "pace"],
-    &["claim"],
     &["nodes"],
     &["inspection"],
-    &["quorum", "grace"],
     &["node"],
-    &["config", "telemetry"],
-    &["message"],
+    &["telemetry"],
+    // The core: it names no node, no clock, no telemetry, and nothing of tokio's.
+    &["claim"],
+    &["servers"],
+    &["quorum", "grace", "config"],
+    &["message", "event"],
     &["validity", "resource", "holder", "leavers"],
     &["rng", "clock", "error", "task"],
     &["time"],
@@ -138,6 +140,29 @@ fn only_the_redis_nodes_name_the_driver() {
             || file == "builder.rs";
         let names = text.contains("use redis::") || text.contains("redis::aio");
         assert!(allowed || !names, "{file} names the driver");
+    }
+}
+
+/// The core decides, and does nothing: it can be run without a runtime.
+#[test]
+fn the_core_waits_for_nothing_locks_nothing_and_reads_no_clock() {
+    let core = [
+        "claim/",
+        "servers.rs",
+        "grace.rs",
+        "quorum.rs",
+        "message.rs",
+        "event.rs",
+        "time.rs",
+    ];
+    for (file, text) in sources() {
+        if core.iter().any(|of| file.starts_with(of)) {
+            for outside in [
+                "tokio", "tracing", "Mutex", "Atomic", "async", "Clock", "Instant",
+            ] {
+                assert!(!text.contains(outside), "{file} names {outside}");
+            }
+        }
     }
 }
 
