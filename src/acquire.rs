@@ -12,11 +12,11 @@ use std::{
 use futures::future::BoxFuture;
 
 use crate::{
-    claim::Phase,
     client::Client,
     error::{ArgumentError, LockError},
     guard::LockGuard,
-    place::{Hold, Patience, Place},
+    place::{HoldOptions, Place, WaitPolicy},
+    request::Phase,
 };
 
 /// A request for a lock; await it to get the guard. Returned by
@@ -70,7 +70,7 @@ struct Order {
     resource: String,
     ttl: Duration,
     wait: Wait,
-    hold: Hold,
+    hold: HoldOptions,
 }
 
 enum Wait {
@@ -81,7 +81,7 @@ enum Wait {
 
 impl Lock {
     pub(crate) fn new(client: Arc<Client>, resource: String, ttl: Duration) -> Self {
-        let hold = Hold::of_settings(&client);
+        let hold = HoldOptions::of_settings(&client);
         Self(State::Idle(Order {
             client,
             resource,
@@ -172,9 +172,9 @@ impl Order {
             return Err(ArgumentError::ZeroMaxHold.into());
         }
         let patience = match self.wait {
-            Wait::AsSet => Patience::of_settings(&self.client),
-            Wait::AtMost(span) => Patience::Until(nodes.clock.now().plus(span)),
-            Wait::Forever => Patience::WhileMoving(None),
+            Wait::AsSet => WaitPolicy::of_settings(&self.client),
+            Wait::AtMost(span) => WaitPolicy::Until(nodes.clock.now().plus(span)),
+            Wait::Forever => WaitPolicy::WhileMoving(None),
         };
         let room = nodes.config.fifo_queue_length;
         let mut place = Place::ask(&self.client, &self.resource, self.ttl, room, patience).await?;
@@ -190,9 +190,9 @@ pub(crate) async fn try_lock(
 ) -> Result<Option<LockGuard>, LockError> {
     // With no room at all the script gives the vote or nothing: no ticket is left behind.
     let attempt = async {
-        let patience = Patience::of_settings(client);
+        let patience = WaitPolicy::of_settings(client);
         let mut place = Place::ask(client, resource, ttl, Some(0), patience).await?;
-        place.take_at_once(Hold::of_settings(client)).await
+        place.take_at_once(HoldOptions::of_settings(client)).await
     };
     let token = |guard: &Option<LockGuard>| Some(guard.as_ref()?.fencing_token());
     let nodes = &client.nodes;
@@ -207,9 +207,9 @@ pub(crate) async fn enqueue(
 ) -> Result<Place, LockError> {
     let ask = async {
         let room = client.nodes.config.fifo_queue_length;
-        let patience = Patience::of_settings(client);
+        let patience = WaitPolicy::of_settings(client);
         let place = Place::ask(client, resource, ttl, room, patience).await?;
-        if place.phase() == Phase::Outside {
+        if place.phase() == Phase::NoRoom {
             return Err(place.queue_full());
         }
         place.recorded().await?;

@@ -9,15 +9,15 @@ use tokio::sync::mpsc;
 use crate::node::tls::Tls;
 use crate::{
     client::Client,
+    client::nodes::Nodes,
     clock::Clock,
     config::Config,
     error::{BuildError, NoQuorum, NodeError, NodeFailure},
-    holder::Signature,
+    holder::ClientId,
     node::{
         Context, Events, Node, address::Address, memory::MemoryCluster, redis::RedisNode,
         roster::Roster,
     },
-    nodes::Nodes,
     quorum::Quorum,
     rng::Rng,
 };
@@ -237,7 +237,7 @@ async fn greet(nodes: &[Arc<RedisNode>], shared: &Shared) -> Result<(), BuildErr
 struct Shared {
     config: Arc<Config>,
     clock: Clock,
-    signature: Signature,
+    signature: ClientId,
     channel: Arc<str>,
     sender: mpsc::Sender<(usize, crate::node::Event)>,
     receiver: mpsc::Receiver<(usize, crate::node::Event)>,
@@ -247,7 +247,7 @@ impl Shared {
     fn new(config: Config, clock: Clock, listens: bool) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let name = config.client_name.clone().unwrap_or_else(default_name);
-        let signature = Signature::new(Rng, &name, listens);
+        let signature = ClientId::new(Rng, &name, listens);
         Self {
             config: Arc::new(config),
             clock,

@@ -1,6 +1,6 @@
 //! The guard: a lease in hand.
 //!
-//! Owns the lease from the moment it was granted. Its drop ends the claim and leaves the release to the
+//! Owns the lease from the moment it was granted. Its drop ends the request and leaves the release to the
 //! ticker: no waiting, no spawning, no panic (C3). While it lives the ticker renews the lease; when that
 //! fails until the validity is over, or a quorum of the nodes says that it has not got it any more, the
 //! lease is lost, and stays so. What the guard asks by hand is a wish that the ticker carries out; whoever waits
@@ -16,13 +16,13 @@ use std::{
 };
 
 use crate::{
-    claim::{Claim, Cx, Round},
     client::Client,
+    client::requests::Entry,
     error::{ExtendError, LeaseLost, ReleaseError},
     event::{Tell, What},
     quorum::Majority,
+    request::{Cx, Request, Round},
     resource::Resource,
-    roll::Enrolment,
     time::Time,
 };
 
@@ -57,7 +57,7 @@ use crate::{
 pub struct LockGuard {
     client: Arc<Client>,
     resource: Arc<Resource>,
-    enrolment: Enrolment,
+    entry: Entry,
     token: u64,
 }
 
@@ -66,13 +66,13 @@ impl LockGuard {
     pub(crate) fn new(
         client: Arc<Client>,
         resource: Arc<Resource>,
-        enrolment: Enrolment,
+        entry: Entry,
         majority: Majority,
     ) -> Self {
         Self {
             client,
             resource,
-            enrolment,
+            entry,
             token: majority.token(),
         }
     }
@@ -97,9 +97,9 @@ impl LockGuard {
     ///
     /// Read from the clock, without the network.
     pub fn validity(&self) -> Duration {
-        self.enrolment.look(|claim, Cx { now, .. }| {
-            if claim.is_held(now) {
-                claim.valid_until(now).since(now)
+        self.entry.look(|request, Cx { now, .. }| {
+            if request.is_held(now) {
+                request.valid_until(now).since(now)
             } else {
                 Duration::ZERO
             }
@@ -112,7 +112,7 @@ impl LockGuard {
     /// have happened to the nodes' memory since the last extension it does not see; see
     /// [`is_valid`](Self::is_valid).
     pub fn is_held(&self) -> bool {
-        self.enrolment.look(|claim, cx| claim.is_held(cx.now))
+        self.entry.look(|request, cx| request.is_held(cx.now))
     }
 
     /// Asks the nodes whether a quorum of them still has the lease.
@@ -129,13 +129,13 @@ impl LockGuard {
     /// [`ExtendError::NoQuorum`] if too few nodes answered to tell; [`ExtendError::Stopped`] if the client's
     /// runtime has ended.
     pub async fn is_valid(&self) -> Result<bool, ExtendError> {
-        let check = |claim: &mut Claim, now: Time| match claim.check(now) {
+        let check = |request: &mut Request, now: Time| match request.check(now) {
             Some(why) => Err(why),
-            None => Ok(claim.wish_checked()),
+            None => Ok(request.wish_checked()),
         };
         let Some(Ok(wish)) = self
-            .enrolment
-            .update(|claim, cx| Some(check(claim, cx.now)))
+            .entry
+            .update(|request, cx| Some(check(request, cx.now)))
         else {
             return Ok(false);
         };
@@ -167,13 +167,13 @@ impl LockGuard {
     pub async fn extend(&self, ttl: Duration) -> Result<(), ExtendError> {
         let ttl = self.client.nodes.config.ttl(ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
-        let extend = |claim: &mut Claim, now: Time| match claim.check(now) {
+        let extend = |request: &mut Request, now: Time| match request.check(now) {
             Some(why) => Err(why),
-            None => Ok(claim.wish_extended(ttl, now)),
+            None => Ok(request.wish_extended(ttl, now)),
         };
         let wish = self
-            .enrolment
-            .update(|claim, cx| Some(extend(claim, cx.now)));
+            .entry
+            .update(|request, cx| Some(extend(request, cx.now)));
         let wish = wish.unwrap_or(Err(LeaseLost::Released));
         match self.round(wish.map_err(ExtendError::Lost)?, true).await? {
             Round::Stands => Ok(()),
@@ -198,22 +198,22 @@ impl LockGuard {
         let ttl = config.ttl(ttl)?;
         let every = config.interval(every, ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
-        if let Some(cause) = self.client.roll.stopped() {
+        if let Some(cause) = self.client.requests.stopped() {
             return Err(ExtendError::Stopped(cause));
         }
-        let start = |claim: &mut Claim, now: Time| {
-            if let Some(why) = claim.check(now) {
+        let start = |request: &mut Request, now: Time| {
+            if let Some(why) = request.check(now) {
                 return Err(ExtendError::Lost(why));
             }
-            if claim.renews() {
+            if request.renews() {
                 return Err(ExtendError::AutoExtendRunning);
             }
-            claim.renew(every, ttl, now);
+            request.renew(every, ttl, now);
             Ok(())
         };
         let started = self
-            .enrolment
-            .update(|claim, cx| Some(start(claim, cx.now)));
+            .entry
+            .update(|request, cx| Some(start(request, cx.now)));
         started.unwrap_or(Err(ExtendError::Lost(LeaseLost::Released)))
     }
 
@@ -221,7 +221,7 @@ impl LockGuard {
     ///
     /// Does nothing if none runs. What [`extend`](Self::extend) has begun is still carried out on all nodes.
     pub fn stop_auto_extend(&self) {
-        self.enrolment.update(|claim, _| claim.stop_renewing());
+        self.entry.update(|request, _| request.stop_renewing());
     }
 
     /// Completes when the lease is lost, and tells why.
@@ -235,7 +235,7 @@ impl LockGuard {
     ///
     /// Cancel safe: a lost lease stays lost, so a new future tells the same.
     pub fn lost(&self) -> Lost {
-        Lost(Box::pin(self.enrolment.view().lost()))
+        Lost(Box::pin(self.entry.view().lost()))
     }
 
     /// Releases the lock, and waits until a quorum of the nodes has confirmed.
@@ -255,13 +255,13 @@ impl LockGuard {
     /// holder's. [`ReleaseError::Unconfirmed`] if no quorum answered. [`ReleaseError::Stopped`] if the client's
     /// runtime has ended: then the lease runs out by itself.
     pub async fn release(self) -> Result<(), ReleaseError> {
-        if let Some(why) = self.enrolment.update(|claim, cx| claim.check(cx.now)) {
+        if let Some(why) = self.entry.update(|request, cx| request.check(cx.now)) {
             return Err(ReleaseError::Lost(why));
         }
-        let tally = self.client.release(&self.enrolment).await?;
+        let tally = self.client.release(&self.entry).await?;
         let nodes = &self.client.nodes;
         if !nodes.quorum.possible_without(tally.nothing) {
-            if let Some(who) = self.enrolment.look(|claim, _| Some(claim.who())) {
+            if let Some(who) = self.entry.look(|request, _| Some(request.who())) {
                 let what = What::LostUnnoticed { token: self.token };
                 nodes.tell(Tell { who, what });
             }
@@ -273,20 +273,24 @@ impl LockGuard {
     /// Waits for the answers to questions above `wish`, by a timer of its own (S3).
     async fn round(&self, wish: u32, extended: bool) -> Result<Round, ExtendError> {
         loop {
-            let mut rung = pin!(self.enrolment.bell().wake.notified());
+            let mut rung = pin!(self.entry.bell().wake.notified());
             rung.as_mut().enable();
-            let look = |claim: &mut Claim, Cx { now, .. }: Cx<'_>| {
-                let lost = claim.check(now);
-                (lost, claim.round(wish, extended), claim.valid_until(now))
+            let look = |request: &mut Request, Cx { now, .. }: Cx<'_>| {
+                let lost = request.check(now);
+                (
+                    lost,
+                    request.round(wish, extended),
+                    request.valid_until(now),
+                )
             };
-            let (lost, round, until) = self.enrolment.update(look);
+            let (lost, round, until) = self.entry.update(look);
             if let Some(why) = lost {
                 return Err(ExtendError::Lost(why));
             }
             if let Some(round) = round {
                 return Ok(round);
             }
-            if let Some(cause) = self.client.roll.stopped() {
+            if let Some(cause) = self.client.requests.stopped() {
                 return Err(ExtendError::Stopped(cause));
             }
             tokio::select! {
@@ -298,8 +302,9 @@ impl LockGuard {
     }
 
     fn no_quorum(&self) -> crate::error::NoQuorum {
-        let look = |claim: &Claim, _: Cx<'_>| (claim.failures().collect::<Vec<_>>(), claim.open());
-        let (failures, open) = self.enrolment.look(look);
+        let look =
+            |request: &Request, _: Cx<'_>| (request.failures().collect::<Vec<_>>(), request.open());
+        let (failures, open) = self.entry.look(look);
         self.client.nodes.no_quorum(failures.into_iter(), open)
     }
 }

@@ -18,14 +18,14 @@ use crate::rng::Rng;
 
 /// What a client writes into all its holder ids.
 #[derive(Clone, Debug)]
-pub(crate) struct Signature {
+pub(crate) struct ClientId {
     name: Arc<str>,
     /// Six bytes that name the client's channel.
     node: [u8; 6],
     listens: bool,
 }
 
-impl Signature {
+impl ClientId {
     /// A fresh one; `listens` if some node can push to this client.
     pub(crate) fn new(rng: Rng, name: &str, listens: bool) -> Self {
         let [.., a, b, c, d, e, f] = *rng.uuid().as_bytes();
@@ -65,7 +65,7 @@ pub(crate) struct HolderId {
 
 impl HolderId {
     /// The id of a new request.
-    pub(crate) fn new(rng: Rng, signature: &Signature, unix_millis: u64) -> Self {
+    pub(crate) fn new(rng: Rng, signature: &ClientId, unix_millis: u64) -> Self {
         let uuid = signature.uuid(rng);
         let mut text = String::with_capacity(64 + signature.name.len());
         // Writing to a string cannot fail.
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn an_id_is_taken_apart_as_it_was_put_together() {
-        let signature = Signature::new(Rng, "web-1:4242", true);
+        let signature = ClientId::new(Rng, "web-1:4242", true);
         let id = HolderId::new(Rng, &signature, 1_700_000_000_000).next();
         let parts = Parts::of(id.text()).expect("our own id");
         assert_eq!(parts.uuid, id.uuid());
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_listen_names_no_channel() {
-        let signature = Signature::new(Rng, "batch", false);
+        let signature = ClientId::new(Rng, "batch", false);
         let id = HolderId::new(Rng, &signature, 0);
         assert_eq!(Parts::of(id.text()).expect("our own id").channel(), None);
     }

@@ -63,7 +63,6 @@
 
 mod acquire;
 mod builder;
-mod claim;
 mod client;
 mod clock;
 mod config;
@@ -74,18 +73,15 @@ mod grace;
 mod guard;
 mod holder;
 mod inspection;
-mod keepalive;
-mod leavers;
 mod message;
 mod node;
-mod nodes;
-mod pace;
 mod place;
 mod quorum;
 mod redlock;
+mod request;
+mod requeue;
 mod resource;
 mod rng;
-mod roll;
 mod servers;
 mod task;
 mod telemetry;

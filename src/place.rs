@@ -10,14 +10,14 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::task::Id;
 
 use crate::{
-    claim::{Claim, Cx, End, Phase, Renewal, Taken},
     client::Client,
+    client::requests::Entry,
     error::{LockError, NodeError, ReleaseError},
     event::{Tell, What},
     guard::LockGuard,
-    leavers::Leavers,
+    request::{Cx, End, Phase, Renewal, Request, Taken},
+    requeue::RequeueDetector,
     resource::Resource,
-    roll::Enrolment,
     time::Time,
 };
 
@@ -26,13 +26,13 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long to wait.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Patience {
+pub(crate) enum WaitPolicy {
     /// As long as the request moves forward at least this often; `None`: for ever.
     WhileMoving(Option<Duration>),
     Until(Time),
 }
 
-impl Patience {
+impl WaitPolicy {
     pub(crate) fn of_settings(client: &Client) -> Self {
         Self::WhileMoving(client.nodes.config.patience())
     }
@@ -40,12 +40,12 @@ impl Patience {
 
 /// How the lease is to be held.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hold {
+pub(crate) struct HoldOptions {
     pub(crate) auto_extend: bool,
     pub(crate) max_hold: Option<Duration>,
 }
 
-impl Hold {
+impl HoldOptions {
     pub(crate) fn of_settings(client: &Client) -> Self {
         Self {
             auto_extend: client.nodes.config.auto_extend,
@@ -59,7 +59,7 @@ pub(crate) struct Place {
     client: Arc<Client>,
     resource: Arc<Resource>,
     /// Until the guard takes it over.
-    enrolment: Option<Enrolment>,
+    entry: Option<Entry>,
     /// The task that asked.
     task: Option<Id>,
 }
@@ -72,36 +72,37 @@ impl Place {
         resource: &str,
         ttl: Duration,
         room: Option<u64>,
-        patience: Patience,
+        patience: WaitPolicy,
     ) -> Result<Self, LockError> {
-        let claim = client.claim(resource, ttl, room)?;
+        let request = client.request(resource, ttl, room)?;
         let place = Self {
             client: client.clone(),
-            resource: claim.resource().clone(),
-            enrolment: Some(client.roll.enrol(claim)),
-            task: Leavers::task(),
+            resource: request.resource().clone(),
+            entry: Some(client.requests.add(request)),
+            task: RequeueDetector::task(),
         };
         let deadline = match patience {
-            Patience::Until(deadline) => Some(deadline),
-            Patience::WhileMoving(_) => None,
+            WaitPolicy::Until(deadline) => Some(deadline),
+            WaitPolicy::WhileMoving(_) => None,
         };
         // A round ends by itself, unless the client's runtime is blocked.
         let overdue = |now: Time| match patience {
-            Patience::WhileMoving(Some(span)) => {
+            WaitPolicy::WhileMoving(Some(span)) => {
                 Some(now.plus(span).plus(client.nodes.config.node_timeout))
             }
             _ => deadline,
         };
         for round in 1..=client.nodes.config.retry_count {
             if round > 1 {
-                place.change(|claim, _| claim.ask_first_again());
+                place.change(|request, _| request.ask_first_again());
             }
-            let has_verdict = |claim: &Claim| claim.phase() != Phase::Asking || claim.is_hopeless();
+            let has_verdict =
+                |request: &Request| request.phase() != Phase::Asking || request.is_hopeless();
             let overdue = overdue(client.nodes.clock.now());
             if !place.until(has_verdict, overdue).await? {
                 return Err(place.give_up());
             }
-            if !place.look(|claim, _| claim.is_hopeless())
+            if !place.look(|request, _| request.is_hopeless())
                 || round == client.nodes.config.retry_count
             {
                 break;
@@ -110,7 +111,8 @@ impl Place {
             let next = client.nodes.clock.now().plus(pause);
             let next = deadline.map_or(next, |deadline| deadline.min(next));
             // It may be shut down meanwhile, or the late answers be enough.
-            let has_come = |claim: &Claim| !matches!(claim.phase(), Phase::Asking | Phase::Aside);
+            let has_come =
+                |request: &Request| !matches!(request.phase(), Phase::Asking | Phase::Parked);
             if place.until(has_come, Some(next)).await? {
                 break;
             }
@@ -120,7 +122,7 @@ impl Place {
         }
         match place.phase() {
             Phase::Ended(End::ShutDown) => Err(LockError::ShutDown),
-            _ if place.look(|claim, _| claim.is_hopeless()) => Err(place.no_quorum()),
+            _ if place.look(|request, _| request.is_hopeless()) => Err(place.no_quorum()),
             _ => Ok(place),
         }
     }
@@ -135,22 +137,22 @@ impl Place {
 
     /// How many waiters are ahead, as last heard.
     pub(crate) fn position(&self) -> u64 {
-        self.look(|claim, _| claim.position())
+        self.look(|request, _| request.position())
     }
 
-    pub(crate) fn enrolment(&self) -> Option<&Enrolment> {
-        self.enrolment.as_ref()
+    pub(crate) fn entry(&self) -> Option<&Entry> {
+        self.entry.as_ref()
     }
 
     pub(crate) fn phase(&self) -> Phase {
         // Gone only if the guard has it.
-        self.look(|claim, _| Some(claim.phase()))
+        self.look(|request, _| Some(request.phase()))
             .unwrap_or(Phase::Held)
     }
 
     /// How many waiters the nodes told of that had no room.
     pub(crate) fn queue_full(&self) -> LockError {
-        let waiting = self.look(|claim, _| claim.crowd());
+        let waiting = self.look(|request, _| request.crowd());
         LockError::QueueFull { waiting }
     }
 
@@ -159,13 +161,15 @@ impl Place {
         let mut secured = false;
         while !secured {
             secured = self
-                .once(|claim, cx| claim.secure_place(cx).then_some(true), None)
+                .once(|request, cx| request.secure_place(cx).then_some(true), None)
                 .await?
                 .unwrap_or(false);
         }
         match self.phase() {
             Phase::Ended(_) => Err(LockError::ShutDown),
-            Phase::Waiting if !self.look(|claim, _| claim.is_recorded()) => Err(self.no_quorum()),
+            Phase::Waiting if !self.look(|request, _| request.is_recorded()) => {
+                Err(self.no_quorum())
+            }
             _ => Ok(()),
         }
     }
@@ -173,12 +177,12 @@ impl Place {
     /// Waits for the turn; on success the guard owns the request.
     pub(crate) async fn wait(
         &mut self,
-        patience: Patience,
-        hold: Hold,
+        patience: WaitPolicy,
+        hold: HoldOptions,
     ) -> Result<LockGuard, LockError> {
         loop {
             let deadline = self.deadline(patience);
-            let taken = self.once(|claim, cx| taken(claim, cx, hold), deadline);
+            let taken = self.once(|request, cx| taken(request, cx, hold), deadline);
             match taken.await? {
                 Some(taken) => return self.guard(taken),
                 // It may have moved forward meanwhile.
@@ -191,14 +195,14 @@ impl Place {
     /// Takes the lease without waiting for anything but the nodes; `None` if it is not to be had.
     pub(crate) async fn take_at_once(
         &mut self,
-        hold: Hold,
+        hold: HoldOptions,
     ) -> Result<Option<LockGuard>, LockError> {
-        let verdict = |claim: &mut Claim, cx: Cx<'_>| match claim.phase() {
+        let verdict = |request: &mut Request, cx: Cx<'_>| match request.phase() {
             Phase::Ended(End::NotFree) => Some(Attempt::NotFree),
             Phase::Ended(End::Unanswered) => Some(Attempt::Unknown),
-            Phase::Asking if claim.is_hopeless() => Some(Attempt::Unknown),
-            Phase::Outside | Phase::Waiting => None,
-            _ => taken(claim, cx, hold).map(Attempt::Taken),
+            Phase::Asking if request.is_hopeless() => Some(Attempt::Unknown),
+            Phase::NoRoom | Phase::Waiting => None,
+            _ => taken(request, cx, hold).map(Attempt::Taken),
         };
         match self.once(verdict, None).await? {
             Some(Attempt::Taken(taken)) => self.guard(taken).map(Some),
@@ -208,22 +212,22 @@ impl Place {
     }
 
     pub(crate) async fn leave(mut self) -> Result<(), ReleaseError> {
-        let Some(enrolment) = self.enrolment.take() else {
+        let Some(entry) = self.entry.take() else {
             return Ok(());
         };
-        let tally = self.client.release(&enrolment).await?;
+        let tally = self.client.release(&entry).await?;
         self.client.confirmed(tally)
     }
 
     fn guard(&mut self, taken: Taken) -> Result<LockGuard, LockError> {
-        match (taken, self.enrolment.take()) {
-            (Taken::Lease(majority), Some(enrolment)) => {
+        match (taken, self.entry.take()) {
+            (Taken::Lease(majority), Some(entry)) => {
                 let leavers = &self.client.leavers;
                 leavers.served(self.task, self.resource.name());
                 Ok(LockGuard::new(
                     self.client.clone(),
                     self.resource.clone(),
-                    enrolment,
+                    entry,
                     majority,
                 ))
             }
@@ -235,10 +239,10 @@ impl Place {
     /// Waits until the request is as `is` says, or until `deadline`; whether it is.
     async fn until(
         &self,
-        is: impl Fn(&Claim) -> bool,
+        is: impl Fn(&Request) -> bool,
         deadline: Option<Time>,
     ) -> Result<bool, LockError> {
-        let becomes = |claim: &mut Claim, _: Cx<'_>| is(claim).then_some(true);
+        let becomes = |request: &mut Request, _: Cx<'_>| is(request).then_some(true);
         Ok(self.once(becomes, deadline).await?.is_some())
     }
 
@@ -246,20 +250,20 @@ impl Place {
     /// if it does not until `deadline`.
     async fn once<T>(
         &self,
-        change: impl Fn(&mut Claim, Cx<'_>) -> Option<T>,
+        change: impl Fn(&mut Request, Cx<'_>) -> Option<T>,
         deadline: Option<Time>,
     ) -> Result<Option<T>, LockError> {
-        let Some(enrolment) = &self.enrolment else {
+        let Some(entry) = &self.entry else {
             return Err(LockError::TicketSpent);
         };
         let nodes = &self.client.nodes;
         loop {
-            let mut rung = pin!(enrolment.bell().wake.notified());
+            let mut rung = pin!(entry.bell().wake.notified());
             rung.as_mut().enable();
-            if let Some(outcome) = enrolment.update(|claim, cx| change(claim, cx)) {
+            if let Some(outcome) = entry.update(|request, cx| change(request, cx)) {
                 return Ok(Some(outcome));
             }
-            if let Some(cause) = self.client.roll.stopped() {
+            if let Some(cause) = self.client.requests.stopped() {
                 return Err(LockError::Stopped(cause));
             }
             let Some(deadline) = deadline else {
@@ -277,41 +281,41 @@ impl Place {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Claim, Cx<'_>)) {
-        if let Some(enrolment) = &self.enrolment {
-            enrolment.update(change);
+    fn change(&self, change: impl FnOnce(&mut Request, Cx<'_>)) {
+        if let Some(entry) = &self.entry {
+            entry.update(change);
         }
     }
 
-    fn look<T: Default>(&self, look: impl FnOnce(&Claim, Cx<'_>) -> T) -> T {
-        let enrolment = self.enrolment.as_ref();
-        enrolment.map_or_else(T::default, |enrolment| enrolment.look(look))
+    fn look<T: Default>(&self, look: impl FnOnce(&Request, Cx<'_>) -> T) -> T {
+        let entry = self.entry.as_ref();
+        entry.map_or_else(T::default, |entry| entry.look(look))
     }
 
-    fn deadline(&self, patience: Patience) -> Option<Time> {
+    fn deadline(&self, patience: WaitPolicy) -> Option<Time> {
         match patience {
-            Patience::Until(deadline) => Some(deadline),
-            Patience::WhileMoving(None) => None,
-            Patience::WhileMoving(Some(span)) => {
-                Some(self.look(|claim, _| claim.progress()).plus(span))
+            WaitPolicy::Until(deadline) => Some(deadline),
+            WaitPolicy::WhileMoving(None) => None,
+            WaitPolicy::WhileMoving(Some(span)) => {
+                Some(self.look(|request, _| request.progress()).plus(span))
             }
         }
     }
 
     /// Why the patience was not enough: its own limit, unless too few nodes have answered by then, or may vote.
     fn give_up(&self) -> LockError {
-        let unanswered = |claim: &Claim, cx: Cx<'_>| {
-            let grace = claim.waits_for_grace(cx) && !claim.is_answered(cx);
-            claim.is_cut_off() || grace
+        let unanswered = |request: &Request, cx: Cx<'_>| {
+            let grace = request.waits_for_grace(cx) && !request.is_answered(cx);
+            request.is_cut_off() || grace
         };
         if self.look(unanswered) {
             return self.no_quorum();
         }
-        if self.phase() == Phase::Outside {
+        if self.phase() == Phase::NoRoom {
             return self.queue_full();
         }
         let (position, holder_ttl) =
-            self.look(|claim, cx| (claim.position(), claim.holder_left(cx.now)));
+            self.look(|request, cx| (request.position(), request.holder_left(cx.now)));
         LockError::TimedOut {
             position,
             holder_ttl,
@@ -320,9 +324,9 @@ impl Place {
 
     fn no_quorum(&self) -> LockError {
         let nodes = &self.client.nodes;
-        let look = |claim: &Claim, cx: Cx<'_>| {
-            let failures: Vec<_> = claim.failures().collect();
-            (failures, claim.open(), cx.servers.in_grace(cx.now))
+        let look = |request: &Request, cx: Cx<'_>| {
+            let failures: Vec<_> = request.failures().collect();
+            (failures, request.open(), cx.servers.in_grace(cx.now))
         };
         let (mut failures, open, in_grace) = self.look(look);
         for (place, left) in in_grace {
@@ -342,13 +346,13 @@ enum Attempt {
 }
 
 /// Takes the lease if it is there, or tells that it never will be.
-fn taken(claim: &mut Claim, cx: Cx<'_>, hold: Hold) -> Option<Taken> {
+fn taken(request: &mut Request, cx: Cx<'_>, hold: HoldOptions) -> Option<Taken> {
     let renewal = if hold.auto_extend {
         Renewal::Third
     } else {
         Renewal::Off
     };
-    match claim.take(cx, renewal, hold.max_hold) {
+    match request.take(cx, renewal, hold.max_hold) {
         Taken::NotYet => None,
         taken => Some(taken),
     }
@@ -356,10 +360,10 @@ fn taken(claim: &mut Claim, cx: Cx<'_>, hold: Hold) -> Option<Taken> {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(enrolment) = &self.enrolment else {
+        let Some(entry) = &self.entry else {
             return;
         };
-        let leaving = enrolment.look(|claim, _| claim.is_in_line().then(|| claim.who()));
+        let leaving = entry.look(|request, _| request.is_in_line().then(|| request.who()));
         let Some(who) = leaving else { return };
         let name = self.resource.name();
         if let Some(times) = self.client.leavers.left(self.task, name) {
@@ -382,16 +386,16 @@ mod tests {
     async fn new_connections_after_the_verdict_do_not_refuse_a_free_lock() {
         let redlock = FifoRedlock::in_memory(3);
         let client = &redlock.client;
-        let patience = Patience::of_settings(client);
+        let patience = WaitPolicy::of_settings(client);
         for auto_extend in [true, false] {
             let mut place = Place::ask(client, "r", TTL, Some(0), patience)
                 .await
                 .unwrap();
             assert!(matches!(place.phase(), Phase::Granted { .. }));
             for node in 0..3 {
-                place.change(|claim, _| claim.hear_up(node));
+                place.change(|request, _| request.on_reconnect(node));
             }
-            let hold = Hold {
+            let hold = HoldOptions {
                 auto_extend,
                 max_hold: None,
             };

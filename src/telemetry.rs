@@ -32,7 +32,7 @@ pub(crate) mod meter;
 
 /// The target of all stable events. Those of the steps of the protocol, at TRACE, have their module's.
 const TARGET: &str = "redlock_fifo";
-const STEPS: &str = "redlock_fifo::claim";
+const STEPS: &str = "redlock_fifo::request";
 
 /// What follows when a node is away.
 const AWAY: &str =

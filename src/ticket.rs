@@ -7,11 +7,11 @@ use std::{
 };
 
 use crate::{
-    claim::{Claim, Cx},
+    client::requests::View,
     error::{LockError, ReleaseError},
     guard::LockGuard,
-    place::{Hold, Patience, Place},
-    roll::View,
+    place::{HoldOptions, Place, WaitPolicy},
+    request::{Cx, Request},
 };
 use futures::{
     Stream, StreamExt,
@@ -80,8 +80,8 @@ impl Ticket {
     /// each time, if the client's runtime has ended.
     pub async fn acquire(&mut self) -> Result<LockGuard, LockError> {
         let place = self.place.as_mut().ok_or(LockError::TicketSpent)?;
-        let patience = Patience::of_settings(place.client());
-        let hold = Hold::of_settings(place.client());
+        let patience = WaitPolicy::of_settings(place.client());
+        let hold = HoldOptions::of_settings(place.client());
         let token = |guard: &LockGuard| Some(guard.fencing_token());
         let (resource, client) = (place.resource().clone(), place.client().clone());
         let turn = place.wait(patience, hold);
@@ -104,11 +104,11 @@ impl Ticket {
 
     /// The position now and at every change, until the ticket is used or given up.
     pub fn positions(&self) -> Positions {
-        let Some(enrolment) = self.place.as_ref().and_then(Place::enrolment) else {
+        let Some(entry) = self.place.as_ref().and_then(Place::entry) else {
             return Positions(stream::empty().boxed());
         };
-        enrolment.follow();
-        let start = (enrolment.view(), None);
+        entry.follow();
+        let start = (entry.view(), None);
         Positions(stream::unfold(start, next_position).boxed())
     }
 
@@ -135,7 +135,8 @@ async fn next_position((view, last): (View, Option<u64>)) -> Option<(u64, (View,
     loop {
         let mut rung = pin!(view.bell.wake.notified());
         rung.as_mut().enable();
-        let position = |claim: &mut Claim, _: Cx<'_>| claim.waits().then(|| claim.position());
+        let position =
+            |request: &mut Request, _: Cx<'_>| request.waits().then(|| request.position());
         let position = view.update(position).flatten()?;
         if Some(position) != last {
             return Some((position, (view.clone(), Some(position))));

@@ -11,8 +11,8 @@ use redis::{Cmd, RedisError, RedisResult, Value, cmd};
 use super::{
     Context,
     connection::Connection,
+    encode::{Script, Shas},
     fault, reply,
-    request::{Script, Shas},
     session::NodeClock,
 };
 use crate::{
@@ -30,7 +30,7 @@ const CHANNEL: &str = "channel redlock-fifo:*";
 
 /// What a handshake found.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct ServerInfo {
     /// Names this run of the server; `None` if the connection may lead to several.
     pub(super) run_id: Option<String>,
     pub(super) up_since: Time,
@@ -47,7 +47,7 @@ pub(super) async fn shake(
     connection: &Connection,
     context: &Context,
     listen: bool,
-) -> Result<Found, NodeError> {
+) -> Result<ServerInfo, NodeError> {
     let handed = connection.is_handed();
     let first = [
         info("server"),
@@ -90,7 +90,7 @@ pub(super) async fn shake(
     let (probed, subscribed) = join(probe, subscribe(connection, context, listen)).await;
     probed?;
     subscribed?;
-    Ok(Found {
+    Ok(ServerInfo {
         up_since: identity.up_since(received),
         run_id: identity.run_id,
         shas,

@@ -7,13 +7,13 @@
 pub(crate) mod address;
 mod connection;
 mod dial;
+mod encode;
 mod fault;
 mod handshake;
 mod link;
 pub(crate) mod memory;
 pub(crate) mod redis;
 mod reply;
-mod request;
 pub(crate) mod roster;
 mod session;
 pub(crate) mod table;

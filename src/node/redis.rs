@@ -1,6 +1,6 @@
 //! A Redis server as a node.
 //!
-//! Calls become one `EVALSHA` a batch ([`request`](super::request)) on the session of the moment
+//! Calls become one `EVALSHA` a batch ([`request`](super::encode)) on the session of the moment
 //! ([`session`](super::session)), which the supervisor ([`link`](super::link)) provides.
 
 use std::{fmt, sync::Arc};
@@ -12,8 +12,8 @@ use super::{
     BATCH, Call, Context, Node,
     address::Address,
     dial::Source,
+    encode::{Encoded, Header, Shas},
     link::Link,
-    request::{Header, Request, Shas},
     roster::Roster,
 };
 use crate::message::{Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms};
@@ -82,7 +82,7 @@ impl RedisNode {
     fn call<T: Send + 'static>(
         &self,
         terms: Terms,
-        build: impl FnOnce(&Shas, Header) -> Request<T>,
+        build: impl FnOnce(&Shas, Header) -> Encoded<T>,
     ) -> Call<T> {
         match self.link.session() {
             Err(error) => self.down(error),
@@ -106,22 +106,22 @@ impl Node for RedisNode {
     }
 
     fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
-        self.call(terms, |shas, header| Request::enqueue(shas, header, batch))
+        self.call(terms, |shas, header| Encoded::enqueue(shas, header, batch))
     }
 
     fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
-        self.call(terms, |shas, header| Request::extend(shas, header, batch))
+        self.call(terms, |shas, header| Encoded::extend(shas, header, batch))
     }
 
     fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
-        self.call(terms, |shas, header| Request::release(shas, header, batch))
+        self.call(terms, |shas, header| Encoded::release(shas, header, batch))
     }
 
     fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {
         match self.link.session() {
             Err(error) => self.down(error),
             Ok(session) => {
-                let request = Request::inspect(session.shas(), resource);
+                let request = Encoded::inspect(session.shas(), resource);
                 telemetry::watched(self.name.clone(), session.call(request, deadline)).boxed()
             }
         }

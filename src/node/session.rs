@@ -24,10 +24,10 @@ use super::{
     Context,
     connection::Connection,
     dial::Dialled,
+    encode::{Asked, Encoded, Header, Script, Shas},
     fault,
-    handshake::Found,
+    handshake::ServerInfo,
     reply::{self, envelope},
-    request::{Asked, Header, Request, Script, Shas},
     unless_overdue,
 };
 use crate::message::{Answer, Era, Terms, millis_up};
@@ -48,7 +48,7 @@ pub(super) struct Session {
     epoch: u64,
     run: u64,
     pushes: bool,
-    found: Found,
+    found: ServerInfo,
     health: Arc<Health>,
     in_flight: AtomicUsize,
     /// Whether the server has said that it does not know a script.
@@ -61,7 +61,7 @@ impl Session {
     /// A fresh one, after what the handshake `found`.
     pub(super) fn new(
         dialled: Dialled,
-        found: Found,
+        found: ServerInfo,
         epoch: u64,
         health: Arc<Health>,
         context: &Context,
@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// What the handshake found.
-    pub(super) fn found(&self) -> &Found {
+    pub(super) fn found(&self) -> &ServerInfo {
         &self.found
     }
 
@@ -129,7 +129,7 @@ impl Session {
     /// sends nothing more.
     pub(super) async fn call<T>(
         self: Arc<Self>,
-        request: Request<T>,
+        request: Encoded<T>,
         deadline: Time,
     ) -> Result<Answer<T>, NodeError> {
         let _place = self.admit()?;
@@ -168,13 +168,13 @@ impl Session {
         silent.min(self.found.node_clock.last_read().plus(READ_EVERY))
     }
 
-    async fn attempt<T>(&self, request: &Request<T>) -> Result<Answer<T>, NodeError> {
+    async fn attempt<T>(&self, request: &Encoded<T>) -> Result<Answer<T>, NodeError> {
         let (sent, reply) = self.send(request).await?;
         self.read(sent, request, &reply)
     }
 
     /// A server that knows a script no longer has carried nothing out. It learns all of them with the next call.
-    async fn send<T>(&self, request: &Request<T>) -> Result<(Time, Value), NodeError> {
+    async fn send<T>(&self, request: &Encoded<T>) -> Result<(Time, Value), NodeError> {
         let sent = self.clock.now();
         let forgotten = self.forgotten.swap(false, Ordering::Relaxed);
         let reply = if forgotten {
@@ -209,7 +209,7 @@ impl Session {
     fn read<T>(
         &self,
         sent: Time,
-        request: &Request<T>,
+        request: &Encoded<T>,
         reply: &Value,
     ) -> Result<Answer<T>, NodeError> {
         let received = self.clock.now();

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::subject::{self, resource};
 use crate::{
-    holder::{HolderId, Signature},
+    holder::{ClientId, HolderId},
     message::{Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},
     node::Event,
     rng::Rng,
@@ -146,7 +146,7 @@ impl Act {
 struct Pair([Subject; 2]);
 
 impl Pair {
-    async fn start(signature: &Signature) -> Self {
+    async fn start(signature: &ClientId) -> Self {
         Self([
             Subject::new(subject::Subject::redis_as(signature.clone()).await),
             Subject::new(subject::Subject::memory_as(signature.clone())),
@@ -328,14 +328,14 @@ async fn both_kinds_of_node_answer_alike() {
             .expect("a number"),
         Err(_) => 0..std::env::var("SEEDS").map_or(40, |seeds| seeds.parse().expect("a number")),
     };
-    let signature = Signature::new(Rng, "differential", true);
+    let signature = ClientId::new(Rng, "differential", true);
     let mut pair = Pair::start(&signature).await;
     for seed in seeds {
         let mut chance = Chance(seed);
         pair.restart();
         let mut ids = Vec::new();
-        let unheard = Signature::new(Rng, "a:b:", true);
-        let polls = Signature::new(Rng, "", false);
+        let unheard = ClientId::new(Rng, "a:b:", true);
+        let polls = ClientId::new(Rng, "", false);
         for signature in [&signature, &signature, &unheard, &unheard, &polls] {
             let mut id = HolderId::new(Rng, signature, 1_700_000_000_000);
             for generation in 0..12 {

@@ -2,7 +2,7 @@
 
 use super::subject::{LEASE, Subject, on_both};
 use crate::{
-    holder::{HolderId, Signature},
+    holder::{ClientId, HolderId},
     message::{Enqueue, Released, Standing},
     rng::Rng,
 };
@@ -79,8 +79,8 @@ async fn a_dead_head_is_passed_over(s: Subject) {
 }
 
 /// A client of the same kind that is gone: its channel has no listener.
-fn gone() -> Signature {
-    Signature::new(Rng, "gone", true)
+fn gone() -> ClientId {
+    ClientId::new(Rng, "gone", true)
 }
 
 async fn a_vote_that_nobody_heard_of_is_short(s: Subject) {

@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     config::Config,
     error::{NodeError, WrongServer},
-    holder::{HolderId, Signature},
+    holder::{ClientId, HolderId},
     message::{Enqueue, Extend, Extended, Release, Released, Standing, Terms},
     node::{
         Call, Context, Event, Events, Node, address::Address, punctual, redis::RedisNode,
@@ -40,7 +40,7 @@ pub(super) fn impatient() -> Config {
 pub(super) struct Rig {
     pub(super) node: Arc<RedisNode>,
     pub(super) context: Context,
-    signature: Signature,
+    signature: ClientId,
     events: mpsc::Receiver<(usize, Event)>,
 }
 
@@ -67,7 +67,7 @@ impl Rig {
         start: impl FnOnce(Context) -> Arc<RedisNode>,
     ) -> Self {
         let (sender, events) = mpsc::channel(100);
-        let signature = Signature::new(Rng, "rig", true);
+        let signature = ClientId::new(Rng, "rig", true);
         let context = Context {
             clock,
             config: Arc::new(config),

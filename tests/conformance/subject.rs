@@ -11,7 +11,7 @@ use crate::{
     clock::Clock,
     config::Config,
     error::NodeError,
-    holder::{HolderId, Signature},
+    holder::{ClientId, HolderId},
     message::{Answer, Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},
     node::{
         Call, Context, Event, Events, Node,
@@ -34,7 +34,7 @@ pub(super) struct Subject {
     pub(super) node: Arc<dyn Node>,
     kind: Kind,
     clock: Clock,
-    signature: Signature,
+    signature: ClientId,
     events: mpsc::Receiver<(usize, Event)>,
 }
 
@@ -45,14 +45,14 @@ enum Kind {
 
 impl Subject {
     pub(super) fn memory() -> Self {
-        Self::memory_as(Signature::new(Rng, "subject", true))
+        Self::memory_as(ClientId::new(Rng, "subject", true))
     }
 
     pub(super) async fn redis() -> Self {
-        Self::redis_as(Signature::new(Rng, "subject", true)).await
+        Self::redis_as(ClientId::new(Rng, "subject", true)).await
     }
 
-    pub(super) fn memory_as(signature: Signature) -> Self {
+    pub(super) fn memory_as(signature: ClientId) -> Self {
         let cluster = MemoryCluster::new(1);
         let (context, events) = context(cluster.clock(), &signature);
         Self {
@@ -64,7 +64,7 @@ impl Subject {
         }
     }
 
-    pub(super) async fn redis_as(signature: Signature) -> Self {
+    pub(super) async fn redis_as(signature: ClientId) -> Self {
         let server = Server::start();
         let (context, events) = context(Clock::Boot, &signature);
         let address = Address::parse(0, &server.url()).expect("a url");
@@ -237,7 +237,7 @@ impl Subject {
     }
 }
 
-fn context(clock: Clock, signature: &Signature) -> (Context, mpsc::Receiver<(usize, Event)>) {
+fn context(clock: Clock, signature: &ClientId) -> (Context, mpsc::Receiver<(usize, Event)>) {
     let (sender, events) = mpsc::channel(1000);
     let context = Context {
         clock,

@@ -1,4 +1,4 @@
-//! A client: its claim, as `src/claim` has it, without time.
+//! A client: its request, as `src/request` has it, without time.
 
 use crate::node::{Ask, Id, Say};
 

@@ -1,11 +1,11 @@
-//! The roll: all requests of a client, and when each is due.
+//! The table of a client: all its requests, and when each is due.
 //!
-//! One table under one lock. A request is changed by [`Roll::update`] alone, which notes in the same step when
+//! One table under one lock. A request is changed by [`Requests::update`] alone, which notes in the same step when
 //! it is due next, so there is nothing to forget; what it wants to be told of (whoever waits for it, the log,
-//! the metrics) is told when the lock is released. A request enrols before its first round. It stays here
-//! until its handle is gone and nothing of it is left on any node, so who shuts down waits for the table.
+//! the metrics) is told when the lock is released. A request enters before its first round. It stays here
+//! until its handle is gone and nothing of it is left on any node, so a shutdown waits for the table.
 //!
-//! A lock that is had at once costs an entry here and no message: the ticker is rung only if something is due
+//! A lock that is had at once costs a row here and no message: the ticker is rung only if something is due
 //! earlier than it would wake by itself.
 
 use std::{
@@ -22,11 +22,11 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    claim::{Claim, Cx, End, Question, Urgency},
+    client::nodes::Nodes,
     clock::Clock,
     error::{ClientStopped, LeaseLost},
     event::{Heard, Tell},
-    nodes::Nodes,
+    request::{Cx, End, Question, Request, Urgency},
     servers::Servers,
     telemetry,
     time::Time,
@@ -40,23 +40,23 @@ const AGAIN: Duration = Duration::from_millis(1);
 
 /// All requests of a client.
 #[derive(Debug)]
-pub(crate) struct Roll {
+pub(crate) struct Requests {
     nodes: Arc<Nodes>,
-    entries: Mutex<Entries>,
-    /// Rings when something is due earlier than the ticker knows, or the roll is closed.
+    state: Mutex<State>,
+    /// Rings when something is due earlier than the ticker knows, or the table is closed.
     changed: Notify,
     /// Rings when a request that has ended is cleaned up, or as good as.
     cleaned: Notify,
-    /// Why nobody serves the roll any more.
+    /// Why nobody serves the table any more.
     stopped: OnceLock<ClientStopped>,
 }
 
 #[derive(Debug)]
-struct Entries {
+struct State {
     /// What is known of the servers, as of the last time that the table was locked for a change.
     servers: Servers,
     /// In order of arrival, which is the order within a batch.
-    requests: BTreeMap<u64, Box<Entry>>,
+    rows: BTreeMap<u64, Box<Row>>,
     keys: HashMap<Uuid, u64>,
     due: BTreeSet<(Time, u64)>,
     /// Who waits for room in the line of a resource. Only the first of them asks, and the others follow
@@ -71,8 +71,8 @@ struct Entries {
 }
 
 #[derive(Debug)]
-struct Entry {
-    claim: Claim,
+struct Row {
+    request: Request,
     bell: Arc<Bell>,
     due: Option<Time>,
     outside: bool,
@@ -91,7 +91,7 @@ pub(crate) struct Bell {
     pub(crate) wake: Notify,
     /// Whether somebody follows how many are ahead.
     followed: AtomicBool,
-    /// Why the lease ended: stays when the request is gone from the roll.
+    /// Why the lease ended: stays when the request is gone from the table.
     lost: OnceLock<LeaseLost>,
 }
 
@@ -121,21 +121,21 @@ struct After {
 
 /// A handle on a request, its only owner. Its drop ends the request, and what it has on the nodes is taken back.
 #[derive(Debug)]
-pub(crate) struct Enrolment {
-    roll: Arc<Roll>,
+pub(crate) struct Entry {
+    requests: Arc<Requests>,
     key: u64,
     bell: Arc<Bell>,
 }
 
-impl Enrolment {
+impl Entry {
     /// Changes the request; nothing comes of it if that is gone, which it is not before its handle.
-    pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Claim, Cx<'_>) -> T) -> T {
-        self.roll.update(self.key, change).unwrap_or_default()
+    pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> T {
+        self.requests.update(self.key, change).unwrap_or_default()
     }
 
     /// Looks at the request.
-    pub(crate) fn look<T: Default>(&self, look: impl FnOnce(&Claim, Cx<'_>) -> T) -> T {
-        self.roll.look(self.key, look).unwrap_or_default()
+    pub(crate) fn look<T: Default>(&self, look: impl FnOnce(&Request, Cx<'_>) -> T) -> T {
+        self.requests.look(self.key, look).unwrap_or_default()
     }
 
     /// What whoever waits for it listens to.
@@ -151,24 +151,24 @@ impl Enrolment {
     /// What is to be seen of it without owning it.
     pub(crate) fn view(&self) -> View {
         View {
-            roll: Arc::downgrade(&self.roll),
-            clock: self.roll.nodes.clock,
+            requests: Arc::downgrade(&self.requests),
+            clock: self.requests.nodes.clock,
             key: self.key,
             bell: self.bell.clone(),
         }
     }
 }
 
-impl Drop for Enrolment {
+impl Drop for Entry {
     fn drop(&mut self) {
-        self.roll.disown(self.key);
+        self.requests.disown(self.key);
     }
 }
 
 /// Sees a request without owning it, or keeping anything of its client.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    roll: Weak<Roll>,
+    requests: Weak<Requests>,
     clock: Clock,
     key: u64,
     pub(crate) bell: Arc<Bell>,
@@ -180,8 +180,9 @@ impl View {
         loop {
             let mut rung = pin!(self.bell.wake.notified());
             rung.as_mut().enable();
-            let look =
-                |claim: &mut Claim, cx: Cx<'_>| (claim.check(cx.now), claim.valid_until(cx.now));
+            let look = |request: &mut Request, cx: Cx<'_>| {
+                (request.check(cx.now), request.valid_until(cx.now))
+            };
             let until = match self.update(look) {
                 None => return self.bell.lost().unwrap_or(LeaseLost::Released),
                 Some((Some(why), _)) => return why,
@@ -196,21 +197,21 @@ impl View {
     }
 
     /// Changes the request, if it is still there.
-    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Claim, Cx<'_>) -> T) -> Option<T> {
-        self.roll.upgrade()?.update(self.key, change)
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> Option<T> {
+        self.requests.upgrade()?.update(self.key, change)
     }
 
     /// Whether nobody serves the request any more.
     pub(crate) fn is_stopped(&self) -> bool {
-        let roll = self.roll.upgrade();
-        roll.is_none_or(|roll| roll.stopped().is_some())
+        let requests = self.requests.upgrade();
+        requests.is_none_or(|requests| requests.stopped().is_some())
     }
 }
 
-impl Roll {
+impl Requests {
     pub(crate) fn new(nodes: Arc<Nodes>) -> Self {
         Self {
-            entries: Mutex::new(Entries::new(nodes.servers())),
+            state: Mutex::new(State::new(nodes.servers())),
             nodes,
             changed: Notify::new(),
             cleaned: Notify::new(),
@@ -224,16 +225,16 @@ impl Roll {
 
     /// Enrols a request. It stands outside if others of this client wait for room in that line: whoever comes now
     /// must not get in before them.
-    pub(crate) fn enrol(self: &Arc<Self>, claim: Claim) -> Enrolment {
+    pub(crate) fn add(self: &Arc<Self>, request: Request) -> Entry {
         let bell: Arc<Bell> = Arc::default();
-        let (mut entries, now, mut after) = self.changing();
-        let crowded = entries.outside.contains_key(claim.resource().name());
-        let shut_down = entries.shut_down;
-        entries.arrivals += 1;
-        let key = entries.arrivals;
-        entries.keys.insert(claim.id().uuid(), key);
-        let entry = Entry {
-            claim,
+        let (mut state, now, mut after) = self.changing();
+        let crowded = state.outside.contains_key(request.resource().name());
+        let shut_down = state.shut_down;
+        state.arrivals += 1;
+        let key = state.arrivals;
+        state.keys.insert(request.id().uuid(), key);
+        let row = Row {
+            request,
             bell: bell.clone(),
             due: None,
             outside: false,
@@ -241,19 +242,19 @@ impl Roll {
             abandoned: false,
             bare: false,
         };
-        entries.requests.insert(key, Box::new(entry));
-        let start = |claim: &mut Claim, cx: Cx<'_>| {
+        state.rows.insert(key, Box::new(row));
+        let start = |request: &mut Request, cx: Cx<'_>| {
             if shut_down {
-                claim.shut_down(cx.now);
+                request.shut_down(cx.now);
             } else if crowded {
-                claim.find_no_room(cx.now);
+                request.find_no_room(cx.now);
             }
         };
-        entries.change(key, now, start, &mut after);
-        drop(entries);
+        state.change(key, now, start, &mut after);
+        drop(state);
         self.carry_out(after);
-        Enrolment {
-            roll: self.clone(),
+        Entry {
+            requests: self.clone(),
             key,
             bell,
         }
@@ -263,59 +264,55 @@ impl Roll {
     pub(crate) fn update<T>(
         &self,
         key: u64,
-        change: impl FnOnce(&mut Claim, Cx<'_>) -> T,
+        change: impl FnOnce(&mut Request, Cx<'_>) -> T,
     ) -> Option<T> {
-        let (mut entries, now, mut after) = self.changing();
-        let changed = entries.change(key, now, change, &mut after);
-        drop(entries);
+        let (mut state, now, mut after) = self.changing();
+        let changed = state.change(key, now, change, &mut after);
+        drop(state);
         self.carry_out(after);
         changed
     }
 
     /// Looks at a request without changing it.
-    pub(crate) fn look<T>(&self, key: u64, look: impl FnOnce(&Claim, Cx<'_>) -> T) -> Option<T> {
-        let (entries, now, _) = self.changing();
-        let entry = entries.requests.get(&key)?;
-        Some(look(&entry.claim, entries.cx(now)))
+    pub(crate) fn look<T>(&self, key: u64, look: impl FnOnce(&Request, Cx<'_>) -> T) -> Option<T> {
+        let (state, now, _) = self.changing();
+        let row = state.rows.get(&key)?;
+        Some(look(&row.request, state.cx(now)))
     }
 
     fn disown(&self, key: u64) {
-        let (mut entries, now, mut after) = self.changing();
+        let (mut state, now, mut after) = self.changing();
         // Without a ticker nothing is taken back any more; everything runs out by itself.
         let served = self.stopped().is_none();
-        if let Some(entry) = entries.requests.get_mut(&key) {
-            entry.owned = false;
-            entry.abandoned = !served;
+        if let Some(row) = state.rows.get_mut(&key) {
+            row.owned = false;
+            row.abandoned = !served;
         }
-        entries.change(
+        state.change(
             key,
             now,
-            |claim, cx| claim.end(End::Over, cx.now),
+            |request, cx| request.end(End::Over, cx.now),
             &mut after,
         );
-        drop(entries);
+        drop(state);
         self.carry_out(after);
     }
 
-    /// Nobody enrols any more; the ticker ends when nobody is left.
+    /// Nobody enters any more; the ticker ends when nobody is left.
     pub(crate) fn close(&self) {
-        self.entries().closed = true;
+        self.state().closed = true;
         self.changed.notify_one();
     }
 
-    /// Nobody serves the roll any more. Whoever waits is told.
+    /// Nobody serves the table any more. Whoever waits is told.
     pub(crate) fn stop(&self, cause: ClientStopped) {
         if self.stopped.set(cause).is_err() {
             return;
         }
-        let entries = self.entries();
-        let bells: Vec<_> = entries
-            .requests
-            .values()
-            .map(|entry| entry.bell.clone())
-            .collect();
-        let needed = !(entries.closed && entries.requests.is_empty());
-        drop(entries);
+        let state = self.state();
+        let bells: Vec<_> = state.rows.values().map(|row| row.bell.clone()).collect();
+        let needed = !(state.closed && state.rows.is_empty());
+        drop(state);
         bells.iter().for_each(|bell| bell.ring());
         telemetry::guarded(|| self.cleaned.notify_waiters());
         if needed {
@@ -323,17 +320,17 @@ impl Roll {
         }
     }
 
-    /// Why nobody serves the roll any more, if that is so.
+    /// Why nobody serves the table any more, if that is so.
     pub(crate) fn stopped(&self) -> Option<ClientStopped> {
         self.stopped.get().copied()
     }
 
     /// Ends whatever still waits, and whatever comes from now on; guards stay as they are.
     pub(crate) fn shut_down(&self) {
-        self.entries().shut_down = true;
-        self.each(self.all(), |claim, cx, ()| {
-            claim.shut_down(cx.now);
-            claim.release_anew();
+        self.state().shut_down = true;
+        self.each(self.all(), |request, cx, ()| {
+            request.shut_down(cx.now);
+            request.release_anew();
         });
     }
 
@@ -343,9 +340,8 @@ impl Roll {
             let mut rung = pin!(self.cleaned.notified());
             rung.as_mut().enable();
             let now = self.nodes.clock.now();
-            let clean =
-                |entry: &Entry| entry.claim.is_clean_enough() || entry.claim.is_expired(now);
-            let idle = self.entries().requests.values().all(|entry| clean(entry));
+            let clean = |row: &Row| row.request.is_clean_enough() || row.request.is_expired(now);
+            let idle = self.state().rows.values().all(|row| clean(row));
             if idle || self.stopped().is_some() {
                 return;
             }
@@ -356,12 +352,12 @@ impl Roll {
     /// Until when the ticker may sleep, if nothing rings; `None` if it is needed no more. Without anything
     /// that is due it is `never`.
     pub(crate) fn sleep_until(&self, never: Time) -> Option<Time> {
-        let mut entries = self.entries();
-        if entries.closed && entries.requests.is_empty() {
+        let mut state = self.state();
+        if state.closed && state.rows.is_empty() {
             return None;
         }
-        let wake_at = entries.due.first().map_or(never, |(due, _)| *due);
-        entries.asleep_until = Some(wake_at);
+        let wake_at = state.due.first().map_or(never, |(due, _)| *due);
+        state.asleep_until = Some(wake_at);
         Some(wake_at)
     }
 
@@ -373,22 +369,22 @@ impl Roll {
     /// Some of the requests that are due, with the nodes that are to be asked, in order of arrival where they are
     /// due at once; nothing when none is left.
     pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(usize, Urgency)>)> {
-        let (mut entries, now, mut after) = self.changing();
-        entries.asleep_until = None;
+        let (mut state, now, mut after) = self.changing();
+        state.asleep_until = None;
         let mut taken = Vec::new();
         while taken.len() < AT_ONCE {
-            let first = entries.due.first().copied();
+            let first = state.due.first().copied();
             let Some((_, key)) = first.filter(|(due, _)| *due <= now) else {
                 break;
             };
-            let due = entries.change(key, now, Claim::take_due, &mut after);
+            let due = state.change(key, now, Request::take_due, &mut after);
             taken.push((key, due.unwrap_or_default()));
             // What is due without anything to ask would be due again at once.
-            if entries.due.first().copied() == first {
-                entries.schedule(key, Some(now.plus(AGAIN)));
+            if state.due.first().copied() == first {
+                state.schedule(key, Some(now.plus(AGAIN)));
             }
         }
-        drop(entries);
+        drop(state);
         self.carry_out(after);
         taken
     }
@@ -396,7 +392,7 @@ impl Roll {
     /// The questions of `keys` to the node `place`, whose turn has come.
     pub(crate) fn ask(&self, keys: &[u64], place: usize) -> Vec<(u64, Question)> {
         let items = keys.iter().map(|key| (*key, ()));
-        let questions = self.each(items, |claim, cx, ()| claim.ask(place, cx));
+        let questions = self.each(items, |request, cx, ()| request.ask(place, cx));
         let asked = keys.iter().zip(questions);
         asked
             .filter_map(|(key, question)| Some((*key, question.flatten()?)))
@@ -407,17 +403,17 @@ impl Roll {
     pub(crate) fn each<I, T>(
         &self,
         items: impl IntoIterator<Item = (u64, I)>,
-        mut change: impl FnMut(&mut Claim, Cx<'_>, I) -> T,
+        mut change: impl FnMut(&mut Request, Cx<'_>, I) -> T,
     ) -> Vec<Option<T>> {
         let mut items = items.into_iter().peekable();
         let mut changed = Vec::with_capacity(items.size_hint().0);
         while items.peek().is_some() {
-            let (mut entries, now, mut after) = self.changing();
+            let (mut state, now, mut after) = self.changing();
             for (key, item) in items.by_ref().take(AT_ONCE) {
-                let change = |claim: &mut Claim, cx: Cx<'_>| change(claim, cx, item);
-                changed.push(entries.change(key, now, change, &mut after));
+                let change = |request: &mut Request, cx: Cx<'_>| change(request, cx, item);
+                changed.push(state.change(key, now, change, &mut after));
             }
-            drop(entries);
+            drop(state);
             self.carry_out(after);
         }
         changed
@@ -425,29 +421,29 @@ impl Roll {
 
     /// The request with this uuid.
     pub(crate) fn find(&self, uuid: Uuid) -> Option<u64> {
-        self.entries().keys.get(&uuid).copied()
+        self.state().keys.get(&uuid).copied()
     }
 
     /// All requests, in order of arrival.
     pub(crate) fn all(&self) -> Vec<(u64, ())> {
-        let entries = self.entries();
-        entries.requests.keys().map(|key| (*key, ())).collect()
+        let state = self.state();
+        state.rows.keys().map(|key| (*key, ())).collect()
     }
 
     /// The table for a change, with what is known of the servers by now.
-    fn changing(&self) -> (MutexGuard<'_, Entries>, Time, After) {
+    fn changing(&self) -> (MutexGuard<'_, State>, Time, After) {
         let after = After {
             heard: telemetry::heard(),
             ..After::default()
         };
-        let mut entries = self.entries();
-        self.nodes.see(&mut entries.servers);
+        let mut state = self.state();
+        self.nodes.see(&mut state.servers);
         let now = self.nodes.clock.now();
-        (entries, now, after)
+        (state, now, after)
     }
 
-    fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn carry_out(&self, after: After) {
@@ -469,11 +465,11 @@ impl Roll {
     }
 }
 
-impl Entries {
+impl State {
     fn new(servers: Servers) -> Self {
         Self {
             servers,
-            requests: BTreeMap::new(),
+            rows: BTreeMap::new(),
             keys: HashMap::new(),
             due: BTreeSet::new(),
             outside: HashMap::new(),
@@ -494,14 +490,14 @@ impl Entries {
         &mut self,
         key: u64,
         now: Time,
-        change: impl FnOnce(&mut Claim, Cx<'_>) -> T,
+        change: impl FnOnce(&mut Request, Cx<'_>) -> T,
         after: &mut After,
     ) -> Option<T> {
         let changed = self.change_one(key, now, change, after)?;
         let mut key = key;
         // If it waited for room and has a place now, it is the turn of the next to ask.
         while let Some(next) = self.follow_up(key, now, after) {
-            self.change_one(next, now, |claim, _| claim.ask_all(), after);
+            self.change_one(next, now, |request, _| request.ask_all(), after);
             key = next;
         }
         Some(changed)
@@ -511,41 +507,41 @@ impl Entries {
         &mut self,
         key: u64,
         now: Time,
-        change: impl FnOnce(&mut Claim, Cx<'_>) -> T,
+        change: impl FnOnce(&mut Request, Cx<'_>) -> T,
         after: &mut After,
     ) -> Option<T> {
         let servers = &self.servers;
-        let entry = self.requests.get_mut(&key)?;
-        let claim = &mut entry.claim;
-        let (was_in_line, before) = (claim.is_in_line(), claim.outlook());
-        let changed = change(claim, Cx { now, servers });
-        after.waiters += i32::from(claim.is_in_line()) - i32::from(was_in_line);
-        let bare = claim.is_bare(now);
-        after.bare += i32::from(bare) - i32::from(std::mem::replace(&mut entry.bare, bare));
-        if let Some(why) = claim.ended() {
-            let _ = entry.bell.lost.set(why);
-            after.cleaned |= claim.is_clean_enough() || claim.is_expired(now);
+        let row = self.rows.get_mut(&key)?;
+        let request = &mut row.request;
+        let (was_in_line, before) = (request.is_in_line(), request.outlook());
+        let changed = change(request, Cx { now, servers });
+        after.waiters += i32::from(request.is_in_line()) - i32::from(was_in_line);
+        let bare = request.is_bare(now);
+        after.bare += i32::from(bare) - i32::from(std::mem::replace(&mut row.bare, bare));
+        if let Some(why) = request.ended() {
+            let _ = row.bell.lost.set(why);
+            after.cleaned |= request.is_clean_enough() || request.is_expired(now);
         }
-        let news = claim.take_news(after.heard);
+        let news = request.take_news(after.heard);
         after.tells.extend(news.tells);
-        let wakes = news.wake || claim.outlook() != before;
-        if wakes || news.moved && entry.bell.followed.load(Ordering::Relaxed) {
-            after.bells.push(entry.bell.clone());
+        let wakes = news.wake || request.outlook() != before;
+        if wakes || news.moved && row.bell.followed.load(Ordering::Relaxed) {
+            after.bells.push(row.bell.clone());
         }
         Some(changed)
     }
 
     /// Notes when a request is due, or strikes it out. Returns whose turn it is to ask for room by that.
     fn follow_up(&mut self, key: u64, now: Time, after: &mut After) -> Option<u64> {
-        let entry = self.requests.get(&key)?;
-        let claim = &entry.claim;
+        let row = self.rows.get(&key)?;
+        let request = &row.request;
         // One that hears of no quorum must not keep those behind it from asking.
-        let outside = claim.waits_for_room() && !claim.is_cut_off();
-        let settled = claim.is_settled();
-        let over = entry.abandoned || claim.is_clean() || claim.is_expired(now);
-        let over = over && !entry.owned;
-        let due = claim.due(self.cx(now));
-        let uuid = claim.id().uuid();
+        let outside = request.waits_for_room() && !request.is_cut_off();
+        let settled = request.is_settled();
+        let over = row.abandoned || request.is_clean() || request.is_expired(now);
+        let over = over && !row.owned;
+        let due = request.due(self.cx(now));
+        let uuid = request.id().uuid();
         let mut next = None;
         if outside {
             self.stand_outside(key);
@@ -554,10 +550,10 @@ impl Entries {
         }
         if over {
             self.schedule(key, None);
-            self.requests.remove(&key);
+            self.rows.remove(&key);
             self.keys.remove(&uuid);
             after.cleaned = true;
-            after.ring |= self.closed && self.requests.is_empty();
+            after.ring |= self.closed && self.rows.is_empty();
             return next;
         }
         let turn = !outside || self.is_first_outside(key);
@@ -570,10 +566,10 @@ impl Entries {
     }
 
     fn schedule(&mut self, key: u64, due: Option<Time>) {
-        let Some(entry) = self.requests.get_mut(&key) else {
+        let Some(row) = self.rows.get_mut(&key) else {
             return;
         };
-        let old = std::mem::replace(&mut entry.due, due);
+        let old = std::mem::replace(&mut row.due, due);
         if old == due {
             // As after most answers: those of one round make the same due.
             return;
@@ -587,22 +583,22 @@ impl Entries {
     }
 
     fn stand_outside(&mut self, key: u64) {
-        let Some(entry) = self.requests.get_mut(&key) else {
+        let Some(row) = self.rows.get_mut(&key) else {
             return;
         };
-        if !std::mem::replace(&mut entry.outside, true) {
-            let name = entry.claim.resource().name().to_owned();
+        if !std::mem::replace(&mut row.outside, true) {
+            let name = row.request.resource().name().to_owned();
             self.outside.entry(name).or_default().insert(key);
         }
     }
 
     /// No longer waits for room, if it did. Returns whose turn to ask has come by that.
     fn come_in(&mut self, key: u64) -> Option<u64> {
-        let entry = self.requests.get_mut(&key)?;
-        if !std::mem::replace(&mut entry.outside, false) {
+        let row = self.rows.get_mut(&key)?;
+        if !std::mem::replace(&mut row.outside, false) {
             return None;
         }
-        let name = entry.claim.resource().name();
+        let name = row.request.resource().name();
         let crowd = self.outside.get_mut(name)?;
         let was_first = crowd.first() == Some(&key);
         crowd.remove(&key);
@@ -615,7 +611,7 @@ impl Entries {
 
     fn is_first_outside(&self, key: u64) -> bool {
         let crowd = || {
-            let name = self.requests.get(&key)?.claim.resource().name();
+            let name = self.rows.get(&key)?.request.resource().name();
             self.outside.get(name)
         };
         crowd().is_some_and(|crowd| crowd.first() == Some(&key))

@@ -1,6 +1,6 @@
 //! The ticker: carries everything that a client asks of its nodes, and hears everything that comes back.
 //!
-//! One task per client, whatever the number of requests. It asks the roll who is due, sends their questions in
+//! One task per client, whatever the number of requests. It asks the table which requests are due, sends their questions in
 //! batches per node, each decided on at the moment of sending, and tells the requests what was answered and
 //! pushed. So nothing on a node depends on whether somebody polls a future (C4, L6), what is sent is in the
 //! order in which it was decided on (C3), and a burst is paced (`pace`). It never waits for one node before it
@@ -12,14 +12,14 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use tokio::sync::mpsc;
 
 use crate::{
-    claim::{Claim, Cx, Question, Send},
+    client::in_flight::{InFlight, Lane},
+    client::nodes::Nodes,
+    client::requests::Requests,
     error::{ClientStopped, NodeError},
     holder::Parts,
     message::{Answer, Extended, Released, Standing},
     node::{Event, punctual},
-    nodes::Nodes,
-    pace::{Lane, Pace},
-    roll::Roll,
+    request::{Command, Cx, Question, Request},
     telemetry,
     time::Time,
 };
@@ -34,47 +34,47 @@ const MOST_LATE: u8 = 3;
 /// How many events are looked at before what follows from them is sent.
 const EVENTS_AT_ONCE: usize = 256;
 
-/// Serves the roll until it is closed and empty.
+/// Serves the table until it is closed and empty.
 pub(crate) fn run(
-    roll: Arc<Roll>,
+    requests: Arc<Requests>,
     events: mpsc::Receiver<(usize, Event)>,
 ) -> impl Future<Output = ()> {
     // However this ends: also if its runtime does, before the first poll or after, or if it panics.
-    let watch = Watch(roll.clone());
+    let watch = Watch(requests.clone());
     async move {
-        serve(&roll, events).await;
+        serve(&requests, events).await;
         drop(watch);
     }
 }
 
-async fn serve(roll: &Arc<Roll>, mut events: mpsc::Receiver<(usize, Event)>) {
-    let nodes = roll.nodes().clone();
+async fn serve(requests: &Arc<Requests>, mut events: mpsc::Receiver<(usize, Event)>) {
+    let nodes = requests.nodes().clone();
     let mut calls = FuturesUnordered::new();
-    let mut pace = Pace::of(nodes.list.len());
+    let mut pace = InFlight::of(nodes.list.len());
     let mut heard = Vec::with_capacity(EVENTS_AT_ONCE);
-    while let Some(wake_at) = roll.sleep_until(nodes.clock.now().plus(NEVER)) {
+    while let Some(wake_at) = requests.sleep_until(nodes.clock.now().plus(NEVER)) {
         tokio::select! {
             biased;
             Some(answered) = calls.next() => {
                 let mut next = Some(answered);
                 while let Some(answered) = next {
-                    heed(roll, answered, &mut pace, &calls);
+                    heed(requests, answered, &mut pace, &calls);
                     next = calls.next().now_or_never().flatten();
                 }
             }
             _ = events.recv_many(&mut heard, EVENTS_AT_ONCE), if !events.is_closed() => {
-                heard.drain(..).for_each(|(place, event)| heed_event(roll, place, event));
+                heard.drain(..).for_each(|(place, event)| heed_event(requests, place, event));
             }
-            () = roll.rung() => {}
+            () = requests.rung() => {}
             () = nodes.clock.sleep_until(wake_at) => {}
         }
-        collect(roll, &mut pace);
+        collect(requests, &mut pace);
         let now = nodes.clock.now();
         let limit = |place: usize| nodes.list.get(place).map_or(1, |node| node.batch_limit());
         while let Some((place, lane, keys)) = pace.next(limit) {
             // Before it is decided what to ask: what that may do, and until when, follows from a later moment.
             let sent = nodes.clock.now();
-            for batch in batches(place, lane, roll.ask(&keys, place), sent) {
+            for batch in batches(place, lane, requests.ask(&keys, place), sent) {
                 pace.sent(place, lane, batch.asked.len());
                 calls.push(send(&nodes, batch, now));
             }
@@ -82,8 +82,8 @@ async fn serve(roll: &Arc<Roll>, mut events: mpsc::Receiver<(usize, Event)>) {
     }
 }
 
-/// Tells the roll that nobody serves it any more.
-struct Watch(Arc<Roll>);
+/// Tells the table that nobody serves it any more.
+struct Watch(Arc<Requests>);
 
 impl Drop for Watch {
     fn drop(&mut self) {
@@ -129,9 +129,9 @@ impl Outcome {
 }
 
 /// Who is due takes its place in line to ask.
-fn collect(roll: &Roll, pace: &mut Pace) {
+fn collect(requests: &Requests, pace: &mut InFlight) {
     loop {
-        let due = roll.take_due();
+        let due = requests.take_due();
         if due.is_empty() {
             return;
         }
@@ -153,9 +153,9 @@ fn batches(
     let mut batches: BTreeMap<(u8, Duration, Duration), Vec<(u64, Question)>> = BTreeMap::new();
     for (key, question) in asked {
         let (kind, lease) = match question.send {
-            Send::Enqueue(_) => (0, question.lease),
-            Send::Extend(_) => (1, Duration::ZERO),
-            Send::Release(_) => (2, Duration::ZERO),
+            Command::Enqueue(_) => (0, question.lease),
+            Command::Extend(_) => (1, Duration::ZERO),
+            Command::Release(_) => (2, Duration::ZERO),
         };
         let batch = batches.entry((kind, question.timeout, lease));
         batch.or_default().push((key, question));
@@ -180,9 +180,9 @@ fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> 
     let (mut enqueues, mut extends, mut releases) = (Vec::new(), Vec::new(), Vec::new());
     for (_, question) in &batch.asked {
         match &question.send {
-            Send::Enqueue(send) => enqueues.push(send.clone()),
-            Send::Extend(send) => extends.push(send.clone()),
-            Send::Release(send) => releases.push(send.clone()),
+            Command::Enqueue(send) => enqueues.push(send.clone()),
+            Command::Extend(send) => extends.push(send.clone()),
+            Command::Release(send) => releases.push(send.clone()),
         }
     }
     let clock = nodes.clock;
@@ -210,13 +210,13 @@ fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> 
 /// key in it, somebody else's: it is sent again one by one, or that key would take everyone's lease. What is not
 /// wanted any more by then is left out: its release may have been carried out (C3).
 fn heed(
-    roll: &Roll,
+    requests: &Requests,
     answered: Answered,
-    pace: &mut Pace,
+    pace: &mut InFlight,
     calls: &FuturesUnordered<BoxFuture<'static, Answered>>,
 ) {
     let Answered { batch, outcome } = answered;
-    let now = roll.nodes().clock.now();
+    let now = requests.nodes().clock.now();
     let (took, of) = (now.since(batch.sent), batch.deadline.since(batch.sent));
     let took = match outcome.error() {
         None => Some(took),
@@ -230,7 +230,7 @@ fn heed(
             batch.asked.len()
         }
         Some(NodeError::Refused(_) | NodeError::Garbled) if batch.asked.len() > 1 => 1,
-        _ => return hear(roll, batch, outcome),
+        _ => return hear(requests, batch, outcome),
     };
     let Batch {
         asked,
@@ -243,10 +243,10 @@ fn heed(
     let items = asked
         .into_iter()
         .map(|(key, question)| (key, (key, question)));
-    let wanted = |claim: &mut Claim, cx: Cx<'_>, (key, question): (u64, Question)| {
-        claim.ask_again(&question, cx).then_some((key, question))
+    let wanted = |request: &mut Request, cx: Cx<'_>, (key, question): (u64, Question)| {
+        request.ask_again(&question, cx).then_some((key, question))
     };
-    let mut asked = roll
+    let mut asked = requests
         .each(items, wanted)
         .into_iter()
         .flatten()
@@ -269,29 +269,29 @@ fn heed(
             deadline,
             late: late + u8::from(is_late),
         };
-        calls.push(send(roll.nodes(), batch, now));
+        calls.push(send(requests.nodes(), batch, now));
     }
 }
 
-fn hear(roll: &Roll, batch: Batch, outcome: Outcome) {
+fn hear(requests: &Requests, batch: Batch, outcome: Outcome) {
     let asked = batch.asked;
     if let Some(error @ NodeError::Late) = outcome.error() {
-        let node = roll.nodes().list.get(batch.place);
+        let node = requests.nodes().list.get(batch.place);
         telemetry::node_failed(node.map_or("?", |node| node.name()), error);
     }
     match outcome {
-        Outcome::Standing(outcome) => deal(roll, &asked, outcome, Claim::hear_standing),
-        Outcome::Extended(outcome) => deal(roll, &asked, outcome, Claim::hear_extended),
-        Outcome::Released(outcome) => deal(roll, &asked, outcome, Claim::hear_released),
+        Outcome::Standing(outcome) => deal(requests, &asked, outcome, Request::on_enqueued),
+        Outcome::Extended(outcome) => deal(requests, &asked, outcome, Request::on_extended),
+        Outcome::Released(outcome) => deal(requests, &asked, outcome, Request::on_released),
     }
 }
 
 /// Deals the answers of a batch out to those who asked.
 fn deal<T>(
-    roll: &Roll,
+    requests: &Requests,
     asked: &[(u64, Question)],
     outcome: Result<Answer<Vec<T>>, NodeError>,
-    tell: impl Fn(&mut Claim, &Question, Cx<'_>, Result<Answer<T>, NodeError>),
+    tell: impl Fn(&mut Request, &Question, Cx<'_>, Result<Answer<T>, NodeError>),
 ) {
     let mut values = outcome.map(|Answer { sent, era, value }| {
         value
@@ -305,23 +305,23 @@ fn deal<T>(
         };
         (*key, (question, outcome))
     });
-    roll.each(dealt, |claim, cx, (question, outcome)| {
-        tell(claim, question, cx, outcome);
+    requests.each(dealt, |request, cx, (question, outcome)| {
+        tell(request, question, cx, outcome);
     });
 }
 
-fn heed_event(roll: &Roll, place: usize, event: Event) {
+fn heed_event(requests: &Requests, place: usize, event: Event) {
     match event {
         Event::Granted { id, lease_end, seq } => {
-            let key = Parts::of(&id).and_then(|parts| roll.find(parts.uuid));
+            let key = Parts::of(&id).and_then(|parts| requests.find(parts.uuid));
             if let Some(key) = key {
-                roll.update(key, |claim, cx| {
-                    claim.hear_push(place, &id, lease_end, seq, cx);
+                requests.update(key, |request, cx| {
+                    request.on_push(place, &id, lease_end, seq, cx);
                 });
             }
         }
         Event::Up => {
-            roll.each(roll.all(), |claim, _, ()| claim.hear_up(place));
+            requests.each(requests.all(), |request, _, ()| request.on_reconnect(place));
         }
     }
 }

@@ -1,15 +1,15 @@
-//! Taking back what a claim has asked for, once it has ended or stands aside.
+//! Taking back what a request has asked for, once it has ended or stands aside.
 //!
 //! Each node that may have been reached is released, again and again where it fails, until it has confirmed or
 //! everything has expired by itself (C1, C3). What was never answered may still be carried out until its
 //! deadline; the release is repeated after that (S4).
 
 use crate::{
-    claim::{Claim, End, Phase, seat::Outcome},
     error::NodeError,
     holder::HolderId,
     message::Released,
     quorum::Quorum,
+    request::{End, Phase, Request, node_state::Outcome},
     time::Time,
     validity::drift,
 };
@@ -43,17 +43,17 @@ impl Tally {
     }
 }
 
-impl Claim {
+impl Request {
     /// What the release has come to, once that is certain.
     pub(crate) fn tally(&self, now: Time) -> Option<Tally> {
         let quorum = self.quorum;
         let (mut tally, mut open, mut shaky) = (Tally::default(), false, false);
-        for (place, seat) in self.seats.iter().enumerate() {
-            if !seat.touched() {
+        for (place, node) in self.nodes.iter().enumerate() {
+            if !node.touched() {
                 tally.open += 1;
                 continue;
             }
-            match seat.release_outcome(now) {
+            match node.release_outcome(now) {
                 Outcome::Open => (open, tally.open) = (true, tally.open + 1),
                 Outcome::Shaky => (shaky, tally.open) = (true, tally.open + 1),
                 Outcome::Confirmed(had) => tally.count(had),
@@ -69,7 +69,7 @@ impl Claim {
 
     /// Whether nothing is left of it on any node.
     pub(crate) fn is_clean(&self) -> bool {
-        matches!(self.phase, Phase::Ended(_)) && self.seats.iter().all(|seat| seat.is_released())
+        matches!(self.phase, Phase::Ended(_)) && self.nodes.iter().all(|node| node.is_released())
     }
 
     /// When all of it has expired by itself.
@@ -88,21 +88,21 @@ impl Claim {
         if !matches!(self.phase, Phase::Ended(_)) {
             return true;
         }
-        let confirmed = self.seats.iter().filter(|seat| seat.is_released()).count();
-        let fails = |place: usize| self.seats[place].release_fails(FAILURES);
-        let mut left = (0..self.seats.len()).filter(|place| !self.seats[*place].is_released());
+        let confirmed = self.nodes.iter().filter(|node| node.is_released()).count();
+        let fails = |place: usize| self.nodes[place].release_fails(FAILURES);
+        let mut left = (0..self.nodes.len()).filter(|place| !self.nodes[*place].is_released());
         confirmed >= self.quorum.size() && left.all(fails)
     }
 
     /// Somebody waits for it: nodes that have failed are asked again at once.
     pub(crate) fn release_anew(&mut self) {
-        self.seats.iter_mut().for_each(|seat| seat.release_anew());
+        self.nodes.iter_mut().for_each(|node| node.release_anew());
     }
 
     /// Gives up what it has, and keeps its number, until it is polled again (C4).
     pub(super) fn stand_aside(&mut self, now: Time) {
         self.start_undoing(now);
-        self.phase = Phase::Aside;
+        self.phase = Phase::Parked;
         self.news.wake = true;
     }
 
@@ -119,7 +119,7 @@ impl Claim {
         self.expires = now.plus(longest).plus(config.node_timeout);
     }
 
-    /// Ends a claim that waits; one that is held goes on.
+    /// Ends a request that waits; one that is held goes on.
     pub(crate) fn shut_down(&mut self, now: Time) {
         if self.phase != Phase::Held {
             self.end(End::ShutDown, now);

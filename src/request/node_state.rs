@@ -1,22 +1,22 @@
 //! What one request is believed to have on one node, and what is under way to it.
 //!
-//! When a node is to be asked again is not noted here but follows from what is believed (`claim::ask`): when
+//! When a node is to be asked again is not noted here but follows from what is believed (`request::ask`): when
 //! the last question was sent and ended, what the vote or the place counts from, and what is missing.
 
 use std::time::Duration;
 
 use crate::{
-    claim::Urgency,
     error::NodeError,
     message::{Answer, Era, Extended, Released, Standing},
     quorum::Vote,
+    request::Urgency,
     time::Time,
     validity::valid_until,
 };
 
 /// One request on one node.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct NodeState {
     pub(crate) vote: Option<Vote>,
     /// When the request was sent that the vote counts from.
     pub(crate) vote_sent: Time,
@@ -44,7 +44,7 @@ pub(crate) struct Seat {
     pub(crate) up_since: Time,
     pub(crate) place: Option<Place>,
     /// A push that overtook the answer it belongs to: the end of the waiter lease, and the counter. Boxed, as
-    /// is the failure: a waiter is as large as its seats, and hardly ever has either.
+    /// is the failure: a waiter is as large as its nodes, and hardly ever has either.
     early: Option<Box<(u64, u64)>>,
     /// The number the node has of us.
     pub(crate) number: Option<u64>,
@@ -135,7 +135,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// When a node is done with all that was asked of it. A release that is sent after that is final.
 #[derive(Clone, Copy, Debug)]
-struct Quiet {
+struct Settled {
     /// Until then something unanswered may still be carried out.
     after: Time,
     /// How many answers have come: one that came after a release was sent proves nothing of their order.
@@ -159,7 +159,7 @@ pub(crate) struct Place {
     sent: Time,
 }
 
-impl Seat {
+impl NodeState {
     pub(crate) fn new() -> Self {
         Self {
             vote: None,
@@ -259,11 +259,11 @@ impl Seat {
     }
 
     /// What may still be carried out of all that was asked.
-    fn quiet(&self) -> Quiet {
+    fn quiet(&self) -> Settled {
         let asked = self
             .question
             .map_or(self.loose, |asked| self.loose.max(asked.takes));
-        Quiet {
+        Settled {
             after: asked,
             heard: self.heard,
             after_find: self.before_first,
@@ -325,7 +325,7 @@ impl Seat {
                     sent: answer.sent,
                 });
                 if let Some((lease_end, seq)) = self.early.take().map(|early| *early) {
-                    overtaken = self.hear_push(lease_end, seq, factor);
+                    overtaken = self.on_push(lease_end, seq, factor);
                     self.early = None;
                 }
             }
@@ -339,7 +339,7 @@ impl Seat {
         overtaken
     }
 
-    pub(crate) fn hear_extended(
+    pub(crate) fn on_extended(
         &mut self,
         answer: &Answer<Extended>,
         ttl: Duration,
@@ -378,7 +378,7 @@ impl Seat {
 
     /// A push told of a vote. False if it has not grown from the lease that we know: then the answer that
     /// it belongs to is still under way, or it is stale, and only the node knows.
-    pub(crate) fn hear_push(&mut self, lease_end: u64, seq: u64, factor: f64) -> bool {
+    pub(crate) fn on_push(&mut self, lease_end: u64, seq: u64, factor: f64) -> bool {
         let Some(place) = self.place.take_if(|place| place.lease_end == lease_end) else {
             self.early = Some(Box::new((lease_end, seq)));
             return false;
@@ -457,7 +457,7 @@ impl Seat {
 }
 
 /// Taking back what the node may have.
-impl Seat {
+impl NodeState {
     /// A release is sent.
     pub(crate) fn ask_release(&mut self, stamp: u32, now: Time) {
         let heard = self.heard;
@@ -472,7 +472,7 @@ impl Seat {
     }
 
     /// The release `stamp` was answered, or was not. False if it is none that is waited for.
-    pub(crate) fn hear_released(
+    pub(crate) fn on_released(
         &mut self,
         stamp: u32,
         now: Time,
@@ -632,8 +632,8 @@ mod tests {
     fn l6_an_answer_from_before_a_vote_does_not_undo_the_push_that_told_of_it() {
         let now = Time::ORIGIN.plus(Duration::from_secs(9));
         let lease = Duration::from_secs(5);
-        let mut seat = Seat::new();
-        let waits = |seat: &mut Seat, lease_end| {
+        let mut node = NodeState::new();
+        let waits = |node: &mut NodeState, lease_end| {
             let value = Standing::Waiting {
                 number: 7,
                 ahead: 0,
@@ -645,14 +645,14 @@ mod tests {
                 era: ERA,
                 value,
             };
-            seat.hear(now, lease, Some(7), &answer, lease, 0.01)
+            node.hear(now, lease, Some(7), &answer, lease, 0.01)
         };
-        waits(&mut seat, 14_000);
-        assert!(seat.hear_push(14_000, 8, 0.01));
-        waits(&mut seat, 14_000);
-        assert!(seat.vote.is_some(), "it was given later");
-        waits(&mut seat, 14_001);
-        assert!(seat.vote.is_none(), "it has ended since");
+        waits(&mut node, 14_000);
+        assert!(node.on_push(14_000, 8, 0.01));
+        waits(&mut node, 14_000);
+        assert!(node.vote.is_some(), "it was given later");
+        waits(&mut node, 14_001);
+        assert!(node.vote.is_none(), "it has ended since");
     }
 
     #[test]
@@ -667,11 +667,11 @@ mod tests {
         let now = Time::default().plus(Duration::from_secs(9));
         let later = now.plus(Duration::from_secs(1));
         let asked = |eras: &[Option<Era>]| {
-            let mut seat = Seat::new();
+            let mut node = NodeState::new();
             for (stamp, era) in (0..).zip(eras) {
-                seat.ask(stamp, Some(later), *era, now);
+                node.ask(stamp, Some(later), *era, now);
             }
-            seat
+            node
         };
         let one = asked(&[Some(era(3, 1))]);
         assert!(!one.may_take(era(3, 1), now));

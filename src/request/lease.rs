@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    claim::{Claim, Cx, End, Phase, Renewal, Taken, is_later, seat::Seat},
     error::LeaseLost,
     event::{Fault, What},
     quorum::{Majority, Vote},
+    request::{Cx, End, Phase, Renewal, Request, Taken, is_later, node_state::NodeState},
     time::Time,
 };
 
@@ -21,7 +21,7 @@ pub(crate) enum Round {
     Unknown,
 }
 
-impl Claim {
+impl Request {
     /// Takes what was granted, for a guard. Nothing is handed out that is not valid at `now`.
     pub(crate) fn take(
         &mut self,
@@ -32,9 +32,9 @@ impl Claim {
         let now = cx.now;
         match self.phase {
             Phase::Ended(end) => return Taken::Ended(end),
-            Phase::Aside if self.rests_until.is_some() => {}
-            Phase::Aside if self.room == Some(0) => self.begin_anew(),
-            Phase::Aside => {
+            Phase::Parked if self.rests_until.is_some() => {}
+            Phase::Parked if self.room == Some(0) => self.begin_anew(),
+            Phase::Parked => {
                 // Polled again: it is first in line again, by its number.
                 self.trace("stood aside, and is polled again");
                 self.phase = Phase::Waiting;
@@ -47,9 +47,10 @@ impl Claim {
                     return Taken::NotYet;
                 };
                 // A renewal brings the full ttl, where there is time for one; else it has to be there before.
-                let fit =
-                    |seat: &&Seat| seat.stands(now) && (renewal != Renewal::Off || seat.full_ttl);
-                let fit = self.seats.iter().filter(fit).count() >= self.quorum.size();
+                let fit = |node: &&NodeState| {
+                    node.stands(now) && (renewal != Renewal::Off || node.full_ttl)
+                };
+                let fit = self.nodes.iter().filter(fit).count() >= self.quorum.size();
                 if majority.agreed() && fit && self.lasts(majority, renewal, now) {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
@@ -87,8 +88,8 @@ impl Claim {
         });
         self.token = majority.token();
         self.phase = Phase::Fencing { since, done: false };
-        for seat in &mut self.seats {
-            seat.fenced = None;
+        for node in &mut self.nodes {
+            node.fenced = None;
         }
         self.ask_all();
     }
@@ -168,18 +169,18 @@ impl Claim {
     /// if it is to be `extended`.
     pub(crate) fn round(&self, wish: u32, extended: bool) -> Option<Round> {
         let (mut stand, mut gone, mut open) = (0, 0, false);
-        for seat in &self.seats {
+        for node in &self.nodes {
             let answered = if extended {
-                seat.extended_stamp
+                node.extended_stamp
             } else {
-                seat.checked_stamp
+                node.checked_stamp
             };
             if is_later(answered, wish) {
-                let stands = seat.vote.is_some();
+                let stands = node.vote.is_some();
                 stand += usize::from(stands);
                 gone += usize::from(!stands);
             } else {
-                let failed = seat.failure.is_some() && is_later(seat.ended_stamp, wish);
+                let failed = node.failure.is_some() && is_later(node.ended_stamp, wish);
                 open |= !failed;
             }
         }
@@ -215,7 +216,7 @@ impl Claim {
     }
 
     pub(super) fn check_lease(&mut self, now: Time) {
-        let gone = self.seats.iter().filter(|seat| seat.gone).count();
+        let gone = self.nodes.iter().filter(|node| node.gone).count();
         if self.held_until.is_some_and(|end| end <= now) {
             self.end(End::Lost(LeaseLost::MaxHold), now);
         } else if !self.quorum.possible_without(gone) {
@@ -225,7 +226,7 @@ impl Claim {
         }
     }
 
-    /// Ends the claim. What it has on the nodes is taken back from here on.
+    /// Ends the request. What it has on the nodes is taken back from here on.
     pub(crate) fn end(&mut self, end: End, now: Time) {
         if matches!(self.phase, Phase::Ended(_)) {
             return;
@@ -259,14 +260,14 @@ impl Claim {
 
     /// Until when the votes may be trusted, or could have been.
     fn trusted_until(&self) -> Option<Time> {
-        let votes = self.seats.iter().filter_map(|seat| seat.vote);
+        let votes = self.nodes.iter().filter_map(|node| node.vote);
         self.quorum.weakest(votes.map(|vote| vote.until))
     }
 
     /// Tells of a renewal once a quorum has it. Nodes answer one by one, each moving the validity by a
     /// little; only half an interval in all is a renewal.
     pub(super) fn note_renewal(&mut self, now: Time) {
-        let full = self.seats.iter().filter(|seat| seat.full_ttl);
+        let full = self.nodes.iter().filter(|node| node.full_ttl);
         if full.count() < self.quorum.size() {
             return;
         }
@@ -304,8 +305,8 @@ impl Claim {
 
     pub(super) fn majority(&self, cx: Cx<'_>) -> Option<Majority> {
         let now = cx.now;
-        self.majority_of(now, |seat| {
-            cx.servers.grace_left(seat.up_since, now).is_zero()
+        self.majority_of(now, |node| {
+            cx.servers.grace_left(node.up_since, now).is_zero()
         })
     }
 
@@ -313,15 +314,15 @@ impl Claim {
     /// their counters would raise the token after it was written (S2).
     pub(super) fn fenced_majority(&self, cx: Cx<'_>) -> Option<Majority> {
         let now = cx.now;
-        self.majority_of(now, |seat| {
-            seat.fenced == Some(self.token) && cx.servers.grace_left(seat.up_since, now).is_zero()
+        self.majority_of(now, |node| {
+            node.fenced == Some(self.token) && cx.servers.grace_left(node.up_since, now).is_zero()
         })
     }
 
     pub(super) fn majority_of(
         &self,
         now: Time,
-        counts: impl Fn(&Seat) -> bool + Clone,
+        counts: impl Fn(&NodeState) -> bool + Clone,
     ) -> Option<Majority> {
         Majority::of(self.quorum, self.votes(now, counts), now)
     }
@@ -329,29 +330,29 @@ impl Claim {
     fn votes(
         &self,
         now: Time,
-        counts: impl Fn(&Seat) -> bool + Clone,
+        counts: impl Fn(&NodeState) -> bool + Clone,
     ) -> impl Iterator<Item = Vote> + Clone {
         let stands = move |vote: &Vote| vote.until > now;
-        self.seats.iter().filter_map(move |seat| {
-            let vote = seat.vote.filter(stands)?;
-            counts(seat).then_some(vote)
+        self.nodes.iter().filter_map(move |node| {
+            let vote = node.vote.filter(stands)?;
+            counts(node).then_some(vote)
         })
     }
 
     /// On how few nodes more than a quorum the lease stands: 0 if one fault of a node may end it.
     pub(crate) fn is_bare(&self, now: Time) -> bool {
-        let standing = self.seats.iter().filter(|seat| seat.stands(now)).count();
+        let standing = self.nodes.iter().filter(|node| node.stands(now)).count();
         self.phase == Phase::Held
             && standing <= self.quorum.size()
-            && self.seats.len() > self.quorum.size()
+            && self.nodes.len() > self.quorum.size()
     }
 
     /// What is wrong with which node; nothing if all have answered and have the vote.
     fn faults(&self) -> Vec<Fault> {
-        let fault = |(place, seat): (usize, &Seat)| match &seat.failure {
+        let fault = |(place, node): (usize, &NodeState)| match &node.failure {
             Some(error) => Some((place, Some((**error).clone()))),
-            None => seat.gone.then_some((place, None)),
+            None => node.gone.then_some((place, None)),
         };
-        self.seats.iter().enumerate().filter_map(fault).collect()
+        self.nodes.iter().enumerate().filter_map(fault).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What a claim asks, of whom and when.
+//! What a request asks, of whom and when.
 //!
 //! When a node is due follows from what is believed of it at that moment, so a change cannot leave it waiting
 //! for what was planned before: what a holder lacks is due at once, a renewal when a third of what the vote
@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use crate::{
-    claim::{Claim, Cx, Phase, Question, Renewal, Send, Urgency, is_later, seat::Seat},
     error::NodeError,
     event::What,
     message::{Enqueue, Extend, Release},
     quorum::Majority,
+    request::{
+        Command, Cx, Phase, Question, Renewal, Request, Urgency, is_later, node_state::NodeState,
+    },
     time::Time,
 };
 
@@ -32,17 +34,17 @@ const SHORTEST_REPAIR: Duration = Duration::from_millis(5);
 /// A node that is to be asked at once.
 const AT_ONCE: Option<Time> = Some(Time::ORIGIN);
 
-impl Claim {
+impl Request {
     /// The nodes that are due, each with its urgency. They wait for their turn from here on, until they are
     /// [asked](Self::ask).
     pub(crate) fn take_due(&mut self, cx: Cx<'_>) -> Vec<(usize, Urgency)> {
         let now = cx.now;
         self.tick(cx);
         let urgency = self.urgency();
-        let mut due = Vec::with_capacity(self.seats.len());
-        for place in 0..self.seats.len() {
+        let mut due = Vec::with_capacity(self.nodes.len());
+        for place in 0..self.nodes.len() {
             if self.node_due(place, cx).is_some_and(|due| due <= now) {
-                self.seats[place].queued = Some(urgency);
+                self.nodes[place].queued = Some(urgency);
                 due.push((place, urgency));
             }
         }
@@ -53,15 +55,15 @@ impl Claim {
         match self.phase {
             Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held => Urgency::Hold,
             Phase::Waiting => Urgency::Keep,
-            Phase::Asking | Phase::Outside => Urgency::Ask,
-            Phase::Ended(_) | Phase::Aside => Urgency::Release,
+            Phase::Asking | Phase::NoRoom => Urgency::Ask,
+            Phase::Ended(_) | Phase::Parked => Urgency::Release,
         }
     }
 
     /// The question to a node whose turn has come, if it still has one.
     pub(crate) fn ask(&mut self, place: usize, cx: Cx<'_>) -> Option<Question> {
         let now = cx.now;
-        self.seats.get_mut(place)?.queued = None;
+        self.nodes.get_mut(place)?.queued = None;
         if self.node_due(place, cx).is_none_or(|due| due > now) {
             return None;
         }
@@ -70,11 +72,11 @@ impl Claim {
         let stamp = self.stamps;
         let takes = self.takes(&send, timeout, now);
         let era = cx.servers.era(place);
-        let seat = self.seats.get_mut(place)?;
-        if let Send::Release(_) = send {
-            seat.ask_release(stamp, now);
+        let node = self.nodes.get_mut(place)?;
+        if let Command::Release(_) = send {
+            node.ask_release(stamp, now);
         } else {
-            seat.ask(stamp, takes, era, now);
+            node.ask(stamp, takes, era, now);
         }
         Some(Question {
             place,
@@ -90,30 +92,30 @@ impl Claim {
     pub(crate) fn ask_again(&mut self, question: &Question, cx: Cx<'_>) -> bool {
         let now = cx.now;
         if !self.asks(question) {
-            if let Some(seat) = self.seats.get_mut(question.place)
-                && seat.answers(question.stamp, now, true)
+            if let Some(node) = self.nodes.get_mut(question.place)
+                && node.answers(question.stamp, now, true)
             {
-                seat.fail(NodeError::Late);
+                node.fail(NodeError::Late);
             }
             return false;
         }
         let takes = self.takes(&question.send, question.timeout, now);
         let era = cx.servers.era(question.place);
-        if let Some(seat) = self.seats.get_mut(question.place) {
+        if let Some(node) = self.nodes.get_mut(question.place) {
             match question.send {
-                Send::Release(_) => seat.ask_release(question.stamp, now),
-                _ => seat.ask(question.stamp, takes, era, now),
+                Command::Release(_) => node.ask_release(question.stamp, now),
+                _ => node.ask(question.stamp, takes, era, now),
             }
         }
         true
     }
 
     /// Until when what is sent may be carried out, if it may take the vote or a place.
-    fn takes(&self, send: &Send, timeout: Duration, now: Time) -> Option<Time> {
+    fn takes(&self, send: &Command, timeout: Duration, now: Time) -> Option<Time> {
         let takes = match send {
-            Send::Enqueue(_) => true,
-            Send::Extend(extend) => extend.repair,
-            Send::Release(_) => false,
+            Command::Enqueue(_) => true,
+            Command::Extend(extend) => extend.repair,
+            Command::Release(_) => false,
         };
         // The node's clock is known to within a round trip, and that takes a timeout at most.
         takes.then(|| now.plus(timeout).plus(self.config.node_timeout))
@@ -139,12 +141,12 @@ impl Claim {
     /// When it wants to be looked at next; `None`: only when something is heard.
     pub(crate) fn due(&self, cx: Cx<'_>) -> Option<Time> {
         let now = cx.now;
-        let nodes = (0..self.seats.len()).filter_map(|place| self.node_due(place, cx));
+        let nodes = (0..self.nodes.len()).filter_map(|place| self.node_due(place, cx));
         let nodes = nodes.min();
         let own = match self.phase {
             Phase::Asking => self.parks_at(),
-            Phase::Aside => self.rests_until,
-            Phase::Outside | Phase::Waiting => None,
+            Phase::Parked => self.rests_until,
+            Phase::NoRoom | Phase::Waiting => None,
             Phase::Granted { since } | Phase::Fencing { since, done: true } => {
                 Some(since.plus(self.lease()))
             }
@@ -184,7 +186,7 @@ impl Claim {
             {
                 self.stand_again(now);
             }
-            Phase::Aside if self.rests_until.is_some_and(|until| until <= now) => {
+            Phase::Parked if self.rests_until.is_some_and(|until| until <= now) => {
                 self.rests_until = None;
                 self.news.wake = true;
             }
@@ -207,8 +209,8 @@ impl Claim {
     /// When a first round that came to nothing is given up, as nobody asks again: what it has on a minority is
     /// in everybody's way (C4).
     fn parks_at(&self) -> Option<Time> {
-        let open = self.is_asking() || !self.seats.iter().any(Seat::touched);
-        let last = self.seats.iter().map(|seat| seat.ended).max()?;
+        let open = self.is_asking() || !self.nodes.iter().any(NodeState::touched);
+        let last = self.nodes.iter().map(|node| node.ended).max()?;
         (!open).then(|| last.plus(self.lease()))
     }
 
@@ -216,105 +218,105 @@ impl Claim {
     fn node_due(&self, place: usize, cx: Cx<'_>) -> Option<Time> {
         let now = cx.now;
         // What has become more urgent does not wait where it stood before.
-        let waits = |seat: &&Seat| seat.queued.is_none_or(|queued| self.urgency() < queued);
-        let seat = self.seats.get(place).filter(waits)?;
-        if matches!(self.phase, Phase::Ended(_) | Phase::Aside) {
-            return seat.release_due().filter(|_| now < self.expires);
+        let waits = |node: &&NodeState| node.queued.is_none_or(|queued| self.urgency() < queued);
+        let node = self.nodes.get(place).filter(waits)?;
+        if matches!(self.phase, Phase::Ended(_) | Phase::Parked) {
+            return node.release_due().filter(|_| now < self.expires);
         }
-        if seat.asked() {
+        if node.asked() {
             return None;
         }
         match self.phase {
-            Phase::Asking => AT_ONCE.filter(|_| seat.urgent),
+            Phase::Asking => AT_ONCE.filter(|_| node.urgent),
             // An attempt without waiting asks no more often than its verdict needs.
-            Phase::Outside | Phase::Waiting if self.room == Some(0) => {
-                AT_ONCE.filter(|_| self.waiter_due(seat, cx) == Time::ORIGIN)
+            Phase::NoRoom | Phase::Waiting if self.room == Some(0) => {
+                AT_ONCE.filter(|_| self.waiter_due(node, cx) == Time::ORIGIN)
             }
-            Phase::Outside | Phase::Waiting => Some(self.waiter_due(seat, cx)),
-            Phase::Fencing { done: false, .. } => Some(self.fence_due(seat)),
+            Phase::NoRoom | Phase::Waiting => Some(self.waiter_due(node, cx)),
+            Phase::Fencing { done: false, .. } => Some(self.fence_due(node)),
             // Whoever asked for it finds enough left, for as long as its turn lasts (C4).
-            Phase::Fencing { done: true, .. } => self.fresh_due(seat),
-            Phase::Held => self.holder_due(place, seat, now),
-            Phase::Granted { .. } | Phase::Aside | Phase::Ended(_) => None,
+            Phase::Fencing { done: true, .. } => self.fresh_due(node),
+            Phase::Held => self.holder_due(place, node, now),
+            Phase::Granted { .. } | Phase::Parked | Phase::Ended(_) => None,
         }
     }
 
-    fn fresh_due(&self, seat: &Seat) -> Option<Time> {
-        if seat.failure.is_some() {
-            return Some(seat.ended.plus(self.retry(self.config.node_timeout)));
+    fn fresh_due(&self, node: &NodeState) -> Option<Time> {
+        if node.failure.is_some() {
+            return Some(node.ended.plus(self.retry(self.config.node_timeout)));
         }
-        let have = seat.vote?.until.since(seat.vote_sent);
-        Some(next(seat.vote_sent, have / 3).max(next(seat.sent, have / 3)))
+        let have = node.vote?.until.since(node.vote_sent);
+        Some(next(node.vote_sent, have / 3).max(next(node.sent, have / 3)))
     }
 
-    fn waiter_due(&self, seat: &Seat, cx: Cx<'_>) -> Time {
+    fn waiter_due(&self, node: &NodeState, cx: Cx<'_>) -> Time {
         let keep_alive = self.config.keep_alive(self.lease());
-        let head = self.position == 0 || self.seats.iter().any(|seat| seat.vote.is_some());
-        let polls = head || !cx.servers.pushes(self.quorum) || self.phase == Phase::Outside;
+        let head = self.position == 0 || self.nodes.iter().any(|node| node.vote.is_some());
+        let polls = head || !cx.servers.pushes(self.quorum) || self.phase == Phase::NoRoom;
         let span = if polls {
             self.config.head_poll().min(keep_alive)
         } else {
             keep_alive
         };
-        if seat.urgent {
+        if node.urgent {
             return Time::ORIGIN;
         }
-        if seat.failure.is_some() {
-            let lapse = u32::from(seat.misses.saturating_sub(MISSES).min(2));
+        if node.failure.is_some() {
+            let lapse = u32::from(node.misses.saturating_sub(MISSES).min(2));
             return match lapse {
                 // What is left of the place may be less than a whole span.
-                0 => next(seat.ended, span).min(seat.ended.plus(self.retry(span))),
-                doublings => seat.ended.plus(self.lease() * (1 << doublings)),
+                0 => next(node.ended, span).min(node.ended.plus(self.retry(span))),
+                doublings => node.ended.plus(self.lease() * (1 << doublings)),
             };
         }
-        let unknown = seat.vote.is_none() && seat.place.is_none();
-        if self.phase == Phase::Waiting && (unknown || seat.number != self.number) {
+        let unknown = node.vote.is_none() && node.place.is_none();
+        if self.phase == Phase::Waiting && (unknown || node.number != self.number) {
             return Time::ORIGIN;
         }
-        let due = next(seat.sent, span);
+        let due = next(node.sent, span);
         // When the holder's lease ends nobody may be there to pass the vote on (L2), and whoever is ahead may
         // be as dead as the holder (F3).
-        let expiry = seat.place.as_ref().and_then(|place| place.holder_until);
+        let expiry = node.place.as_ref().and_then(|place| place.holder_until);
         expiry.map_or(due, |until| {
-            let at_once = seat
+            let at_once = node
                 .ended
                 .plus(self.config.head_poll().min(SHORTEST_EXPIRY));
             due.min(until.plus(Duration::from_millis(1)).max(at_once))
         })
     }
 
-    fn fence_due(&self, seat: &Seat) -> Time {
-        let missing = seat.fenced != Some(self.token);
-        if seat.urgent || seat.failure.is_none() && !seat.gone && missing {
+    fn fence_due(&self, node: &NodeState) -> Time {
+        let missing = node.fenced != Some(self.token);
+        if node.urgent || node.failure.is_none() && !node.gone && missing {
             return Time::ORIGIN;
         }
-        seat.ended.plus(self.retry(self.config.node_timeout))
+        node.ended.plus(self.retry(self.config.node_timeout))
     }
 
-    fn holder_due(&self, place: usize, seat: &Seat, now: Time) -> Option<Time> {
+    fn holder_due(&self, place: usize, node: &NodeState, now: Time) -> Option<Time> {
         let renews = self.renewal != Renewal::Off;
-        let wished = self.is_open(self.extend_wish, seat.extended_stamp)
-            || self.is_open(self.check_wish, seat.ended_stamp);
-        let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
+        let wished = self.is_open(self.extend_wish, node.extended_stamp)
+            || self.is_open(self.check_wish, node.ended_stamp);
+        let lacks = node.vote.is_none() || !node.full_ttl || node.doubtful;
         let interval = self.interval(self.config.validity(self.ttl));
         if !renews && !wished && (!lacks || self.time_left(now) < SHORTEST_REPAIR) {
             return None;
         }
-        let retry = seat.ended.plus(self.retry(interval));
-        if seat.failure.is_some() {
+        let retry = node.ended.plus(self.retry(interval));
+        if node.failure.is_some() {
             return Some(retry);
         }
-        if seat.urgent || wished {
+        if node.urgent || wished {
             return AT_ONCE;
         }
         if !lacks {
-            return self.renewal_due(seat);
+            return self.renewal_due(node);
         }
-        if seat.in_line {
+        if node.in_line {
             // It hears of the vote by a push, which may be lost.
-            return Some(seat.ended.plus(self.config.head_poll().min(interval)));
+            return Some(node.ended.plus(self.config.head_poll().min(interval)));
         }
-        if seat.gone && !self.repairable(place, now) {
+        if node.gone && !self.repairable(place, now) {
             return Some(retry);
         }
         AT_ONCE
@@ -322,11 +324,11 @@ impl Claim {
 
     /// When a vote is to be renewed: it follows from what the vote has, counted from the send that it counts
     /// from. One that has more than is asked for now is prolonged by nothing yet, and not asked about at once again.
-    fn renewal_due(&self, seat: &Seat) -> Option<Time> {
-        let have = seat.vote?.until.since(seat.vote_sent);
+    fn renewal_due(&self, node: &NodeState) -> Option<Time> {
+        let have = node.vote?.until.since(node.vote_sent);
         let asked = self.config.validity(self.ttl);
-        let due = next(seat.vote_sent, self.interval(have));
-        Some(due.max(next(seat.extended_sent, self.interval(asked.min(have)))))
+        let due = next(node.vote_sent, self.interval(have));
+        Some(due.max(next(node.extended_sent, self.interval(asked.min(have)))))
     }
 
     /// How long after the send that it counts from a vote that has `have` is to be renewed.
@@ -345,15 +347,18 @@ impl Claim {
     }
 
     /// What is to be sent to a node now, and how long it may take.
-    fn what_to_send(&self, place: usize, now: Time) -> Option<(Send, Duration)> {
+    fn what_to_send(&self, place: usize, now: Time) -> Option<(Command, Duration)> {
         let config = &self.config;
         let (resource, id) = (self.resource.clone(), self.id.clone());
         Some(match self.phase {
-            Phase::Ended(_) | Phase::Aside => {
+            Phase::Ended(_) | Phase::Parked => {
                 let id = self.undone();
-                (Send::Release(Release { resource, id }), config.node_timeout)
+                (
+                    Command::Release(Release { resource, id }),
+                    config.node_timeout,
+                )
             }
-            Phase::Asking | Phase::Outside | Phase::Waiting => {
+            Phase::Asking | Phase::NoRoom | Phase::Waiting => {
                 // A keep-alive is about the waiter lease. Two of three of its parts may pass, so that a
                 // waiter whose lease is near the round trip still hears of its turn.
                 let timeout = match self.number {
@@ -367,7 +372,7 @@ impl Claim {
                     ttl: self.ttl,
                     room: self.room,
                 };
-                (Send::Enqueue(enqueue), timeout)
+                (Command::Enqueue(enqueue), timeout)
             }
             Phase::Fencing { .. } | Phase::Held => {
                 let ttl = self.ttl_to_ask(place, now);
@@ -379,7 +384,7 @@ impl Claim {
                     repair: !ttl.is_zero() && self.repairable(place, now),
                 };
                 let ttl = if ttl.is_zero() { self.ttl } else { ttl };
-                (Send::Extend(extend), config.timeout(ttl))
+                (Command::Extend(extend), config.timeout(ttl))
             }
             Phase::Granted { .. } => return None,
         })
@@ -389,13 +394,13 @@ impl Claim {
     /// it gets for as long as the others have it, also if the user has asked for less since: nothing shortens a
     /// lease. What is not renewed gets no more than that.
     fn ttl_to_ask(&self, place: usize, now: Time) -> Duration {
-        let Some(seat) = self.seats.get(place).filter(|_| self.phase == Phase::Held) else {
+        let Some(node) = self.nodes.get(place).filter(|_| self.phase == Phase::Held) else {
             return self.ttl;
         };
-        let wished = self.is_open(self.extend_wish, seat.extended_stamp);
+        let wished = self.is_open(self.extend_wish, node.extended_stamp);
         let renews = self.renewal != Renewal::Off;
-        let renewed = renews && self.renewal_due(seat).is_none_or(|due| due <= now);
-        let lacks = seat.vote.is_none() || !seat.full_ttl || seat.doubtful;
+        let renewed = renews && self.renewal_due(node).is_none_or(|due| due <= now);
+        let lacks = node.vote.is_none() || !node.full_ttl || node.doubtful;
         // An earlier wish may still be open on this node, and is not taken back by a smaller one.
         let least = if wished {
             self.ttl.max(self.wanted_until.since(now))
@@ -414,8 +419,8 @@ impl Claim {
     /// For how long the node that has the lease for longest has it. The quorum may have it for less so far, as the
     /// answers of those that were asked for all of it are still to come.
     fn longest_left(&self, now: Time) -> Duration {
-        let full = self.seats.iter().filter(|seat| seat.full_ttl);
-        let until = full.filter_map(|seat| Some(seat.vote?.until)).max();
+        let full = self.nodes.iter().filter(|node| node.full_ttl);
+        let until = full.filter_map(|node| Some(node.vote?.until)).max();
         until.map_or(self.longest, |until| until.since(now))
     }
 
@@ -431,15 +436,15 @@ impl Claim {
     /// Whether the vote may be taken again on a node that forgot it: only as long as the lease stands on
     /// a quorum without it, since a lease whose quorum is gone must not come back.
     pub(super) fn repairable(&self, place: usize, now: Time) -> bool {
-        let here = self.seats.get(place).is_some_and(|seat| seat.stands(now));
-        let standing = self.seats.iter().filter(|seat| seat.stands(now));
+        let here = self.nodes.get(place).is_some_and(|node| node.stands(now));
+        let standing = self.nodes.iter().filter(|node| node.stands(now));
         self.phase == Phase::Held && !here && standing.count() >= self.quorum.size()
     }
 
     /// Makes all nodes due at once, those that are being asked when they have answered.
     pub(crate) fn ask_all(&mut self) {
-        for seat in &mut self.seats {
-            seat.urgent = true;
+        for node in &mut self.nodes {
+            node.urgent = true;
         }
     }
 
@@ -452,14 +457,14 @@ impl Claim {
 
     /// Asks those nodes again that have not answered in the first round.
     pub(crate) fn ask_first_again(&mut self) {
-        if self.phase == Phase::Aside && self.number.is_none() {
+        if self.phase == Phase::Parked && self.number.is_none() {
             self.begin_anew();
         }
-        for seat in &mut self.seats {
-            if seat.number.is_none() && seat.crowd.is_none() {
-                seat.urgent = true;
+        for node in &mut self.nodes {
+            if node.number.is_none() && node.crowd.is_none() {
+                node.urgent = true;
                 // That it failed before is no verdict on this round.
-                seat.failure = None;
+                node.failure = None;
             }
         }
     }

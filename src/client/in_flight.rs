@@ -13,7 +13,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{claim::Urgency, time::Time};
+use crate::{request::Urgency, time::Time};
 
 /// How many questions may be under way to one node in each window, a batch more or less: enough to keep a server
 /// busy that is 50 ms away, few enough for it to answer well within a `node_timeout`.
@@ -33,7 +33,7 @@ const LATELY: Duration = Duration::from_secs(10);
 
 /// Who waits to ask each node, and how much is under way there.
 #[derive(Debug)]
-pub(crate) struct Pace(Vec<Lines>);
+pub(crate) struct InFlight(Vec<Lines>);
 
 #[derive(Debug)]
 struct Lines {
@@ -192,7 +192,7 @@ impl Lines {
     }
 }
 
-impl Pace {
+impl InFlight {
     pub(crate) fn of(nodes: usize) -> Self {
         Self((0..nodes).map(|_| Lines::new()).collect())
     }
@@ -254,14 +254,14 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_millis(100);
     const NOW: Time = Time::ORIGIN;
 
-    fn next(pace: &mut Pace) -> Option<(usize, Vec<u64>)> {
+    fn next(pace: &mut InFlight) -> Option<(usize, Vec<u64>)> {
         let (place, _, keys) = pace.next(|_| 2)?;
         Some((place, keys))
     }
 
     #[test]
     fn a_burst_is_sent_as_it_is_answered_and_no_node_waits_for_another() {
-        let mut pace = Pace::of(2);
+        let mut pace = InFlight::of(2);
         (0..4).for_each(|key| pace.push(0, Urgency::Ask, key));
         pace.push(1, Urgency::Ask, 9);
         assert_eq!(next(&mut pace), Some((0, vec![0, 1])));
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn l6_all_that_would_run_out_is_sent_within_seconds_however_late_the_answers() {
         const OF: Duration = Duration::from_millis(500);
-        let mut pace = Pace::of(1);
+        let mut pace = InFlight::of(1);
         // Now and then one comes soon, so the others are not taken for a longer way.
         for turn in 0..100 {
             pace.sent(0, Lane::Keeping, 1);
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn l6_what_would_run_out_comes_first_and_nothing_is_shut_out() {
-        let mut pace = Pace::of(1);
+        let mut pace = InFlight::of(1);
         for key in 0..4 {
             pace.push(0, Urgency::Ask, key);
             pace.push(0, Urgency::Release, 10 + key);

@@ -4,6 +4,11 @@
 //! starts it with the first request. It ends by itself when the last handle is gone and nothing is left to take
 //! back.
 
+pub(crate) mod in_flight;
+pub(crate) mod nodes;
+pub(crate) mod requests;
+pub(crate) mod ticker;
+
 use std::{
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
@@ -16,14 +21,13 @@ use tokio::{
 };
 
 use crate::{
-    claim::{Claim, Cx, End, Tally},
+    client::nodes::Nodes,
+    client::requests::{Entry, Requests},
     error::{ClientStopped, LockError, ReleaseError},
-    keepalive,
-    leavers::Leavers,
     node::Event,
-    nodes::Nodes,
+    request::{Cx, End, Request, Tally},
+    requeue::RequeueDetector,
     resource::Resource,
-    roll::{Enrolment, Roll},
     task, telemetry,
 };
 
@@ -31,8 +35,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) nodes: Arc<Nodes>,
-    pub(crate) roll: Arc<Roll>,
-    pub(crate) leavers: Leavers,
+    pub(crate) requests: Arc<Requests>,
+    pub(crate) leavers: RequeueDetector,
     /// What the nodes tell, until the task is there to hear it.
     unheard: Mutex<Option<mpsc::Receiver<(usize, Event)>>>,
 }
@@ -41,9 +45,9 @@ impl Client {
     pub(crate) fn new(nodes: Arc<Nodes>, events: mpsc::Receiver<(usize, Event)>) -> Self {
         telemetry::guarded(telemetry::meter::describe);
         let client = Self {
-            roll: Arc::new(Roll::new(nodes.clone())),
+            requests: Arc::new(Requests::new(nodes.clone())),
             nodes,
-            leavers: Leavers::default(),
+            leavers: RequeueDetector::default(),
             unheard: Mutex::new(Some(events)),
         };
         // Without a runtime it starts with the first request.
@@ -51,13 +55,13 @@ impl Client {
         client
     }
 
-    /// The claim of a new request; nothing is sent yet.
-    pub(crate) fn claim(
+    /// A new request; nothing is sent yet.
+    pub(crate) fn request(
         &self,
         resource: &str,
         ttl: Duration,
         room: Option<u64>,
-    ) -> Result<Claim, LockError> {
+    ) -> Result<Request, LockError> {
         if self.nodes.is_closed() {
             return Err(LockError::ShutDown);
         }
@@ -69,23 +73,23 @@ impl Client {
         let now = self.nodes.clock.now();
         let (id, quorum) = (self.nodes.holder_id(), self.nodes.quorum);
         let config = config.clone();
-        Ok(Claim::new(config, quorum, resource, id, ttl, room, now))
+        Ok(Request::new(config, quorum, resource, id, ttl, room, now))
     }
 
     /// Gives up what a request has, and waits until it is certain what the nodes say to that.
     ///
     /// Dropped half-way, it is given up all the same.
-    pub(crate) async fn release(&self, enrolment: &Enrolment) -> Result<Tally, ReleaseError> {
-        enrolment.update(|claim, cx| claim.end(End::Over, cx.now));
+    pub(crate) async fn release(&self, entry: &Entry) -> Result<Tally, ReleaseError> {
+        entry.update(|request, cx| request.end(End::Over, cx.now));
         loop {
-            let mut rung = pin!(enrolment.bell().wake.notified());
+            let mut rung = pin!(entry.bell().wake.notified());
             rung.as_mut().enable();
-            let look = |claim: &Claim, cx: Cx<'_>| (claim.tally(cx.now), claim.expires());
-            let (tally, expires) = enrolment.look(look);
+            let look = |request: &Request, cx: Cx<'_>| (request.tally(cx.now), request.expires());
+            let (tally, expires) = entry.look(look);
             if let Some(tally) = tally {
                 return Ok(tally);
             }
-            if let Some(cause) = self.roll.stopped() {
+            if let Some(cause) = self.requests.stopped() {
                 return Err(ReleaseError::Stopped(cause));
             }
             tokio::select! {
@@ -111,13 +115,13 @@ impl Client {
     /// Ends what waits, and returns when everything that was left is taken back.
     pub(crate) async fn shut_down(&self) {
         self.nodes.close();
-        self.roll.shut_down();
-        self.roll.idle().await;
+        self.requests.shut_down();
+        self.requests.idle().await;
     }
 
     /// Whether somebody serves the requests; starts that if it has not begun yet.
     pub(crate) fn start(&self) -> Result<(), ClientStopped> {
-        if let Some(cause) = self.roll.stopped() {
+        if let Some(cause) = self.requests.stopped() {
             return Err(cause);
         }
         let mut unheard = self.unheard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,7 +129,7 @@ impl Client {
             return Err(ClientStopped::NoRuntime);
         }
         if let Some(events) = unheard.take() {
-            task::spawn(keepalive::run(self.roll.clone(), events));
+            task::spawn(ticker::run(self.requests.clone(), events));
         }
         Ok(())
     }
@@ -148,7 +152,7 @@ pub(crate) async fn apart<T: Send + 'static>(
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.roll.close();
+        self.requests.close();
     }
 }
 
@@ -220,13 +224,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn c3_what_waits_its_turn_is_decided_on_when_it_is_sent() {
         let client = FifoRedlock::in_memory(1).client;
-        let claim = client.claim("r", TTL, None).unwrap();
-        let roll = Arc::new(Roll::new(client.nodes.clone()));
-        let enrolment = roll.enrol(claim);
-        let due = roll.take_due();
+        let request = client.request("r", TTL, None).unwrap();
+        let requests = Arc::new(Requests::new(client.nodes.clone()));
+        let entry = requests.add(request);
+        let due = requests.take_due();
         let key = due.first().map(|(key, _)| *key).unwrap();
-        enrolment.update(|claim, cx| claim.end(End::Over, cx.now));
-        assert!(roll.ask(&[key], 0).is_empty(), "nothing was ever sent");
+        entry.update(|request, cx| request.end(End::Over, cx.now));
+        assert!(requests.ask(&[key], 0).is_empty(), "nothing was ever sent");
     }
 
     #[test]

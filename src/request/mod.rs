@@ -1,16 +1,16 @@
-//! One request's claim to a resource: what is believed of it on each node, and what follows.
+//! The core: one request for a lock, what each node is believed to have of it, and what follows from that.
 //!
-//! A claim sends nothing and reads no clock. It is told what was answered and when, and says what to ask
-//! next and when; everything it asks is carried by the client's ticker (`keepalive`), so nothing on a node
-//! depends on whether its caller is polled. What it has to tell the log and the metrics it leaves in its
-//! [`News`], since a user's code may run there.
+//! A request sends nothing, locks nothing and reads no clock. Each step is given the time and what is known of the
+//! servers ([`Cx`]). The request is told what a node answered, and says which node to ask next, what, and when. The
+//! client's ticker carries all of that, so nothing on a node depends on whether a caller's future is polled. What
+//! the log and the metrics are to hear is left in the request's [`News`], since a user's code may run there.
 //!
 //! ```text
 //! Asking ──votes from a quorum──▶ Granted ──taken──▶ Held ──▶ Ended
 //!   │ ▲                            ▲  │ ▲ │
-//!   │ └─ Outside (no room)         │  │ │ └─counters differ, or short─▶ Fencing ─▶ Held
+//!   │ └─ NoRoom                     │  │ │ └─counters differ, or short─▶ Fencing ─▶ Held
 //!   └──ticket agreed──▶ Waiting ───┘  │ └────────────┐
-//!                          ▲          └─nobody took─▶ Aside ──polled──▶ Waiting
+//!                          ▲          └─nobody took─▶ Parked ──polled──▶ Waiting
 //! ```
 //!
 //! Rules. A vote counts only under the current holder id: giving votes back takes a new generation, and
@@ -18,7 +18,7 @@
 //! waiter on one of those nodes comes before it: then that one collects them all (L3). The ticket is
 //! the maximum over a quorum, and is written to every node that has another (F1).
 //!
-//! A claim that has ended or stands aside releases whatever was ever asked for, node by node (`undo`).
+//! A request that has ended or is parked releases whatever was ever asked for, node by node (`cleanup`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,14 +35,14 @@ use crate::{
 };
 
 mod ask;
-mod hear;
-mod hold;
-mod seat;
-mod undo;
+mod cleanup;
+mod lease;
+mod node_state;
+mod reply;
 
-pub(crate) use hold::Round;
-use seat::Seat;
-pub(crate) use undo::Tally;
+pub(crate) use cleanup::Tally;
+pub(crate) use lease::Round;
+use node_state::NodeState;
 
 /// Rounds that follow each other at once after a vote came without a quorum.
 const EAGER_ROUNDS: u8 = 3;
@@ -52,7 +52,7 @@ const MISSED_TURNS: u8 = 3;
 
 /// What one request is believed to have.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct Request {
     config: Arc<Config>,
     quorum: Quorum,
     resource: Arc<Resource>,
@@ -62,7 +62,7 @@ pub(crate) struct Claim {
     longest: Duration,
     room: Option<u64>,
     number: Option<u64>,
-    seats: Box<[Seat]>,
+    nodes: Box<[NodeState]>,
     phase: Phase,
     position: u64,
     /// When it was made.
@@ -119,13 +119,13 @@ pub(crate) enum Renewal {
     Every(Duration),
 }
 
-/// Where a claim stands.
+/// Where a request stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// The first round is under way.
     Asking,
     /// There was no room; asks again until there is.
-    Outside,
+    NoRoom,
     /// In line, with an agreed ticket.
     Waiting,
     /// Has the votes of a quorum; nobody took them yet.
@@ -133,14 +133,14 @@ pub(crate) enum Phase {
     /// Was taken; the fencing token and the full ttl are being written to a quorum.
     Fencing { since: Time, done: bool },
     /// Had something that nobody took in time. Keeps its number, but no place on any node (C4).
-    Aside,
+    Parked,
     /// A guard is out.
     Held,
     /// Nothing more happens.
     Ended(End),
 }
 
-/// How a claim ended.
+/// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Lost(LeaseLost),
@@ -153,7 +153,7 @@ pub(crate) enum End {
     ShutDown,
 }
 
-/// What became of a claim since it was last looked at.
+/// What became of a request since it was last looked at.
 #[derive(Debug, Default)]
 pub(crate) struct News {
     /// Whoever waits for it should look.
@@ -165,7 +165,7 @@ pub(crate) struct News {
 
 /// What to send to a node.
 #[derive(Clone, Debug)]
-pub(crate) enum Send {
+pub(crate) enum Command {
     Enqueue(Enqueue),
     Extend(Extend),
     Release(Release),
@@ -179,7 +179,7 @@ pub(crate) struct Question {
     pub(crate) timeout: Duration,
     /// The waiter lease.
     pub(crate) lease: Duration,
-    pub(crate) send: Send,
+    pub(crate) send: Command,
 }
 
 /// In which order questions are sent that wait for their turn.
@@ -195,7 +195,7 @@ pub(crate) enum Urgency {
     Release,
 }
 
-/// What taking a granted claim comes to.
+/// What taking a granted request comes to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Taken {
     /// The lease is there.
@@ -206,7 +206,7 @@ pub(crate) enum Taken {
     Ended(End),
 }
 
-impl Claim {
+impl Request {
     /// A new request. Nothing is sent before its questions are asked for.
     pub(crate) fn new(
         config: Arc<Config>,
@@ -219,7 +219,7 @@ impl Claim {
     ) -> Self {
         Self {
             id,
-            seats: (0..quorum.nodes()).map(|_| Seat::new()).collect(),
+            nodes: (0..quorum.nodes()).map(|_| NodeState::new()).collect(),
             config,
             quorum,
             resource,
@@ -290,8 +290,8 @@ impl Claim {
         match self.phase {
             // An attempt without waiting.
             _ if self.room == Some(0) => false,
-            Phase::Outside | Phase::Waiting => true,
-            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Aside => self.number.is_some(),
+            Phase::NoRoom | Phase::Waiting => true,
+            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Parked => self.number.is_some(),
             Phase::Asking | Phase::Held | Phase::Ended(_) => false,
         }
     }
@@ -319,19 +319,19 @@ impl Claim {
 
     /// What is left of the holder's lease, as last heard.
     pub(crate) fn holder_left(&self, now: Time) -> Option<Duration> {
-        let left = |seat: &Seat| {
-            seat.place
+        let left = |node: &NodeState| {
+            node.place
                 .as_ref()?
                 .holder_until
                 .map(|until| until.since(now))
         };
-        self.seats.iter().filter_map(left).max()
+        self.nodes.iter().filter_map(left).max()
     }
 
     /// How many waiters the nodes that had no room told of; as many as there is room for if none was
     /// asked.
     pub(crate) fn crowd(&self) -> u64 {
-        let told = self.seats.iter().filter_map(|seat| seat.crowd).max();
+        let told = self.nodes.iter().filter_map(|node| node.crowd).max();
         told.map(u64::from).or(self.room).unwrap_or(0)
     }
 
@@ -339,47 +339,47 @@ impl Claim {
     /// question that is under way is no failure.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, NodeError)> + '_ {
         let waits = self.phase == Phase::Asking && !self.is_cut_off();
-        let failure = move |(place, seat): (usize, &Seat)| {
-            let silent = seat.asked() && waits;
-            let error = seat.failure.as_deref().cloned();
+        let failure = move |(place, node): (usize, &NodeState)| {
+            let silent = node.asked() && waits;
+            let error = node.failure.as_deref().cloned();
             Some((place, error.or(silent.then_some(NodeError::TimedOut))?))
         };
-        self.seats.iter().enumerate().filter_map(failure)
+        self.nodes.iter().enumerate().filter_map(failure)
     }
 
     /// How many nodes have neither answered nor are among the [failures](Self::failures).
     pub(crate) fn open(&self) -> usize {
         let failed = self.failures().count();
         let answered =
-            |seat: &&Seat| !seat.asked() && seat.ended_stamp > 0 && seat.failure.is_none();
-        let answered = self.seats.iter().filter(answered).count();
-        self.seats.len().saturating_sub(failed + answered)
+            |node: &&NodeState| !node.asked() && node.ended_stamp > 0 && node.failure.is_none();
+        let answered = self.nodes.iter().filter(answered).count();
+        self.nodes.len().saturating_sub(failed + answered)
     }
 
     /// Whether it still waits for the answer to `question`.
     pub(crate) fn asks(&self, question: &Question) -> bool {
-        let seat = self.seats.get(question.place);
-        let waits = seat.is_some_and(|seat| seat.waits_for(question.stamp));
+        let node = self.nodes.get(question.place);
+        let waits = node.is_some_and(|node| node.waits_for(question.stamp));
         let ended = matches!(self.phase, Phase::Ended(_));
-        waits && (!ended || matches!(question.send, Send::Release(_)))
+        waits && (!ended || matches!(question.send, Command::Release(_)))
     }
 
     /// Whether some node is still to be asked, or to answer.
     pub(crate) fn is_asking(&self) -> bool {
-        let open = |seat: &Seat| seat.asked() || seat.queued.is_some() || seat.urgent;
-        self.seats.iter().any(open)
+        let open = |node: &NodeState| node.asked() || node.queued.is_some() || node.urgent;
+        self.nodes.iter().any(open)
     }
 
     /// Whether it asks for room in the line until there is some.
     pub(crate) fn waits_for_room(&self) -> bool {
-        self.phase == Phase::Outside && self.room != Some(0)
+        self.phase == Phase::NoRoom && self.room != Some(0)
     }
 
     /// Whether the first round has come to nothing: too many nodes failed to make a quorum.
     pub(crate) fn is_hopeless(&self) -> bool {
         match self.phase {
             Phase::Asking => !self.is_asking() || self.is_cut_off(),
-            Phase::Aside => self.number.is_none(),
+            Phase::Parked => self.number.is_none(),
             _ => false,
         }
     }
@@ -391,8 +391,8 @@ impl Claim {
     }
 
     pub(crate) fn is_recorded(&self) -> bool {
-        let recorded = |seat: &&Seat| seat.number.is_some() && seat.number == self.number;
-        self.seats.iter().filter(recorded).count() >= self.quorum.size()
+        let recorded = |node: &&NodeState| node.number.is_some() && node.number == self.number;
+        self.nodes.iter().filter(recorded).count() >= self.quorum.size()
     }
 
     /// What whoever waits looks for: a change of it is worth a look.
@@ -402,18 +402,18 @@ impl Claim {
 
     /// Whether too many nodes failed to answer their last question to make a quorum.
     pub(crate) fn is_cut_off(&self) -> bool {
-        let failed = self.seats.iter().filter(|seat| seat.failure.is_some());
+        let failed = self.nodes.iter().filter(|node| node.failure.is_some());
         !self.quorum.possible_without(failed.count())
     }
 
     /// Whether a quorum of nodes whose votes count has answered.
     pub(crate) fn is_answered(&self, cx: Cx<'_>) -> bool {
         let now = cx.now;
-        let answered = |seat: &&Seat| {
-            let answered = seat.ended_stamp > 0 && seat.failure.is_none();
-            answered && cx.servers.grace_left(seat.up_since, now).is_zero()
+        let answered = |node: &&NodeState| {
+            let answered = node.ended_stamp > 0 && node.failure.is_none();
+            answered && cx.servers.grace_left(node.up_since, now).is_zero()
         };
-        self.seats.iter().filter(answered).count() >= self.quorum.size()
+        self.nodes.iter().filter(answered).count() >= self.quorum.size()
     }
 
     /// Whether enough nodes voted, but too many of them restarted too recently.

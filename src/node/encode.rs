@@ -103,7 +103,7 @@ pub(super) struct Header {
 }
 
 /// A command and how its answer is read.
-pub(super) struct Request<T> {
+pub(super) struct Encoded<T> {
     pub(super) cmd: Cmd,
     /// How many answers it asks for.
     pub(super) asked: Asked,
@@ -121,7 +121,7 @@ pub(super) enum Asked {
     Open,
 }
 
-impl Request<Vec<Standing>> {
+impl Encoded<Vec<Standing>> {
     pub(super) fn enqueue(shas: &Shas, header: Header, batch: &[Enqueue]) -> Self {
         let resources = batch.iter().map(|ask| &*ask.resource);
         let mut cmd = start(
@@ -146,7 +146,7 @@ impl Request<Vec<Standing>> {
     }
 }
 
-impl Request<Vec<Extended>> {
+impl Encoded<Vec<Extended>> {
     pub(super) fn extend(shas: &Shas, header: Header, batch: &[Extend]) -> Self {
         let resources = batch.iter().map(|ask| &*ask.resource);
         let mut cmd = start(shas, Script::Extend, header, resources, 5 + 4 * batch.len());
@@ -164,7 +164,7 @@ impl Request<Vec<Extended>> {
     }
 }
 
-impl Request<Vec<Released>> {
+impl Encoded<Vec<Released>> {
     pub(super) fn release(shas: &Shas, header: Header, batch: &[Release]) -> Self {
         // What takes away harms nobody at any time.
         let header = Header {
@@ -186,7 +186,7 @@ impl Request<Vec<Released>> {
     }
 }
 
-impl Request<Report> {
+impl Encoded<Report> {
     pub(super) fn inspect(shas: &Shas, resource: &Resource) -> Self {
         let keys = resource.keys();
         let mut cmd = shas.run(Script::Inspect, keys.into_iter(), keys.len(), 1);
@@ -237,7 +237,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        holder::{HolderId, Signature},
+        holder::{ClientId, HolderId},
         rng::Rng,
     };
 
@@ -266,7 +266,7 @@ mod tests {
     fn enqueue(name: &str, number: Option<u64>, room: Option<u64>) -> Enqueue {
         Enqueue {
             resource: Arc::new(Resource::new("", name).expect("valid")),
-            id: HolderId::new(Rng, &Signature::new(Rng, "me", true), 7),
+            id: HolderId::new(Rng, &ClientId::new(Rng, "me", true), 7),
             number,
             ttl: Duration::from_micros(1500),
             room,
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn a_batch_is_one_command_with_a_group_a_request() {
         let batch = [enqueue("a", None, Some(3)), enqueue("b", Some(9), None)];
-        let request = Request::enqueue(&shas(), HEADER, &batch);
+        let request = Encoded::enqueue(&shas(), HEADER, &batch);
         let words = words(&request.cmd);
         assert_eq!(words[..3], ["EVALSHA", "en", "8"]);
         assert_eq!(words[3..7], batch[0].resource.keys()[..]);
@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn a_release_has_no_deadline() {
         let Enqueue { resource, id, .. } = enqueue("a", None, None);
-        let request = Request::release(&shas(), HEADER, &[Release { resource, id }]);
+        let request = Encoded::release(&shas(), HEADER, &[Release { resource, id }]);
         assert_eq!(
             words(&request.cmd)[7..13],
             ["0", "12", "13", "14", "15", "16"]

@@ -1,21 +1,22 @@
-//! What a claim is told: answers, pushes, new connections; and what follows while no lease is held.
+//! What a request is told: answers, pushes, new connections; and what follows while no lease is held.
 
 use std::cmp::Reverse;
 
 use crate::{
-    claim::{
-        Claim, Cx, EAGER_ROUNDS, End, MISSED_TURNS, Phase, Question, Send, is_later, seat::Seat,
-    },
     error::NodeError,
     event::What,
     message::{Answer, Extend, Extended, Released, Standing},
     quorum::Vote,
+    request::{
+        Command, Cx, EAGER_ROUNDS, End, MISSED_TURNS, Phase, Question, Request, is_later,
+        node_state::NodeState,
+    },
     time::Time,
 };
 
-impl Claim {
+impl Request {
     /// An enqueue was answered.
-    pub(crate) fn hear_standing(
+    pub(crate) fn on_enqueued(
         &mut self,
         question: &Question,
         cx: Cx<'_>,
@@ -31,16 +32,16 @@ impl Claim {
             ..
         } = *question;
         let asked = match &question.send {
-            Send::Enqueue(enqueue) => enqueue.number,
-            Send::Extend(_) | Send::Release(_) => return,
+            Command::Enqueue(enqueue) => enqueue.number,
+            Command::Extend(_) | Command::Release(_) => return,
         };
         self.check(now);
         let was_settled = self.is_settled();
         let outcome = self.unless_overtaken(place, outcome, cx);
-        let Some(seat) = self.seats.get_mut(place) else {
+        let Some(node) = self.nodes.get_mut(place) else {
             return;
         };
-        if !seat.answers(stamp, now, was_sent(&outcome)) {
+        if !node.answers(stamp, now, was_sent(&outcome)) {
             return;
         }
         let mut step = None;
@@ -49,10 +50,10 @@ impl Claim {
                 if answer.value.contradicts(asked)
                     || !cx.servers.is_plausible(answer.value.counter(), now) =>
             {
-                seat.fail(NodeError::Garbled);
+                node.fail(NodeError::Garbled);
             }
             Ok(answer) => {
-                let first_vote = seat.vote.is_none();
+                let first_vote = node.vote.is_none();
                 if matches!(answer.value, Standing::Granted { .. }) {
                     step = match self.phase {
                         Phase::Ended(_) => Some("a vote came after the end"),
@@ -62,17 +63,17 @@ impl Claim {
                         _ => None,
                     };
                 }
-                if seat.hear(now, longest, asked, &answer, lease, factor) {
+                if node.hear(now, longest, asked, &answer, lease, factor) {
                     step = Some("a push came before its answer");
                 }
-                if first_vote && seat.vote.is_some() {
+                if first_vote && node.vote.is_some() {
                     self.eager = EAGER_ROUNDS;
                     self.vote_stamp = self.stamps;
                 }
             }
             Err(error) => {
                 let missed = error == NodeError::TimedOut;
-                seat.fail(error);
+                node.fail(error);
                 if missed && question.timeout < self.config.node_timeout {
                     self.note_miss(place, question);
                 }
@@ -89,7 +90,7 @@ impl Claim {
     }
 
     /// An extend was answered.
-    pub(crate) fn hear_extended(
+    pub(crate) fn on_extended(
         &mut self,
         question: &Question,
         cx: Cx<'_>,
@@ -98,7 +99,7 @@ impl Claim {
         let now = cx.now;
         let factor = self.config.clock_drift_factor;
         let place = question.place;
-        let Send::Extend(Extend {
+        let Command::Extend(Extend {
             ttl, repair, token, ..
         }) = question.send
         else {
@@ -107,24 +108,24 @@ impl Claim {
         // What comes when the lease has ended does not bring it back.
         self.check(now);
         let outcome = self.unless_overtaken(place, outcome, cx);
-        let Some(seat) = self.seats.get_mut(place) else {
+        let Some(node) = self.nodes.get_mut(place) else {
             return;
         };
-        if !seat.answers(question.stamp, now, was_sent(&outcome)) {
+        if !node.answers(question.stamp, now, was_sent(&outcome)) {
             return;
         }
-        let had = seat.vote.is_some() && !seat.gone;
+        let had = node.vote.is_some() && !node.gone;
         match outcome {
             // A repair is never refused. A node that does would be asked again as fast as it answers.
             Ok(answer) if repair && answer.value == Extended::Gone => {
-                seat.fail(NodeError::Garbled);
+                node.fail(NodeError::Garbled);
             }
             Ok(answer) => {
-                seat.hear_extended(&answer, ttl, token, factor);
+                node.on_extended(&answer, ttl, token, factor);
             }
-            Err(error) => seat.fail(error),
+            Err(error) => node.fail(error),
         }
-        let found_gone = seat.gone && had;
+        let found_gone = node.gone && had;
         self.hear_while_ending();
         match self.phase {
             Phase::Fencing { done: false, .. } if self.fenced_majority(cx).is_some() => {
@@ -148,16 +149,16 @@ impl Claim {
     }
 
     /// A release was answered.
-    pub(crate) fn hear_released(
+    pub(crate) fn on_released(
         &mut self,
         question: &Question,
         cx: Cx<'_>,
         outcome: Result<Answer<Released>, NodeError>,
     ) {
-        let Some(seat) = self.seats.get_mut(question.place) else {
+        let Some(node) = self.nodes.get_mut(question.place) else {
             return;
         };
-        if seat.hear_released(question.stamp, cx.now, outcome) {
+        if node.on_released(question.stamp, cx.now, outcome) {
             self.news.wake = true;
         }
     }
@@ -182,57 +183,50 @@ impl Claim {
     /// they are taken for proof that the lease stands, or one after the other would be put back on the
     /// word of those not asked yet, and a lease come back whose quorum was gone.
     fn spread_doubt(&mut self, place: usize) {
-        let others = self.seats.iter_mut().enumerate();
-        for (_, seat) in others.filter(|(other, _)| *other != place) {
-            seat.doubt();
+        let others = self.nodes.iter_mut().enumerate();
+        for (_, node) in others.filter(|(other, _)| *other != place) {
+            node.doubt();
         }
     }
 
     /// A waiter lease may be too short for the way to the nodes.
     fn note_miss(&mut self, place: usize, question: &Question) {
-        let Some(seat) = self.seats.get_mut(place) else {
+        let Some(node) = self.nodes.get_mut(place) else {
             return;
         };
-        seat.misses = seat.misses.saturating_add(1);
-        if seat.misses == EAGER_ROUNDS + 1 {
+        node.misses = node.misses.saturating_add(1);
+        if node.misses == EAGER_ROUNDS + 1 {
             let (waited, lease) = (question.timeout, question.lease);
             self.tell(What::TooSlow { waited, lease });
         }
     }
 
     /// A node told of a vote.
-    pub(crate) fn hear_push(
-        &mut self,
-        place: usize,
-        id: &str,
-        lease_end: u64,
-        seq: u64,
-        cx: Cx<'_>,
-    ) {
+    pub(crate) fn on_push(&mut self, place: usize, id: &str, lease_end: u64, seq: u64, cx: Cx<'_>) {
         let now = cx.now;
         let factor = self.config.clock_drift_factor;
         if **self.id.text() != *id {
             return;
         }
         self.check(now);
-        let Some(seat) = self.seats.get_mut(place) else {
+        let Some(node) = self.nodes.get_mut(place) else {
             return;
         };
         if lease_end == 0 {
             // It should look: somebody ahead may be dead, or a holder wants the vote back.
-            seat.urgent = true;
+            node.urgent = true;
             return;
         }
         let plausible = cx.servers.is_plausible(seq, now);
-        if !plausible || !seat.hear_push(lease_end, seq, factor) {
+        if !plausible || !node.on_push(lease_end, seq, factor) {
             // Grown from a waiter lease that this client did not hear of, or no longer: only the node
             // knows whether the vote still stands.
-            seat.urgent = true;
+            node.urgent = true;
             self.trace("a push matches no known lease");
             return;
         }
         self.vote_stamp = self.stamps;
-        if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
+        if !matches!(self.phase, Phase::Asking | Phase::NoRoom | Phase::Waiting) {
             // The vote counts from here on; a holder makes it a full ttl at once.
             self.trace("a push came after the verdict");
             return;
@@ -241,7 +235,7 @@ impl Claim {
     }
 
     /// A new connection to a node: what was believed of it is unknown.
-    pub(crate) fn hear_up(&mut self, place: usize) {
+    pub(crate) fn on_reconnect(&mut self, place: usize) {
         if self.phase == Phase::Asking {
             // The first round hears of a broken connection by itself.
             return;
@@ -250,10 +244,10 @@ impl Claim {
             self.phase,
             Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held
         );
-        let Some(seat) = self.seats.get_mut(place) else {
+        let Some(node) = self.nodes.get_mut(place) else {
             return;
         };
-        seat.forget(counted);
+        node.forget(counted);
         if counted {
             self.trace("a new connection puts a counted vote in doubt");
         }
@@ -267,7 +261,7 @@ impl Claim {
     /// Draws the conclusion of what is known while no lease is held.
     pub(super) fn weigh(&mut self, cx: Cx<'_>) {
         let now = cx.now;
-        if !matches!(self.phase, Phase::Asking | Phase::Outside | Phase::Waiting) {
+        if !matches!(self.phase, Phase::Asking | Phase::NoRoom | Phase::Waiting) {
             return;
         }
         if self.majority(cx).is_some() {
@@ -278,9 +272,9 @@ impl Claim {
             return;
         }
         if self
-            .seats
+            .nodes
             .iter()
-            .any(|seat| seat.vote.is_some() && seat.outranked)
+            .any(|node| node.vote.is_some() && node.outranked)
             && self.may_give_back(now)
         {
             self.give_back();
@@ -303,14 +297,14 @@ impl Claim {
     /// Whether a quorum gives its votes, but they have ended by the time of the answers, and those still to come make
     /// none without them: the way is too long for so short a lease.
     fn hears_too_late(&self, now: Time) -> bool {
-        let has = |seat: &&Seat| {
-            let stands = |vote: Vote| seat.dead_on_arrival || vote.until > now;
-            seat.vote.is_some_and(stands)
+        let has = |node: &&NodeState| {
+            let stands = |vote: Vote| node.dead_on_arrival || vote.until > now;
+            node.vote.is_some_and(stands)
         };
-        let has = self.seats.iter().filter(has).count();
-        let late = self.seats.iter().filter(|seat| {
-            let late = seat.vote.is_some() && seat.dead_on_arrival;
-            late || seat.failure.is_some()
+        let has = self.nodes.iter().filter(has).count();
+        let late = self.nodes.iter().filter(|node| {
+            let late = node.vote.is_some() && node.dead_on_arrival;
+            late || node.failure.is_some()
         });
         let over = !self.is_asking() || !self.quorum.possible_without(late.count());
         over && has >= self.quorum.size() && self.majority_of(now, |_| true).is_none()
@@ -320,12 +314,12 @@ impl Claim {
     /// has on a minority is in everybody's way.
     fn end_attempt(&mut self, cx: Cx<'_>) {
         let now = cx.now;
-        let refused = matches!(self.phase, Phase::Outside | Phase::Waiting);
+        let refused = matches!(self.phase, Phase::NoRoom | Phase::Waiting);
         if self.room != Some(0) || !refused {
             return;
         }
         let over = !self.is_asking();
-        if self.is_answered(cx) && (over || self.phase == Phase::Outside) {
+        if self.is_answered(cx) && (over || self.phase == Phase::NoRoom) {
             self.end(End::NotFree, now);
         } else if over || self.is_cut_off() {
             self.end(End::Unanswered, now);
@@ -335,14 +329,14 @@ impl Claim {
     /// The ticket: the maximum over a quorum of the numbers, once that many have come.
     fn agree(&mut self, now: Time) {
         if self.number.is_none() {
-            let proposals = self.seats.iter().filter_map(|seat| seat.number);
+            let proposals = self.nodes.iter().filter_map(|node| node.number);
             let quorum = self.quorum;
             let numbered = proposals.clone().count();
             if numbered < quorum.size() {
                 let full = self
-                    .seats
+                    .nodes
                     .iter()
-                    .filter(|seat| seat.crowd.is_some())
+                    .filter(|node| node.crowd.is_some())
                     .count();
                 let told = full > 0 && !self.is_asking() && numbered + full >= quorum.size();
                 if self.phase == Phase::Asking && (told || !quorum.possible_without(full)) {
@@ -376,12 +370,12 @@ impl Claim {
     /// There is no room: asks again until there is.
     fn stand_outside(&mut self) {
         self.trace("no room in the line");
-        self.phase = Phase::Outside;
+        self.phase = Phase::NoRoom;
         self.news.wake = true;
     }
 
     fn move_up(&mut self, now: Time) {
-        let ahead = self.seats.iter().filter_map(Seat::ahead);
+        let ahead = self.nodes.iter().filter_map(NodeState::ahead);
         let agreed = self.quorum.weakest(ahead.clone().map(Reverse));
         let Some(position) = agreed.map(|Reverse(ahead)| ahead).or(ahead.max()) else {
             return;
@@ -396,7 +390,7 @@ impl Claim {
     /// With some votes, but no quorum: whoever comes first must be found out by asking, a few times in
     /// a row; a round is over when nothing is under way.
     fn hurry(&mut self) {
-        let split = self.seats.iter().any(|seat| seat.vote.is_some());
+        let split = self.nodes.iter().any(|node| node.vote.is_some());
         if split && self.eager > 0 && self.phase == Phase::Waiting && !self.is_asking() {
             self.trace("some votes and no quorum, asking again");
             self.eager -= 1;
@@ -407,10 +401,10 @@ impl Claim {
     /// Without a place in line a vote is in everybody's way: it is given back with the next question, once all
     /// nodes have been asked after it came.
     fn stay_outside(&mut self, now: Time) {
-        let votes = self.seats.iter().any(|seat| seat.vote.is_some());
+        let votes = self.nodes.iter().any(|node| node.vote.is_some());
         let round = self.vote_stamp;
-        let over = |seat: &Seat| is_later(seat.ended_stamp, round);
-        let outside = self.phase == Phase::Outside && votes && self.seats.iter().all(over);
+        let over = |node: &NodeState| is_later(node.ended_stamp, round);
+        let outside = self.phase == Phase::NoRoom && votes && self.nodes.iter().all(over);
         if outside && self.may_give_back(now) {
             self.trace("no place in the line, giving a vote back");
             self.next_generation();
@@ -464,16 +458,16 @@ impl Claim {
 
     /// What was granted at once had no ticket yet; from now on its first counters are its number.
     pub(super) fn keep_number(&mut self) {
-        let numbers = self.seats.iter().filter_map(|seat| seat.number);
+        let numbers = self.nodes.iter().filter_map(|node| node.number);
         self.number = self.number.or(numbers.max());
     }
 
     pub(super) fn next_generation(&mut self) {
         self.id = self.id.next();
-        for seat in &mut self.seats {
-            seat.forget(false);
-            seat.number = None;
-            seat.resume();
+        for node in &mut self.nodes {
+            node.forget(false);
+            node.number = None;
+            node.resume();
         }
     }
 }

@@ -18,7 +18,7 @@ const MANY: u32 = 5;
 
 /// Those who left last, the latest at the end.
 #[derive(Debug, Default)]
-pub(crate) struct Leavers(Mutex<VecDeque<Leaver>>);
+pub(crate) struct RequeueDetector(Mutex<VecDeque<Leaver>>);
 
 #[derive(Debug)]
 struct Leaver {
@@ -34,7 +34,7 @@ impl Leaver {
     }
 }
 
-impl Leavers {
+impl RequeueDetector {
     /// The task that runs now.
     pub(crate) fn task() -> Option<Id> {
         tokio::task::try_id()
@@ -76,14 +76,14 @@ mod tests {
 
     #[test]
     fn the_fifth_time_in_a_row_is_told_and_then_each_doubling() {
-        let leavers = Leavers::default();
+        let leavers = RequeueDetector::default();
         let told = (0..45).filter_map(|_| leavers.left(None, "a"));
         assert_eq!(told.collect::<Vec<_>>(), [5, 10, 20, 40]);
     }
 
     #[test]
     fn whoever_is_served_in_between_does_nothing_wrong() {
-        let leavers = Leavers::default();
+        let leavers = RequeueDetector::default();
         for _ in 0..20 {
             for _ in 0..4 {
                 assert_eq!(leavers.left(None, "a"), None);
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn only_the_last_few_are_remembered() {
-        let leavers = Leavers::default();
+        let leavers = RequeueDetector::default();
         for place in 0..1000 {
             leavers.left(None, &place.to_string());
         }

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     error::{LockError, NoQuorum, NodeError, NodeFailure},
     event::Tell,
-    holder::{HolderId, Signature},
+    holder::{ClientId, HolderId},
     message::Terms,
     node::Node,
     quorum::Quorum,
@@ -44,7 +44,7 @@ pub(crate) struct Nodes {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Clock,
     rng: Rng,
-    signature: Signature,
+    signature: ClientId,
     pub(crate) limits: Limits,
     warned_of_ttl: AtomicBool,
     closed: AtomicBool,
@@ -56,7 +56,7 @@ impl Nodes {
         config: Arc<Config>,
         clock: Clock,
         rng: Rng,
-        signature: Signature,
+        signature: ClientId,
     ) -> Self {
         Self {
             quorum: Quorum::of(list.len()),
