@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{ArgumentError, BuildError},
-    validity::drift,
+    validity::{drift, undrifted},
 };
 
 /// The longest ttl: about 68 years, far below what overflows a server's clock in milliseconds.
@@ -205,6 +205,11 @@ impl Config {
     /// For how long a lease of `ttl` can be trusted from the send of its request.
     pub(crate) fn validity(&self, ttl: Duration) -> Duration {
         ttl.saturating_sub(drift(ttl, self.clock_drift_factor))
+    }
+
+    /// The ttl of a lease that can be trusted for `validity`.
+    pub(crate) fn ttl_of(&self, validity: Duration) -> Duration {
+        undrifted(validity, self.clock_drift_factor)
     }
 
     /// For how long a node that restarted gives no vote: the leases that it may have forgotten last for longer by a

@@ -164,7 +164,8 @@ impl NoQuorum {
         self.answered
     }
 
-    /// The others, each with its cause.
+    /// The nodes that failed so far, each with its cause. Of the others that did not answer, the answer was not waited
+    /// for any more, since they could not have made a quorum.
     pub fn failures(&self) -> &[NodeFailure] {
         &self.failures
     }

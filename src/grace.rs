@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::{message::Era, time::Time};
 
-/// Starts that seem to lie this close together are one deployment. Uptime is counted in whole seconds, so each may
-/// seem up to two seconds later than it was: in truth they are less than five seconds apart.
-const TOGETHER: Duration = Duration::from_secs(3);
+/// Starts that surely lie this close together are one deployment. Uptime is counted in whole seconds, and told by an
+/// answer that takes its time: so these are as much less apart as that leaves open.
+const TOGETHER: Duration = Duration::from_secs(5);
 
 /// What is known of the starts of a client's nodes.
 #[derive(Debug)]
@@ -19,8 +19,16 @@ pub(crate) struct Grace {
     period: Duration,
     /// Whether nodes that started together are in grace, too.
     cold: bool,
-    /// When each node started, if it was ever reached, and which connection told of that.
-    starts: Vec<Option<(u64, Time)>>,
+    /// What the last connection to each node has told of its start, if it was ever reached.
+    starts: Vec<Option<Start>>,
+}
+
+/// Between which moments a node started.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    epoch: u64,
+    earliest: Time,
+    latest: Time,
 }
 
 impl Grace {
@@ -37,9 +45,13 @@ impl Grace {
     /// started together where others did not. An earlier connection than the last is no news.
     pub(crate) fn learn(&mut self, place: usize, era: &Era) {
         if let Some(start) = self.starts.get_mut(place)
-            && start.is_none_or(|(epoch, _)| epoch <= era.epoch)
+            && start.is_none_or(|known| known.epoch <= era.epoch)
         {
-            *start = Some((era.epoch, era.up_since));
+            *start = Some(Start {
+                epoch: era.epoch,
+                earliest: era.up_before,
+                latest: era.up_since,
+            });
         }
     }
 
@@ -50,9 +62,10 @@ impl Grace {
         if left.is_zero() || self.cold {
             return left;
         }
-        let reached = || self.starts.iter().flatten().map(|(_, start)| *start);
-        let first = reached().min().unwrap_or(up_since);
-        let last = reached().max().unwrap_or(up_since);
+        let reached = || self.starts.iter().flatten();
+        let first = reached().map(|start| start.earliest).min();
+        let last = reached().map(|start| start.latest).max();
+        let (first, last) = (first.unwrap_or(up_since), last.unwrap_or(up_since));
         if last.since(first) <= TOGETHER {
             Duration::ZERO
         } else {
@@ -76,6 +89,7 @@ mod tests {
             epoch,
             run: 1,
             up_since,
+            up_before: up_since.minus(Duration::from_secs(2)),
             clock_offset: 0,
             pushes: true,
         }

@@ -64,6 +64,8 @@ pub(crate) struct Era {
     pub(crate) run: u64,
     /// When the server started, as the client's clock has it; never earlier than it really was.
     pub(crate) up_since: Time,
+    /// The same, and never later than it really was.
+    pub(crate) up_before: Time,
     /// The server's clock, in microseconds, at the origin of the client's.
     pub(crate) clock_offset: i64,
     /// Whether the node tells this client of votes; else it must be polled.

@@ -85,21 +85,13 @@ impl Place {
             WaitPolicy::Until(deadline) => Some(deadline),
             WaitPolicy::WhileMoving(_) => None,
         };
-        // A round ends by itself, unless the client's runtime is blocked.
-        let overdue = |now: Time| match patience {
-            WaitPolicy::WhileMoving(Some(span)) => {
-                Some(now.plus(span).plus(client.nodes.config.node_timeout))
-            }
-            _ => deadline,
-        };
         for round in 1..=client.nodes.config.retry_count {
             if round > 1 {
                 place.change(|request, _| request.ask_first_again());
             }
             let has_verdict =
                 |request: &Request| request.phase() != Phase::Asking || request.is_hopeless();
-            let overdue = overdue(client.nodes.clock.now());
-            if !place.until(has_verdict, overdue).await? {
+            if !place.first_round(has_verdict, patience).await? {
                 return Err(place.give_up());
             }
             if !place.look(|request, _| request.is_hopeless())
@@ -124,6 +116,28 @@ impl Place {
             Phase::Ended(End::ShutDown) => Err(LockError::ShutDown),
             _ if place.look(|request, _| request.is_hopeless()) => Err(place.no_quorum()),
             _ => Ok(place),
+        }
+    }
+
+    /// Waits for the verdict of a round, but no longer than the patience. A round ends by itself as long as the client's
+    /// runtime serves it, however long its questions wait for their turn.
+    async fn first_round(
+        &self,
+        has_verdict: impl Fn(&Request) -> bool,
+        patience: WaitPolicy,
+    ) -> Result<bool, LockError> {
+        let WaitPolicy::WhileMoving(span) = patience else {
+            return self.until(has_verdict, self.deadline(patience)).await;
+        };
+        loop {
+            let start = self.client.nodes.clock.now();
+            let limit = span.map(|span| start.plus(span));
+            if self.until(&has_verdict, limit).await? {
+                return Ok(true);
+            }
+            if !self.client.requests.is_served_since(start) {
+                return Ok(false);
+            }
         }
     }
 

@@ -16,6 +16,11 @@ pub(crate) fn drift(ttl: Duration, factor: f64) -> Duration {
     ttl.mul_f64(factor).saturating_add(GRANULARITY)
 }
 
+/// The ttl of which that much is left when the drift is taken off.
+pub(crate) fn undrifted(validity: Duration, factor: f64) -> Duration {
+    validity.saturating_add(GRANULARITY).div_f64(1.0 - factor)
+}
+
 /// Until when a lease of `ttl` that was requested at `sent` may be trusted.
 pub(crate) fn valid_until(sent: Time, ttl: Duration, factor: f64) -> Time {
     sent.plus(ttl.saturating_sub(drift(ttl, factor)))
@@ -31,6 +36,15 @@ mod tests {
             drift(Duration::from_secs(10), 0.01),
             Duration::from_millis(102)
         );
+    }
+
+    #[test]
+    fn a_ttl_is_what_its_validity_was_taken_from() {
+        for factor in [0.0, 0.01, 0.5] {
+            let ttl = Duration::from_millis(9000);
+            let back = undrifted(ttl - drift(ttl, factor), factor);
+            assert!(back.abs_diff(ttl) < Duration::from_micros(1), "{back:?}");
+        }
     }
 
     #[test]

@@ -63,6 +63,8 @@ struct State {
     /// one by one, so they get in in order.
     outside: HashMap<String, BTreeSet<u64>>,
     arrivals: u64,
+    /// When the ticker looked for what is due.
+    ticked: Time,
     /// Until when the ticker sleeps; `None` while it is awake or has nothing to wait for.
     asleep_until: Option<Time>,
     closed: bool,
@@ -370,7 +372,7 @@ impl Requests {
     /// due at once; nothing when none is left.
     pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(usize, Urgency)>)> {
         let (mut state, now, mut after) = self.changing();
-        state.asleep_until = None;
+        (state.ticked, state.asleep_until) = (now, None);
         let mut taken = Vec::new();
         while taken.len() < AT_ONCE {
             let first = state.due.first().copied();
@@ -417,6 +419,11 @@ impl Requests {
             self.carry_out(after);
         }
         changed
+    }
+
+    /// Whether the ticker has looked for what is due since then.
+    pub(crate) fn is_served_since(&self, since: Time) -> bool {
+        self.state().ticked >= since
     }
 
     /// The request with this uuid.
@@ -474,6 +481,7 @@ impl State {
             due: BTreeSet::new(),
             outside: HashMap::new(),
             arrivals: 0,
+            ticked: Time::ORIGIN,
             asleep_until: None,
             closed: false,
             shut_down: false,

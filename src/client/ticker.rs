@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered}
 use tokio::sync::mpsc;
 
 use crate::{
-    client::in_flight::{InFlight, Lane},
+    client::in_flight::{InFlight, Lane, Took},
     client::nodes::Nodes,
     client::requests::Requests,
     error::{ClientStopped, NodeError},
@@ -71,7 +71,7 @@ async fn serve(requests: &Arc<Requests>, mut events: mpsc::Receiver<(usize, Even
         collect(requests, &mut pace);
         let now = nodes.clock.now();
         let limit = |place: usize| nodes.list.get(place).map_or(1, |node| node.batch_limit());
-        while let Some((place, lane, keys)) = pace.next(limit) {
+        while let Some((place, lane, keys)) = pace.next(nodes.clock.now(), limit) {
             // Before it is decided what to ask: what that may do, and until when, follows from a later moment.
             let sent = nodes.clock.now();
             for batch in batches(place, lane, requests.ask(&keys, place), sent) {
@@ -218,13 +218,27 @@ fn heed(
     let Answered { batch, outcome } = answered;
     let now = requests.nodes().clock.now();
     let (took, of) = (now.since(batch.sent), batch.deadline.since(batch.sent));
-    let took = match outcome.error() {
-        None => Some(took),
-        Some(NodeError::TimedOut) => Some(of),
+    let size = batch.asked.len();
+    pace.over(batch.place, batch.lane, size);
+    let answer = match outcome.error() {
+        None => Some(Some(took.min(of))),
+        Some(NodeError::TimedOut) => Some(None),
         // It says nothing about how much a node can do.
         Some(_) => None,
     };
-    pace.over(batch.place, batch.lane, batch.asked.len(), took, of, now);
+    if let Some(answer) = answer {
+        let at = now;
+        pace.learn(
+            batch.place,
+            batch.lane,
+            Took {
+                size,
+                answer,
+                of,
+                at,
+            },
+        );
+    }
     let size = match outcome.error() {
         Some(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => {
             batch.asked.len()

@@ -3,7 +3,7 @@
 mod eviction;
 mod identity;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::join;
 use redis::{Cmd, RedisError, RedisResult, Value, cmd};
@@ -34,6 +34,7 @@ pub(super) struct ServerInfo {
     /// Names this run of the server; `None` if the connection may lead to several.
     pub(super) run_id: Option<String>,
     pub(super) up_since: Time,
+    pub(super) up_before: Time,
     pub(super) shas: Shas,
     /// Shared with the roster, which compares the nodes' clocks.
     pub(super) node_clock: Arc<NodeClock>,
@@ -70,7 +71,10 @@ pub(super) async fn shake(
     };
 
     let identity = Identity::of(server, replication, handed)?;
-    let node_clock = match right(time, "time", handed).map(|time| reply::time(&time)) {
+    let time = right(time, "time", handed).map(|time| reply::time(&time));
+    let into = time.as_ref().ok().copied().flatten();
+    let into = Duration::from_millis(into.unwrap_or(0) % 1000);
+    let node_clock = match time {
         Ok(Some(millis)) => NodeClock::read(millis, sent, received),
         // A cluster's nodes each have a clock of their own.
         Ok(None) | Err(_) if handed => NodeClock::guess(context.clock.unix_millis(), received),
@@ -91,7 +95,8 @@ pub(super) async fn shake(
     probed?;
     subscribed?;
     Ok(ServerInfo {
-        up_since: identity.up_since(received),
+        up_since: identity.up_since(received, into),
+        up_before: identity.up_before(sent, received, into),
         run_id: identity.run_id,
         shas,
         node_clock: Arc::new(node_clock),

@@ -350,6 +350,7 @@ impl State {
             epoch: self.epoch,
             run: self.run,
             up_since: self.started,
+            up_before: self.started,
             clock_offset,
             pushes: true,
         }

@@ -106,6 +106,7 @@ impl Session {
             epoch: self.epoch,
             run: self.run,
             up_since: self.found.up_since,
+            up_before: self.found.up_before,
             clock_offset: self.found.node_clock.offset(),
             pushes: self.pushes,
         }

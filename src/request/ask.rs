@@ -40,10 +40,10 @@ impl Request {
     pub(crate) fn take_due(&mut self, cx: Cx<'_>) -> Vec<(usize, Urgency)> {
         let now = cx.now;
         self.tick(cx);
-        let urgency = self.urgency();
         let mut due = Vec::with_capacity(self.nodes.len());
         for place in 0..self.nodes.len() {
             if self.node_due(place, cx).is_some_and(|due| due <= now) {
+                let urgency = self.urgency(place, now);
                 self.nodes[place].queued = Some(urgency);
                 due.push((place, urgency));
             }
@@ -51,13 +51,27 @@ impl Request {
         due
     }
 
-    fn urgency(&self) -> Urgency {
+    fn urgency(&self, place: usize, now: Time) -> Urgency {
+        let kept = self.nodes.get(place).and_then(NodeState::kept_until);
         match self.phase {
-            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held => Urgency::Hold,
-            Phase::Waiting => Urgency::Keep,
+            Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held => {
+                let until = kept.unwrap_or_else(|| self.valid_until(now));
+                let by = until.minus(self.config.timeout(self.ttl));
+                Urgency::Keep { by }
+            }
+            Phase::Waiting => {
+                let by = kept.map_or(now, |until| until.minus(self.keep_alive_timeout()));
+                Urgency::Keep { by }
+            }
             Phase::Asking | Phase::NoRoom => Urgency::Ask,
             Phase::Ended(_) | Phase::Parked => Urgency::Release,
         }
+    }
+
+    /// How long a keep-alive may take. Two of three of the parts of the waiter lease may pass, so that a waiter whose
+    /// lease is near the round trip still hears of its turn.
+    fn keep_alive_timeout(&self) -> Duration {
+        self.config.node_timeout.min(self.lease() * 2 / 3)
     }
 
     /// The question to a node whose turn has come, if it still has one.
@@ -217,8 +231,9 @@ impl Request {
     /// When a node is to be asked next; `None` if it is not, or is being asked.
     fn node_due(&self, place: usize, cx: Cx<'_>) -> Option<Time> {
         let now = cx.now;
-        // What has become more urgent does not wait where it stood before.
-        let waits = |node: &&NodeState| node.queued.is_none_or(|queued| self.urgency() < queued);
+        // What has become another question does not wait where it stood before.
+        let urgency = self.urgency(place, cx.now);
+        let waits = |node: &&NodeState| node.queued.is_none_or(|queued| !queued.is_like(urgency));
         let node = self.nodes.get(place).filter(waits)?;
         if matches!(self.phase, Phase::Ended(_) | Phase::Parked) {
             return node.release_due().filter(|_| now < self.expires);
@@ -237,6 +252,8 @@ impl Request {
             // Whoever asked for it finds enough left, for as long as its turn lasts (C4).
             Phase::Fencing { done: true, .. } => self.fresh_due(node),
             Phase::Held => self.holder_due(place, node, now),
+            // A vote of the first round lasts for the ttl, which is as long as its turn or longer.
+            Phase::Granted { .. } if self.number.is_some() => self.fresh_due(node),
             Phase::Granted { .. } | Phase::Parked | Phase::Ended(_) => None,
         }
     }
@@ -358,11 +375,9 @@ impl Request {
                     config.node_timeout,
                 )
             }
-            Phase::Asking | Phase::NoRoom | Phase::Waiting => {
-                // A keep-alive is about the waiter lease. Two of three of its parts may pass, so that a
-                // waiter whose lease is near the round trip still hears of its turn.
+            Phase::Asking | Phase::NoRoom | Phase::Waiting | Phase::Granted { .. } => {
                 let timeout = match self.number {
-                    Some(_) => config.node_timeout.min(self.lease() * 2 / 3),
+                    Some(_) => self.keep_alive_timeout(),
                     None => config.node_timeout.min(self.ttl / 3),
                 };
                 let enqueue = Enqueue {
@@ -386,7 +401,6 @@ impl Request {
                 let ttl = if ttl.is_zero() { self.ttl } else { ttl };
                 (Command::Extend(extend), config.timeout(ttl))
             }
-            Phase::Granted { .. } => return None,
         })
     }
 
@@ -399,7 +413,9 @@ impl Request {
         };
         let wished = self.is_open(self.extend_wish, node.extended_stamp);
         let renews = self.renewal != Renewal::Off;
-        let renewed = renews && self.renewal_due(node).is_none_or(|due| due <= now);
+        // A question that is sent anyway must not be in the way of a renewal that falls due meanwhile.
+        let answered = now.plus(self.config.timeout(self.ttl));
+        let renewed = renews && self.renewal_due(node).is_none_or(|due| due <= answered);
         let lacks = node.vote.is_none() || !node.full_ttl || node.doubtful;
         // An earlier wish may still be open on this node, and is not taken back by a smaller one.
         let least = if wished {
@@ -407,7 +423,7 @@ impl Request {
         } else {
             self.ttl
         };
-        let lacking = self.longest_left(now);
+        let lacking = self.longest_left(now).max(self.wanted_until.since(now));
         match (lacks, wished || renews) {
             (true, true) => lacking.max(least),
             (true, false) => lacking,
@@ -416,12 +432,13 @@ impl Request {
         }
     }
 
-    /// For how long the node that has the lease for longest has it. The quorum may have it for less so far, as the
-    /// answers of those that were asked for all of it are still to come.
+    /// For how long a node is to have the lease that has it for as long as the one that has it for longest. The quorum
+    /// may have it for less so far, as the answers of those that were asked for all of it are still to come.
     fn longest_left(&self, now: Time) -> Duration {
         let full = self.nodes.iter().filter(|node| node.full_ttl);
-        let until = full.filter_map(|node| Some(node.vote?.until)).max();
-        until.map_or(self.longest, |until| until.since(now))
+        let until = full.filter_map(|node| Some(node.vote?.until));
+        let until = until.filter(|until| *until > now).max();
+        until.map_or(self.longest, |until| self.config.ttl_of(until.since(now)))
     }
 
     /// Whether a question above `wish` is still to be asked, where `done` was the last.

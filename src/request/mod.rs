@@ -183,16 +183,21 @@ pub(crate) struct Question {
 }
 
 /// In which order questions are sent that wait for their turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Urgency {
-    /// It keeps a lease.
-    Hold,
-    /// It keeps a place in line.
-    Keep,
+    /// It keeps something that would run out: sent after that moment, it may be answered too late.
+    Keep { by: Time },
     /// It asks for something.
     Ask,
     /// It gives something up.
     Release,
+}
+
+impl Urgency {
+    /// Whether both wait in the same line.
+    pub(crate) fn is_like(self, other: Self) -> bool {
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
 }
 
 /// What taking a granted request comes to.

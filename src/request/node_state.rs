@@ -434,6 +434,15 @@ impl NodeState {
         self.urgent = true;
     }
 
+    /// Until when the vote or the place lasts, as far as is known.
+    pub(crate) fn kept_until(&self) -> Option<Time> {
+        let place = self
+            .place
+            .as_ref()
+            .map(|place| place.sent.plus(place.lease));
+        self.vote.map(|vote| vote.until).or(place)
+    }
+
     /// How many waiters are ahead of us there; none if the vote is ours.
     pub(crate) fn ahead(&self) -> Option<u64> {
         match (&self.vote, &self.place) {
@@ -623,6 +632,7 @@ mod tests {
         epoch: 1,
         run: 1,
         up_since: Time::ORIGIN,
+        up_before: Time::ORIGIN,
         clock_offset: 0,
         pushes: true,
     };
@@ -661,6 +671,7 @@ mod tests {
             epoch,
             run,
             up_since: Time::default(),
+            up_before: Time::default(),
             clock_offset: 0,
             pushes: true,
         };

@@ -207,7 +207,7 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: LONG_TTL,
-        voids: &["S1", "S2"],
+        voids: &["S1", "S2", "whole lease"],
         why: "a node that restarted votes again while a lease that it forgot still stands",
     },
     Fault {

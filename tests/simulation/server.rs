@@ -239,6 +239,7 @@ impl Server {
             epoch: 1,
             run: self.run,
             up_since: Time::ORIGIN.plus(Duration::from_millis(self.started + 1000)),
+            up_before: Time::ORIGIN,
             clock_offset: micros as i64 - now as i64 * 1000,
             pushes: true,
         };

@@ -59,6 +59,8 @@ pub(super) struct Way {
     heard: Ms,
     /// When what was sent last arrives, there and back.
     last: (Ms, Ms),
+    /// What is under way while nothing gets through.
+    held_up: Vec<Message>,
     /// Since when everything that is sent arrives in time.
     healthy: Option<Ms>,
 }
@@ -67,6 +69,7 @@ struct Link {
     epoch: u64,
     run: u64,
     up_since: Time,
+    up_before: Time,
     clock: Arc<NodeClock>,
     waiting: BTreeMap<u64, oneshot::Sender<Outcome>>,
     /// The calls whose release went out here, with the generation.
@@ -142,6 +145,7 @@ impl Way {
             timeouts: 0,
             heard: 0,
             last: (0, 0),
+            held_up: Vec::new(),
             healthy: None,
         }
     }
@@ -152,6 +156,7 @@ impl Way {
             epoch: link.epoch,
             run: link.run,
             up_since: link.up_since,
+            up_before: link.up_before,
             clock_offset: link.clock.offset(),
             pushes: true,
         })
@@ -279,13 +284,8 @@ impl World {
         } = message;
         let way = &self.ways[client][node];
         let current = way.link.as_ref().is_some_and(|link| link.epoch == epoch);
-        if way.weather.cut_there {
-            if self.chance.is(50) {
-                count("request held up by a partition");
-                let wait = self.chance.between(20, 400);
-                self.after(wait, move |world| world.arrive(message));
-            }
-            return;
+        if way.weather.cut_there || !way.held_up.is_empty() {
+            return self.hold_up(message);
         }
         if !current && !message.stray {
             message.stray = true;
@@ -318,6 +318,33 @@ impl World {
             Condition::Running if self.servers[node].cost > 0 => self.queue(message),
             Condition::Running => self.execute(message),
         }
+    }
+
+    /// Nothing gets through for the moment. What does later arrives in the order in which it was sent.
+    fn hold_up(&mut self, message: Message) {
+        let (client, node) = (message.client, message.node);
+        let way = &mut self.ways[client][node];
+        if way.weather.cut_there && self.chance.is(50) {
+            return;
+        }
+        count("request held up by a partition");
+        way.held_up.push(message);
+        if way.held_up.len() == 1 {
+            self.let_through_later(client, node);
+        }
+    }
+
+    fn let_through_later(&mut self, client: usize, node: usize) {
+        let wait = self.chance.between(20, 400);
+        self.after(wait, move |world| {
+            let way = &mut world.ways[client][node];
+            if way.weather.cut_there {
+                return world.let_through_later(client, node);
+            }
+            for message in std::mem::take(&mut way.held_up) {
+                world.arrive(message);
+            }
+        });
     }
 
     /// A node has others to carry out before.
@@ -560,6 +587,7 @@ impl World {
             epoch,
             run,
             up_since: received.minus(Duration::from_secs(uptime.saturating_sub(1))),
+            up_before: sent.minus(Duration::from_secs(uptime + 1)),
             clock: Arc::new(NodeClock::read(millis, sent, received)),
             waiting: BTreeMap::new(),
             released: BTreeMap::new(),

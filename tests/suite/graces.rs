@@ -27,3 +27,25 @@ async fn l4_a_node_in_its_grace_costs_a_try_lock_nothing_in_any_order_of_answers
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn s5_nodes_that_started_within_five_seconds_vote_at_once() {
+    let mut late = Vec::new();
+    for apart in [1000, 2900, 4900] {
+        let cluster = redlock_fifo::MemoryCluster::new(3);
+        tokio::time::sleep(std::time::Duration::from_millis(apart)).await;
+        cluster.node(0).restart();
+        cluster.node(1).restart();
+        let redlock = crate::rig::patient(&cluster).connect().await.unwrap();
+        if tokio::time::timeout(
+            std::time::Duration::from_millis(2000),
+            redlock.lock("r", std::time::Duration::from_millis(10_000)),
+        )
+        .await
+        .is_err()
+        {
+            late.push(apart);
+        }
+    }
+    assert!(late.is_empty(), "{late:?}");
+}

@@ -381,3 +381,124 @@ async fn l5_a_late_answer_of_an_earlier_run_does_not_hide_that_the_vote_is_gone(
         "L5: not asked for the vote that it forgot, auto_extend {missing:?}"
     );
 }
+
+/// Where a node without the vote is repaired in between.
+#[tokio::test(start_paused = true)]
+async fn an_extension_gives_what_was_asked_for() {
+    for (drift, auto_extend, far) in [
+        (0.01, false, 2),
+        (0.01, true, 2),
+        (0.5, false, 2),
+        (0.5, true, 2),
+        (0.01, false, 60),
+        (0.01, true, 60),
+    ] {
+        let cluster = nodes(&[2; 3]);
+        let blocked = cluster.node(1);
+        assert!(blocked.set_nx("r", "another", 100 * TTL));
+        let redlock = FifoRedlock::builder()
+            .memory(&cluster)
+            .clock_drift_factor(drift)
+            .fifo_retry_delay(millis(10));
+        let redlock = redlock.connect().await.unwrap();
+        let guard = redlock.lock("r", TTL).auto_extend(auto_extend).await;
+        let guard = guard.unwrap();
+        sleep(millis(100)).await;
+        cluster.node(0).set_latency(millis(far));
+        cluster.node(2).set_latency(millis(400));
+        let start = Instant::now();
+        tokio::spawn(async move {
+            sleep(millis(5)).await;
+            blocked.delete("r");
+        });
+        guard.extend(6 * TTL).await.unwrap();
+        let trusted = (6 * TTL).mul_f64(1.0 - drift) - millis(5) - start.elapsed();
+        let validity = guard.validity();
+        assert!(
+            validity >= trusted,
+            "{drift}, {auto_extend}, {far}: {validity:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_a_turn_that_is_polled_in_time_is_not_passed_on() {
+    for part in [60, 70, 80, 84, 88, 92, 96] {
+        for phase in 0..50 {
+            let cluster = nodes(&[2; 3]);
+            let (one, two, three) = (
+                client(&cluster).await,
+                client(&cluster).await,
+                client(&cluster).await,
+            );
+            let held = two.lock("r", TTL).await.unwrap();
+            let ahead = two.clone();
+            tokio::spawn(async move { drop(ahead.lock("r", TTL).await) });
+            sleep(millis(10)).await;
+            let mut ticket = one.enqueue("r", TTL).await.unwrap();
+            let behind = tokio::spawn(three.lock("r", TTL).wait_forever().into_future());
+            sleep(millis(10)).await;
+            tokio::spawn(async move {
+                sleep(millis(phase * 100)).await;
+                drop(held);
+            });
+            while ticket.acquire().now_or_never().is_none() {
+                assert!(!behind.is_finished(), "{part} %, {phase}");
+                sleep(millis(50 * part)).await;
+            }
+            behind.abort();
+        }
+    }
+}
+
+/// It has had a full vote of a node that has been away since.
+#[tokio::test(start_paused = true)]
+async fn a_holder_asks_no_more_often_than_it_needs() {
+    for (ephemeral, stops, hangs) in [
+        (3000, true, true),
+        (3000, true, false),
+        (4000, true, true),
+        (4000, false, false),
+    ] {
+        let cluster = nodes(&[2; 3]);
+        let redlock = crate::rig::patient(&cluster).fifo_ephemeral_ttl(millis(ephemeral));
+        let redlock = redlock.connect().await.unwrap();
+        for node in [1, 2] {
+            assert!(cluster.node(node).set_nx("r", "another", millis(8000)));
+        }
+        let node = cluster.node(0);
+        tokio::spawn(async move {
+            sleep(millis(3)).await;
+            if hangs { node.pause() } else { node.stop() }
+        });
+        let guard = redlock.lock("r", TTL / 2).await.unwrap();
+        if stops {
+            guard.stop_auto_extend();
+        }
+        sleep(millis(100)).await;
+        let before = cluster.node(1).calls();
+        sleep(millis(1000)).await;
+        let calls = cluster.node(1).calls() - before;
+        assert!(calls <= 6, "{ephemeral}, {stops}, {hangs}: {calls}");
+        assert!(guard.is_held());
+    }
+}
+
+/// The interval is the longest that is allowed, and the way about as long as a call may take.
+#[tokio::test(start_paused = true)]
+async fn l6_asking_whether_a_lease_is_valid_delays_no_renewal() {
+    let ttl = millis(1605);
+    for pause in [1, 400, 700, 900, 1040] {
+        let cluster = nodes(&[450; 3]);
+        let redlock = client(&cluster).await;
+        let guard = redlock.lock("r", ttl).auto_extend(false).await.unwrap();
+        let every = Duration::from_micros(1_057_900);
+        guard.start_auto_extend(every, ttl).unwrap();
+        sleep(2 * TTL).await;
+        assert!(guard.is_held());
+        for _ in 0..10 {
+            sleep(millis(pause)).await;
+            assert_eq!(guard.is_valid().await, Ok(true), "every {pause} ms");
+        }
+    }
+}

@@ -1,8 +1,13 @@
 //! Many leases and places on a way to the nodes that becomes longer, or varies: in time is soon enough (L6).
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use redlock_fifo::{FifoRedlock, MemoryCluster};
+use futures::future::join_all;
+use redlock_fifo::{FifoRedlock, LockGuard, MemoryCluster};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::rig::{client, nodes, patient};
@@ -308,4 +313,228 @@ async fn f2_a_hang_that_is_shorter_than_the_waiter_lease_costs_no_place() {
         }
     }
     assert!(bad.is_empty(), "{bad:?}");
+}
+
+async fn held(redlock: &FifoRedlock, count: usize, ttl: u64) -> Vec<LockGuard> {
+    let mut guards = Vec::new();
+    for n in 0..count {
+        guards.push(redlock.lock(format!("l{n}"), millis(ttl)).await.unwrap());
+    }
+    guards
+}
+
+fn lost(guards: &[LockGuard]) -> usize {
+    guards.iter().filter(|guard| !guard.is_held()).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_leases_of_two_to_five_seconds_stand_a_longer_way() {
+    let mut gone = Vec::new();
+    for (count, ttl, latency) in [(200, 2000, 400), (300, 3000, 400), (300, 5000, 450)] {
+        let cluster = nodes(&[5; 3]);
+        let redlock = client(&cluster).await;
+        let guards = held(&redlock, count, ttl).await;
+        sleep(millis(2 * ttl)).await;
+        cluster
+            .nodes()
+            .for_each(|node| node.set_latency(millis(latency)));
+        sleep(millis(6 * ttl)).await;
+        gone.push((count, ttl, latency, lost(&guards)));
+    }
+    assert!(gone.iter().all(|it| it.3 == 0), "{gone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l6_a_call_that_cannot_be_answered_in_time_tells_nothing_of_the_way() {
+    let mut gone = Vec::new();
+    for short in [None, Some(300)] {
+        let cluster = nodes(&[400; 3]);
+        let redlock = client(&cluster).await;
+        let locks = (0..300).map(|n| redlock.lock(format!("r{n}"), millis(3000)).into_future());
+        let guards: Vec<_> = join_all(locks)
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        sleep(millis(30_000)).await;
+        assert_eq!(lost(&guards), 0);
+        if let Some(short) = short {
+            let redlock = redlock.clone();
+            tokio::spawn(async move {
+                loop {
+                    let _ = redlock.try_lock("short", millis(short)).await;
+                    sleep(millis(1000)).await;
+                }
+            });
+        }
+        sleep(millis(40_000)).await;
+        gone.push((short, lost(&guards)));
+    }
+    assert!(gone.iter().all(|it| it.1 == 0), "{gone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_a_call_that_cannot_be_answered_in_time_slows_no_others() {
+    let mut took = Vec::new();
+    for poison in [false, true] {
+        let cluster = nodes(&[400; 3]);
+        let redlock = client(&cluster).await;
+        for n in 0..20 {
+            redlock
+                .lock(format!("w{n}"), millis(10_000))
+                .await
+                .unwrap()
+                .release()
+                .await
+                .unwrap();
+        }
+        if poison {
+            let redlock = redlock.clone();
+            tokio::spawn(async move {
+                loop {
+                    let _ = redlock.try_lock("short", millis(300)).await;
+                    sleep(millis(1000)).await;
+                }
+            });
+        }
+        sleep(millis(5000)).await;
+        let start = Instant::now();
+        let _guards = join_all(
+            (0..1000).map(|n| redlock.lock(format!("r{n}"), millis(600_000)).into_future()),
+        )
+        .await;
+        took.push(start.elapsed());
+    }
+    assert!(took[1] < 2 * took[0], "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_f2_places_are_kept_beside_many_leases() {
+    const LINES: usize = 20;
+    let cluster = nodes(&[5; 3]);
+    let (holder, busy, late) = (
+        client(&cluster).await,
+        client(&cluster).await,
+        client(&cluster).await,
+    );
+    let first = Arc::new(Mutex::new(BTreeMap::<usize, &str>::new()));
+    let guards = held(&busy, 1000, 10_000).await;
+    let (mut tasks, mut before) = (Vec::new(), Vec::new());
+    for n in 0..LINES {
+        let name = format!("r{n}");
+        before.push(holder.lock(&name, millis(60_000)).await.unwrap());
+        for (who, client) in [("A", &busy), ("B", &late)] {
+            let mut ticket = client.enqueue(&name, millis(60_000)).await.unwrap();
+            let first = first.clone();
+            tasks.push(tokio::spawn(async move {
+                let guard = ticket.acquire().await.unwrap();
+                first.lock().unwrap().entry(n).or_insert(who);
+                drop(guard);
+            }));
+        }
+    }
+    sleep(millis(6000)).await;
+    cluster
+        .nodes()
+        .for_each(|node| node.set_latency(millis(400)));
+    sleep(millis(8000)).await;
+    assert_eq!(lost(&guards), 0);
+    before.clear();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let passed = first
+        .lock()
+        .unwrap()
+        .values()
+        .filter(|who| **who == "B")
+        .count();
+    assert_eq!(passed, 0, "B before A, of {LINES} lines");
+}
+
+#[tokio::test(start_paused = true)]
+async fn l1_none_of_a_burst_on_free_locks_is_refused() {
+    let mut refused = Vec::new();
+    for (count, before, latency, retries) in [
+        (300, 5, 400, 30u32),
+        (1000, 400, 400, 2),
+        (5000, 100, 100, 2),
+    ] {
+        for attempt in [false, true] {
+            let cluster = nodes(&[before; 3]);
+            let redlock = FifoRedlock::builder()
+                .memory(&cluster)
+                .fifo_retry_count(retries)
+                .connect()
+                .await
+                .unwrap();
+            held(&redlock, 5, 10_000).await.clear();
+            cluster
+                .nodes()
+                .for_each(|node| node.set_latency(millis(latency)));
+            let outcomes = join_all((0..count).map(|n| {
+                let redlock = redlock.clone();
+                async move {
+                    if attempt {
+                        redlock
+                            .try_lock(&format!("r{n}"), millis(60_000))
+                            .await
+                            .map(drop)
+                    } else {
+                        redlock
+                            .lock(format!("r{n}"), millis(60_000))
+                            .await
+                            .map(std::mem::forget)
+                    }
+                }
+            }))
+            .await;
+            let errors: Vec<_> = outcomes
+                .iter()
+                .filter_map(|it| it.as_ref().err())
+                .map(ToString::to_string)
+                .collect();
+            refused.push((
+                count,
+                before,
+                latency,
+                retries,
+                attempt,
+                errors.len(),
+                errors.first().cloned(),
+            ));
+        }
+    }
+    assert!(refused.iter().all(|it| it.5 == 0), "{refused:#?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn c1_places_are_given_up_beside_many_leases() {
+    let mut took = Vec::new();
+    for leases in [10, 1000] {
+        let cluster = nodes(&[5; 3]);
+        let (holder, busy) = (client(&cluster).await, client(&cluster).await);
+        let guards = held(&busy, leases, 10_000).await;
+        let (mut tickets, mut before) = (Vec::new(), Vec::new());
+        for n in 0..8 {
+            before.push(holder.lock(format!("r{n}"), millis(60_000)).await.unwrap());
+            tickets.push(
+                busy.enqueue(&format!("r{n}"), millis(60_000))
+                    .await
+                    .unwrap(),
+            );
+        }
+        sleep(millis(6000)).await;
+        cluster
+            .nodes()
+            .for_each(|node| node.set_latency(millis(400)));
+        sleep(millis(4000)).await;
+        let start = Instant::now();
+        for left in join_all(tickets.into_iter().map(redlock_fifo::Ticket::leave)).await {
+            left.unwrap();
+        }
+        took.push(start.elapsed());
+        assert_eq!(lost(&guards), 0);
+    }
+    assert!(took[1] < 5 * took[0], "{took:?}");
 }

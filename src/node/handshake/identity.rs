@@ -79,17 +79,29 @@ impl Identity {
     }
 
     /// When the server started. Never earlier than it really did: its uptime counts whole seconds of the wall clock,
-    /// so one may be too many.
-    pub(super) fn up_since(&self, received: Time) -> Time {
+    /// which was so far into a second when the answer was given.
+    pub(super) fn up_since(&self, received: Time, into: Duration) -> Time {
         match self.uptime {
             Uptime::Seconds(seconds) => {
-                received.minus(Duration::from_secs(seconds.saturating_sub(1)))
+                let up = Duration::from_secs(seconds) + into;
+                received.minus(up.saturating_sub(SECOND))
             }
             Uptime::Unsaid => received,
             Uptime::Several => Time::default(),
         }
     }
+
+    /// The same, and never later than it really did: that was said after `sent`, and a second may have begun between
+    /// what it said of its uptime and of its clock.
+    pub(super) fn up_before(&self, sent: Time, received: Time, into: Duration) -> Time {
+        match self.uptime {
+            Uptime::Seconds(seconds) => sent.minus(Duration::from_secs(seconds) + into + SECOND),
+            Uptime::Unsaid | Uptime::Several => self.up_since(received, into),
+        }
+    }
 }
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The finding that a server is too old.
 pub(crate) fn too_old(version: &str) -> NodeError {
@@ -156,7 +168,10 @@ mod tests {
         let found = identity(SERVER, MASTER).expect("a node");
         assert_eq!(found.run_id.as_deref(), Some("0123abcd"));
         let now = Time::default().plus(Duration::from_secs(100));
-        assert_eq!(now.since(found.up_since(now)), Duration::from_secs(30));
+        assert_eq!(
+            now.since(found.up_since(now, Duration::ZERO)),
+            Duration::from_secs(30)
+        );
     }
 
     #[test]
@@ -168,7 +183,9 @@ mod tests {
             SERVER.replace("uptime", "up"),
         ] {
             assert_eq!(
-                identity(&server, MASTER).expect("a node").up_since(now),
+                identity(&server, MASTER)
+                    .expect("a node")
+                    .up_since(now, Duration::ZERO),
                 now
             );
         }
@@ -239,7 +256,7 @@ mod tests {
         let several = || Ok(Value::Map(vec![]));
         let found = Identity::of(several(), several(), true).expect("a node");
         assert_eq!(
-            found.up_since(Time::default().plus(Duration::from_secs(9))),
+            found.up_since(Time::default().plus(Duration::from_secs(9)), Duration::ZERO),
             Time::default()
         );
         assert!(Identity::of(several(), several(), false).is_err());
