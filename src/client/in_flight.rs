@@ -98,35 +98,37 @@ impl Window {
         size.saturating_sub(self.under_way)
     }
 
-    /// So many that were under way are so no more.
-    fn over(&mut self, size: usize) {
+    /// So many that were under way are so no more. Whether they were under way when it shrank last.
+    fn over(&mut self, size: usize) -> bool {
+        let before = self.before > 0;
         self.under_way = self.under_way.saturating_sub(size);
         self.before = self.before.saturating_sub(size);
+        before
     }
 
     /// What a call has come to that says something about the node, which is `way` away.
-    fn learn(&mut self, took: Took, way: Duration) {
-        let of = took.of;
+    fn learn(&mut self, took: Took, way: Duration, before: bool) {
+        let (of, size) = (took.of, took.size);
         let Some(answer) = took.answer else {
             // No node could have answered that.
             if of > way {
                 self.unanswered = Some(took.at);
-                self.shrink(took.size);
+                self.shrink(before);
             }
             return;
         };
         let late = answer > of * 3 / 4 && answer > way.saturating_add(of / 4);
         let soon = answer <= (of / 2).max(way.saturating_add(of / 8));
         match self.lane {
-            Lane::Asking if late => self.shrink(took.size),
-            _ if soon => self.size = (self.size + took.size.div_ceil(4)).min(MOST),
+            Lane::Asking if late => self.shrink(before),
+            _ if soon => self.size = (self.size + size.div_ceil(4)).min(MOST),
             _ => {}
         }
     }
 
     /// Once for all that was under way at the time.
-    fn shrink(&mut self, size: usize) {
-        if self.before < size || self.before == 0 {
+    fn shrink(&mut self, before: bool) {
+        if !before {
             self.before = self.under_way;
             self.size = (self.size / 2).max(LEAST);
         }
@@ -272,16 +274,13 @@ impl InFlight {
         }
     }
 
-    /// So many that were under way to a node are so no more.
-    pub(crate) fn over(&mut self, place: usize, lane: Lane, size: usize) {
-        if let Some(lines) = self.0.get_mut(place) {
-            lines.window(lane).over(size);
-        }
-    }
-
-    /// What a call has come to that says something about how much a node can do.
-    pub(crate) fn learn(&mut self, place: usize, lane: Lane, took: Took) {
+    /// What a call to a node has come to, if that says something about how much the node can do.
+    pub(crate) fn over(&mut self, place: usize, lane: Lane, size: usize, took: Option<Took>) {
         let Some(lines) = self.0.get_mut(place) else {
+            return;
+        };
+        let before = lines.window(lane).over(size);
+        let Some(took) = took else {
             return;
         };
         lines.of = lines.of.max(took.of);
@@ -289,7 +288,7 @@ impl InFlight {
             lines.way.learn(answer, took.at);
         }
         let way = lines.way.length();
-        lines.window(lane).learn(took, way);
+        lines.window(lane).learn(took, way, before);
     }
 }
 
@@ -315,19 +314,14 @@ mod tests {
     /// A call of so many questions to node 0 was sent, and has come to this by `now`.
     fn took(pace: &mut InFlight, lane: Lane, size: usize, answer: Option<Duration>, now: Time) {
         pace.sent(0, lane, size);
-        pace.over(0, lane, size);
-        let of = OF;
-        let at = now;
-        pace.learn(
-            0,
-            lane,
-            Took {
-                size,
-                answer,
-                of,
-                at,
-            },
-        );
+        let (of, at) = (OF, now);
+        let took = Took {
+            size,
+            answer,
+            of,
+            at,
+        };
+        pace.over(0, lane, size, Some(took));
     }
 
     #[test]
@@ -339,7 +333,7 @@ mod tests {
         pace.sent(0, Lane::Asking, AT_FIRST);
         assert_eq!(next(&mut pace), Some((1, vec![9])));
         assert_eq!(next(&mut pace), None);
-        pace.over(0, Lane::Asking, AT_FIRST);
+        pace.over(0, Lane::Asking, AT_FIRST, None);
         assert_eq!(next(&mut pace), Some((0, vec![2, 3])));
     }
 
@@ -389,7 +383,7 @@ mod tests {
             of,
             at: at(1),
         };
-        pace.learn(0, Lane::Asking, short);
+        pace.over(0, Lane::Asking, 0, Some(short));
         assert_eq!((pace.0[0].asking.size, pace.0[0].way.length()), before);
     }
 
@@ -399,18 +393,14 @@ mod tests {
         pace.0[0].asking.size = 64;
         pace.sent(0, Lane::Asking, 64);
         for _ in 0..8 {
-            pace.over(0, Lane::Asking, 8);
-            let (answer, of) = (None, OF);
-            pace.learn(
-                0,
-                Lane::Asking,
-                Took {
-                    size: 8,
-                    answer,
-                    of,
-                    at: at(1),
-                },
-            );
+            let (size, answer, of, at) = (8, None, OF, at(1));
+            let took = Took {
+                size,
+                answer,
+                of,
+                at,
+            };
+            pace.over(0, Lane::Asking, 8, Some(took));
         }
         assert_eq!(pace.0[0].asking.size, 32);
     }
@@ -447,7 +437,7 @@ mod tests {
         pace.sent(0, Lane::Asking, MOST);
         pace.push(0, keep(1), 21);
         assert_eq!(next(&mut pace), Some((0, vec![21])));
-        pace.over(0, Lane::Asking, MOST);
+        pace.over(0, Lane::Asking, MOST, None);
         pace.sent(0, Lane::Keeping, MOST);
         pace.push(0, keep(1), 22);
         pace.push(0, Urgency::Release, 23);

@@ -219,26 +219,19 @@ fn heed(
     let now = requests.nodes().clock.now();
     let (took, of) = (now.since(batch.sent), batch.deadline.since(batch.sent));
     let size = batch.asked.len();
-    pace.over(batch.place, batch.lane, size);
     let answer = match outcome.error() {
         None => Some(Some(took.min(of))),
         Some(NodeError::TimedOut) => Some(None),
         // It says nothing about how much a node can do.
         Some(_) => None,
     };
-    if let Some(answer) = answer {
-        let at = now;
-        pace.learn(
-            batch.place,
-            batch.lane,
-            Took {
-                size,
-                answer,
-                of,
-                at,
-            },
-        );
-    }
+    let took = answer.map(|answer| Took {
+        size,
+        answer,
+        of,
+        at: now,
+    });
+    pace.over(batch.place, batch.lane, size, took);
     let size = match outcome.error() {
         Some(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => {
             batch.asked.len()

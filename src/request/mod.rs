@@ -365,7 +365,7 @@ impl Request {
     pub(crate) fn asks(&self, question: &Question) -> bool {
         let node = self.nodes.get(question.place);
         let waits = node.is_some_and(|node| node.waits_for(question.stamp));
-        let ended = matches!(self.phase, Phase::Ended(_));
+        let ended = matches!(self.phase, Phase::Ended(_) | Phase::Parked);
         waits && (!ended || matches!(question.send, Command::Release(_)))
     }
 
