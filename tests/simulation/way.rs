@@ -193,7 +193,8 @@ impl World {
         let fair = delay.1 <= way.fair.delay.1
             && loses_requests + loses_answers == 0
             && !cut_there
-            && !cut_back;
+            && !cut_back
+            && way.held_up.is_empty();
         let (there, back) = way.last;
         way.healthy = if awake && runs && fair && way.link.is_some() {
             // What was delayed before still delays what follows it.
@@ -344,6 +345,7 @@ impl World {
             for message in std::mem::take(&mut way.held_up) {
                 world.arrive(message);
             }
+            world.review(client, node);
         });
     }
 
