@@ -1,4 +1,4 @@
-//! The way of a waiter, from asking to the guard: [`Lock`].
+//! The way of a waiter, from asking to the guard: [`LockRequest`].
 
 use std::{
     fmt,
@@ -56,7 +56,7 @@ use crate::{
 /// # }
 /// ```
 #[must_use = "futures do nothing unless awaited"]
-pub struct Lock(State);
+pub struct LockRequest(State);
 
 enum State {
     Idle(Order),
@@ -79,7 +79,7 @@ enum Wait {
     Forever,
 }
 
-impl Lock {
+impl LockRequest {
     pub(crate) fn new(client: Arc<Client>, resource: String, ttl: Duration) -> Self {
         let hold = HoldOptions::of_settings(&client);
         Self(State::Idle(Order {
@@ -131,7 +131,7 @@ impl Lock {
     }
 }
 
-impl Future for Lock {
+impl Future for LockRequest {
     type Output = Result<LockGuard, LockError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -147,14 +147,14 @@ impl Future for Lock {
     }
 }
 
-impl fmt::Debug for Lock {
+impl fmt::Debug for LockRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.0 {
-            State::Idle(order) => return write!(f, "Lock({:?})", order.resource),
+            State::Idle(order) => return write!(f, "LockRequest({:?})", order.resource),
             State::Running(_) => "running",
             State::Empty => "empty",
         };
-        write!(f, "Lock({state})")
+        write!(f, "LockRequest({state})")
     }
 }
 

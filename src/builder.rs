@@ -106,7 +106,7 @@ impl FifoRedlockBuilder {
     /// counts as `retry_delay` plus `fifo_retry_delay`, as in Python.
     ///
     /// Defaults to 30, as in Python: 12 s. Behind a holder that works longer set `None` here, or
-    /// [`Lock::wait_forever`](crate::Lock::wait_forever) on the request.
+    /// [`LockRequest::wait_forever`](crate::LockRequest::wait_forever) on the request.
     pub fn fifo_retry_count(mut self, polls: impl Into<Option<u32>>) -> Self {
         self.config.fifo_retry_count = polls.into();
         self

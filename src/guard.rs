@@ -184,7 +184,7 @@ impl LockGuard {
 
     /// Extends the lease to `ttl`, now and every `every` from now on, in the background.
     ///
-    /// For a guard that was locked without [`auto_extend`](crate::Lock::auto_extend), or stopped. An
+    /// For a guard that was locked without [`auto_extend`](crate::LockRequest::auto_extend), or stopped. An
     /// interval above a third of `ttl` leaves less than two tries. A lease is renewed every 20 ms at most;
     /// one with a ttl below 40 ms as often as the time for an answer leaves.
     ///

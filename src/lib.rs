@@ -99,7 +99,7 @@ mod server;
 #[path = "../tests/simulation/mod.rs"]
 mod simulation;
 
-pub use acquire::Lock;
+pub use acquire::LockRequest;
 pub use builder::FifoRedlockBuilder;
 pub use error::{
     ArgumentError, BuildError, ClientStopped, ExtendError, LeaseLost, LockError, NoQuorum,

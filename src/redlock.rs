@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use futures::future::join_all;
 
 use crate::{
-    acquire::{self, Lock},
+    acquire::{self, LockRequest},
     builder::FifoRedlockBuilder,
     client::{self, Client},
     error::{BuildError, ClientStopped, LockError, NodeError, ReleaseError},
@@ -114,7 +114,7 @@ impl FifoRedlock {
     /// request, not when this is called.
     ///
     /// With the default settings it gives up after 12 s without moving forward. Behind a holder that works
-    /// longer than that, set [`Lock::wait_forever`] or [`Lock::wait_timeout`].
+    /// longer than that, set [`LockRequest::wait_forever`] or [`LockRequest::wait_timeout`].
     ///
     /// # Examples
     ///
@@ -135,8 +135,8 @@ impl FifoRedlock {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn lock(&self, resource: impl Into<String>, ttl: Duration) -> Lock {
-        Lock::new(self.client.clone(), resource.into(), ttl)
+    pub fn lock(&self, resource: impl Into<String>, ttl: Duration) -> LockRequest {
+        LockRequest::new(self.client.clone(), resource.into(), ttl)
     }
 
     /// Takes the lock if it is free and nobody waits for it; `None` if not.

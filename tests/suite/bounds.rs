@@ -3,8 +3,8 @@
 use std::{error::Error, future::Future};
 
 use redlock_fifo::{
-    ArgumentError, BuildError, ExtendError, FifoRedlock, FifoRedlockBuilder, LeaseLost, Lock,
-    LockError, LockGuard, Lost, MemoryCluster, Positions, ReleaseError, Ticket,
+    ArgumentError, BuildError, ExtendError, FifoRedlock, FifoRedlockBuilder, LeaseLost, LockError,
+    LockGuard, LockRequest, Lost, MemoryCluster, Positions, ReleaseError, Ticket,
 };
 
 fn shared<T: Send + Sync + 'static>() {}
@@ -20,8 +20,8 @@ fn handles_can_be_shared_and_moved() {
     shared::<LockGuard>();
     shared::<Ticket>();
     shared::<MemoryCluster>();
-    moved::<Lock>();
-    awaited::<Lock>();
+    moved::<LockRequest>();
+    awaited::<LockRequest>();
     moved::<Lost>();
     awaited::<Lost>();
     moved::<Positions>();

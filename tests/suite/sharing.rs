@@ -4,7 +4,7 @@ use std::{error::Error, time::Duration};
 
 use redlock_fifo::{
     ArgumentError, BuildError, ExtendError, FifoRedlock, FifoRedlockBuilder, Inspection, LeaseLost,
-    Lock, LockError, LockGuard, Lost, MemoryCluster, MemoryNode, NodeError, Positions,
+    LockError, LockGuard, LockRequest, Lost, MemoryCluster, MemoryNode, NodeError, Positions,
     ReleaseError, Ticket, WrongServer,
 };
 
@@ -27,8 +27,8 @@ const _: () = {
     shared::<Inspection>();
     sent::<FifoRedlockBuilder>();
 
-    sent::<Lock>();
-    unpinned::<Lock>();
+    sent::<LockRequest>();
+    unpinned::<LockRequest>();
     sent::<Lost>();
     unpinned::<Lost>();
     sent::<Positions>();
@@ -45,7 +45,7 @@ const _: () = {
 
     shown::<FifoRedlock>();
     shown::<FifoRedlockBuilder>();
-    shown::<Lock>();
+    shown::<LockRequest>();
     shown::<Lost>();
     shown::<LockGuard>();
     shown::<Ticket>();
