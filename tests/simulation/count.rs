@@ -56,6 +56,7 @@ pub(super) const NETWORK: &[&str] = &[
     "connection replaced after timeouts",
     "unanswered by a server that answers others",
     "connected again",
+    "answered over an earlier connection",
 ];
 
 /// What is seen on the nodes.

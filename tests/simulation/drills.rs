@@ -65,12 +65,13 @@ impl Drill<'_> {
     async fn go(&mut self) {
         // That costs as much as all else.
         if self.chance.is(1) {
-            return match self.chance.below(3) {
+            return match self.chance.below(4) {
                 0 => self.crowd().await,
+                1 => self.longer_way().await,
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(36) {
+        match self.chance.below(37) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -94,6 +95,7 @@ impl Drill<'_> {
             10 => self.unclaimed_grant().await,
             11 => self.extend_after_release().await,
             33 | 34 => self.dead_process().await,
+            35 => self.polled_now_and_then().await,
             _ => self.push_after_expiry().await,
         }
     }
@@ -217,6 +219,43 @@ impl Drill<'_> {
             bound,
             "the process of all waiters ahead was dead",
         );
+    }
+
+    /// C4, L1: a turn that is polled now and then, within the time that it lasts, is had.
+    async fn polled_now_and_then(&mut self) {
+        let (holder, party, next) = (self.enter(), self.enter(), self.enter());
+        let ttl = self.chance.between(500, 4000);
+        let (first, guard) = self.lock(holder, 4000).await;
+        let (call, mut ticket) = self.ticket(party, ttl).await;
+        let (second, mut waits) = self.waits(next, 4000);
+        let pause = self.chance.millis(1000);
+        sleep(pause).await;
+        self.releases(first, guard).await;
+        let lease = self.stage.settings().ephemeral.min(ttl);
+        let every = lease * self.chance.between(20, 90) / 100;
+        let from = self.now();
+        let mut had = None;
+        for _ in 0..12 {
+            sleep(Duration::from_millis(every)).await;
+            self.note(What::Polled(call));
+            if let Some(Ok(guard)) = Cut::new(ticket.acquire(), 1, call).await {
+                had = Some(guard);
+                break;
+            }
+            self.note(What::Unpolled(call));
+            if waits.try_recv().is_ok() {
+                break;
+            }
+        }
+        let at = had.is_some().then(|| self.now());
+        let what = "it was polled now and then";
+        self.tell("C4", vec![call, second], from, at, 4 * every, what);
+        if let Some(guard) = had {
+            let guard = Arc::new(guard);
+            self.stage.sim.follow(call, &guard);
+            self.releases(call, guard).await;
+        }
+        self.note(What::Given(call));
     }
 
     /// L3: a split vote resolves in a few round trips.

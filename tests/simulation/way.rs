@@ -24,6 +24,9 @@ use crate::{
 /// After so many timeouts in a row a connection is replaced, as the real ones are.
 const MAX_TIMEOUTS: u32 = 3;
 
+/// For so long an earlier connection may still bring answers.
+const LINGERS: Ms = 2000;
+
 /// A node notices by then that a connection has ended.
 pub(super) const NOTICED: Ms = 1500;
 
@@ -59,6 +62,8 @@ pub(super) struct Way {
     heard: Ms,
     /// When what was sent last arrives, there and back.
     last: (Ms, Ms),
+    /// What is waited for over earlier connections, by their epochs.
+    lingering: BTreeMap<u64, BTreeMap<u64, oneshot::Sender<Outcome>>>,
     /// What is under way while nothing gets through.
     held_up: Vec<Message>,
     /// Since when everything that is sent arrives in time.
@@ -145,6 +150,7 @@ impl Way {
             timeouts: 0,
             heard: 0,
             last: (0, 0),
+            lingering: BTreeMap::new(),
             held_up: Vec::new(),
             healthy: None,
         }
@@ -427,6 +433,11 @@ impl World {
         let now = self.now();
         let way = &mut self.ways[client][node];
         let Some(link) = way.link.as_mut().filter(|link| link.epoch == epoch) else {
+            let lingering = way.lingering.get_mut(&epoch);
+            if let Some(sender) = lingering.and_then(|waiting| waiting.remove(&number)) {
+                count("answered over an earlier connection");
+                let _ = sender.send(outcome);
+            }
             return;
         };
         if way.weather.cut_back {
@@ -506,14 +517,24 @@ impl World {
         }
     }
 
-    /// Ends the connection. Its requests fail at once; what becomes of those under way is chance.
+    /// Ends the connection. Its requests fail at once, or are still waited for; what becomes of those under way is
+    /// chance.
     pub(super) fn reset(&mut self, client: usize, node: usize) {
         let way = &mut self.ways[client][node];
         let Some(link) = way.link.take() else {
             return;
         };
         way.timeouts = 0;
-        drop(link.waiting);
+        if self.chance.is(40) {
+            // Some of what was asked over it may still be answered.
+            let epoch = link.epoch;
+            way.lingering.insert(epoch, link.waiting);
+            self.after(LINGERS, move |world| {
+                world.ways[client][node].lingering.remove(&epoch);
+            });
+        } else {
+            drop(link.waiting);
+        }
         // The server may notice much later, and tells a connection meanwhile that nobody reads.
         let wait = if self.chance.is(50) {
             0

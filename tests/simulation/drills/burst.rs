@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Drill;
 use crate::simulation::{
-    history::{Kind, Ms, What},
+    history::{Kind, Ms, Settings, What},
     server::Server,
     work::Cut,
 };
@@ -71,6 +71,69 @@ impl Drill<'_> {
         let what = format!("{many} guards were dropped at once, {cost} us each");
         self.tell("C3", Vec::new(), dropped, cleared, bound, &what);
         self.cost(0);
+    }
+
+    /// L6, F2: one client has many leases and places, and the way to the nodes becomes longer, but not too long.
+    pub(super) async fn longer_way(&mut self) {
+        let ttl = self.chance.pick(&[1000, 2000, 4000, 8000]);
+        let answer = 500.min((ttl * 99 / 100 - 2) / 3);
+        let way = answer * self.chance.between(50, 92) / 200;
+        let settings = Settings {
+            delay: way,
+            node_timeout: 500,
+            ephemeral: 4000,
+            room: 10_000,
+            ..self.stage.settings().clone()
+        };
+        let (holder, party) = (self.enter(), self.enter_with(settings));
+        let (many, waiting) = (self.chance.between(50, 300), self.chance.below(40));
+        let base = self.resource + 1000;
+        let line = self.resource;
+        let (first, guard) = self.lock(holder, 20_000).await;
+        let mut tickets = Vec::new();
+        for _ in 0..waiting {
+            tickets.push(self.ticket(party, 8000).await);
+        }
+        let mut guards = Vec::new();
+        for place in 0..many as usize {
+            self.resource = base + place;
+            guards.push(self.lock(party, ttl).await);
+        }
+        let (step, after) = (self.chance.millis(ttl), self.chance.below(ttl));
+        sleep(step).await;
+        self.slow(party, |_| (way, way));
+        sleep(Duration::from_millis(4 * ttl + 8000 + after)).await;
+        let lost = guards.iter().filter(|(_, guard)| !guard.is_held());
+        let calls: Vec<u16> = lost.map(|(call, _)| *call).collect();
+        let (now, count) = (self.now(), calls.len() as Ms);
+        let what = format!("{many} leases of {ttl} ms, then a way of {way} ms; lost");
+        self.tell("L6", calls, now, Some(now + count), 0, &what);
+        self.resource = line;
+        let in_line = self.stage.sim.with(|world| {
+            let now = world.now();
+            let standing = |server: &mut Server| {
+                let standing = server.standing(now);
+                tickets
+                    .iter()
+                    .filter(|(call, _)| standing.contains(call))
+                    .count()
+            };
+            let mut lines: Vec<usize> = world.servers.iter_mut().map(standing).collect();
+            lines.sort_unstable();
+            lines[lines.len() / 2]
+        });
+        let (now, missing) = (self.now(), waiting - in_line as Ms);
+        let what = format!("{waiting} places beside {many} leases, then a way of {way} ms; gone");
+        let calls = tickets.iter().map(|(call, _)| *call).collect();
+        self.tell("F2", calls, now, Some(now + missing), 0, &what);
+        for (call, guard) in guards {
+            self.let_go(call, guard);
+        }
+        for (call, ticket) in tickets {
+            self.note(What::Given(call));
+            drop(ticket);
+        }
+        self.releases(first, guard).await;
     }
 
     /// C1: very many waiters are dropped at once.

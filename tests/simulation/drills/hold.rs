@@ -385,7 +385,7 @@ impl Drill<'_> {
     }
 
     /// From now on each node is that far from a client, and that is healthy.
-    fn slow(&mut self, client: usize, mut delay: impl FnMut(usize) -> (Ms, Ms)) {
+    pub(super) fn slow(&mut self, client: usize, mut delay: impl FnMut(usize) -> (Ms, Ms)) {
         for node in 0..self.stage.settings().nodes {
             let fair = Weather::fair(delay(node));
             self.stage.sim.with(|world| {
