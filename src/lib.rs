@@ -41,12 +41,16 @@
 //!
 //! # Layout
 //!
-//! To read the code: this page, [`docs::protocol`], then `node/mod.rs`, `scripts/`, `claim/`, `roll.rs`,
-//! `keepalive.rs`, `place.rs`, `guard.rs`. Everything a request believes and decides is in `claim`, which
-//! sends nothing. `roll` is the table of all requests of a client; `keepalive` is its one background task, which
-//! sends what the requests ask and hears the answers, at the pace that `pace` sets. `place` and `guard` are what
-//! the waiting futures and the guards are made of. Everything that is sent goes through the trait `Node`, which
-//! two kinds of node implement.
+//! To read the code: this page, [`docs::protocol`], then `scripts/`, `request/`, `client/`, `place.rs`,
+//! `guard.rs`.
+//!
+//! - `request/` is the core: one request, what each node is believed to have of it, and what follows. It is given
+//!   the time and what is known of the servers, and it sends nothing, locks nothing and reads no clock.
+//! - `client/requests.rs` is the table of all requests of a client, under one lock. `client/ticker.rs` is the one
+//!   background task that sends what the requests ask and hears the answers, at the pace of
+//!   `client/in_flight.rs`.
+//! - `place.rs` and `guard.rs` are what the waiting futures and the guards are made of.
+//! - `node/` carries messages to servers of two kinds, by the trait `Node`: real ones, and tables in memory.
 //!
 //! # Features
 //!
