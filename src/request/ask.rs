@@ -417,13 +417,15 @@ impl Request {
         let answered = now.plus(self.config.timeout(self.ttl));
         let renewed = renews && self.renewal_due(node).is_none_or(|due| due <= answered);
         let lacks = node.vote.is_none() || !node.full_ttl || node.doubtful;
-        // An earlier wish may still be open on this node, and is not taken back by a smaller one.
-        let least = if wished {
-            self.ttl.max(self.wanted_until.since(now))
-        } else {
-            self.ttl
+        // An earlier wish may still be open on this node, and is not taken back by a smaller one; nor does the node get
+        // more by hearing of it late, if nothing renews the lease on the others.
+        let wanted = self.wanted_until.since(now);
+        let least = match (wished, renews) {
+            (true, false) => wanted,
+            (true, true) => self.ttl.max(wanted),
+            (false, _) => self.ttl,
         };
-        let lacking = self.longest_left(now).max(self.wanted_until.since(now));
+        let lacking = self.longest_left(now).max(wanted);
         match (lacks, wished || renews) {
             (true, true) => lacking.max(least),
             (true, false) => lacking,

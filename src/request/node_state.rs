@@ -24,7 +24,7 @@ pub(crate) struct NodeState {
     pushed_end: u64,
     /// The vote lasts for the ttl, and not just for what was left of a waiter lease.
     pub(crate) full_ttl: bool,
-    /// It had ended, as far as it can be trusted, when the answer that told of it came.
+    /// It had ended, as far as it can be trusted, when the answer or the push that told of it came.
     pub(crate) dead_on_arrival: bool,
     /// A waiter on this node comes before us, although the vote is ours.
     pub(crate) outranked: bool,
@@ -325,7 +325,7 @@ impl NodeState {
                     sent: answer.sent,
                 });
                 if let Some((lease_end, seq)) = self.early.take().map(|early| *early) {
-                    overtaken = self.on_push(lease_end, seq, factor);
+                    overtaken = self.on_push(lease_end, seq, factor, now);
                     self.early = None;
                 }
             }
@@ -378,18 +378,16 @@ impl NodeState {
 
     /// A push told of a vote. False if it has not grown from the lease that we know: then the answer that
     /// it belongs to is still under way, or it is stale, and only the node knows.
-    pub(crate) fn on_push(&mut self, lease_end: u64, seq: u64, factor: f64) -> bool {
+    pub(crate) fn on_push(&mut self, lease_end: u64, seq: u64, factor: f64, now: Time) -> bool {
         let Some(place) = self.place.take_if(|place| place.lease_end == lease_end) else {
             self.early = Some(Box::new((lease_end, seq)));
             return false;
         };
-        self.vote = Some(Vote {
-            until: valid_until(place.sent, place.lease, factor),
-            seq,
-        });
+        let until = valid_until(place.sent, place.lease, factor);
+        self.vote = Some(Vote { until, seq });
         self.vote_sent = place.sent;
         self.pushed_end = lease_end;
-        self.dead_on_arrival = false;
+        self.dead_on_arrival = until <= now;
         self.full_ttl = false;
         self.outranked = false;
         self.gone = false;
@@ -658,7 +656,7 @@ mod tests {
             node.hear(now, lease, Some(7), &answer, lease, 0.01)
         };
         waits(&mut node, 14_000);
-        assert!(node.on_push(14_000, 8, 0.01));
+        assert!(node.on_push(14_000, 8, 0.01, now));
         waits(&mut node, 14_000);
         assert!(node.vote.is_some(), "it was given later");
         waits(&mut node, 14_001);

@@ -218,7 +218,7 @@ impl Request {
             return;
         }
         let plausible = cx.servers.is_plausible(seq, now);
-        if !plausible || !node.on_push(lease_end, seq, factor) {
+        if !plausible || !node.on_push(lease_end, seq, factor, now) {
             // Grown from a waiter lease that this client did not hear of, or no longer: only the node
             // knows whether the vote still stands.
             node.urgent = true;

@@ -321,13 +321,23 @@ impl Stage {
                     _ => {}
                 }
             }
-            for call in waiting {
+            for call in waiting.iter().copied() {
                 let client = world.history.call(call).client;
                 let (ttl, own) = (
                     world.history.call(call).ttl,
                     world.history.settings_of(call),
                 );
                 let could = own.answers_in_time(ttl) && own.waits_in_time(ttl);
+                // Whoever finds no room waits for those in line, who may never have what they wait for.
+                let resource = world.history.call(call).resource;
+                let room = own.room;
+                let hopeless = |other: &&u16| {
+                    let it = world.history.call(**other);
+                    let own = world.history.settings_of(**other);
+                    let could = own.answers_in_time(it.ttl) && own.waits_in_time(it.ttl);
+                    it.resource == resource && !could
+                };
+                let could = could && (waiting.iter().filter(hopeless).count() as u64) < room as u64;
                 if could && !world.lives[client].is_dead() {
                     world.note(What::Starved(call));
                 }

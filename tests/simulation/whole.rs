@@ -51,7 +51,8 @@ impl World {
         let least = match call.renews {
             None => {
                 let left = valid_until.saturating_sub(now);
-                left.saturating_sub(left / 50 + 3 + call.lag)
+                // What was granted and not taken yet was kept fresh, node by node.
+                left.saturating_sub(left / 50 + 3 + call.lag + few)
             }
             // It is sent again after a third, and answered a round trip later.
             Some(every) => {
@@ -179,7 +180,8 @@ impl World {
             let started = self.servers[*node].started;
             let grace = settings.grace + settings.grace * settings.drift / 1000;
             let counts = started == 0 || started + grace + 2000 <= asked;
-            counts && self.healthy_for(call.client, *node) >= now - asked
+            // It may have been connected in the very millisecond after.
+            counts && self.healthy_for(call.client, *node) > now - asked
         };
         let healthy = (0..self.servers.len()).filter(could).count();
         if healthy >= settings.quorum {
