@@ -421,7 +421,9 @@ impl Request {
         // more by hearing of it late, if nothing renews the lease on the others.
         let wanted = self.wanted_until.since(now);
         let least = match (wished, renews) {
-            (true, false) => wanted,
+            // A question that prolongs nothing would leave the wish open, and be asked again at once.
+            (true, false) if !wanted.is_zero() => wanted,
+            (true, false) => self.ttl,
             (true, true) => self.ttl.max(wanted),
             (false, _) => self.ttl,
         };
