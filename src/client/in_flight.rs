@@ -121,8 +121,8 @@ impl Window {
         let soon = answer <= (of / 2).max(way.saturating_add(of / 8));
         match self.lane {
             Lane::Asking if late => self.shrink(before),
-            // Twice as much in each round trip, as in TCP's slow start.
-            _ if soon => self.size = (self.size + size).min(MOST),
+            // Half as much again in each round trip.
+            _ if soon => self.size = (self.size + size.div_ceil(2)).min(MOST),
             _ => {}
         }
     }
@@ -345,9 +345,9 @@ mod tests {
             (0..times).for_each(|turn| took(&mut pace, Lane::Asking, 64, answer, at(10 * turn)));
             pace.0[0].asking.size
         };
-        assert_eq!(asked(1, Some(OF / 2)), AT_FIRST + 64);
-        assert_eq!(asked(1, Some(OF * 7 / 10)), AT_FIRST + 64);
-        assert_eq!(asked(1, None), (AT_FIRST + 64) / 2);
+        assert_eq!(asked(1, Some(OF / 2)), AT_FIRST + 32);
+        assert_eq!(asked(1, Some(OF * 7 / 10)), AT_FIRST + 32);
+        assert_eq!(asked(1, None), (AT_FIRST + 32) / 2);
         assert_eq!(asked(10, None), LEAST);
         assert_eq!(asked(300, Some(OF / 10)), MOST);
     }

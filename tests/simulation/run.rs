@@ -337,7 +337,7 @@ impl Stage {
                     let could = own.answers_in_time(it.ttl) && own.waits_in_time(it.ttl);
                     it.resource == resource && !could
                 };
-                let could = could && (waiting.iter().filter(hopeless).count() as u64) < room as u64;
+                let could = could && (waiting.iter().filter(hopeless).count() as u64) < room;
                 if could && !world.lives[client].is_dead() {
                     world.note(What::Starved(call));
                 }
