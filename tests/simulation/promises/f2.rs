@@ -53,6 +53,8 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
                 What::Out { node, why, .. }
                     if !moved.contains(node)
                         && votes.len() < settings.quorum
+                        // It was granted, and may have to be extended before it is had.
+                        && has.len() < settings.quorum
                         && stood.len() >= settings.quorum =>
                 {
                     votes.remove(node);
