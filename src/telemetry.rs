@@ -79,120 +79,118 @@ pub(crate) fn emit<'a>(tell: Tell, name: impl Fn(usize) -> &'a str, limits: &Lim
 
 fn emit_unguarded<'a>(tell: Tell, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
     let Tell { who, what } = tell;
-    {
-        match what {
-            What::Step(words) => trace!(target: STEPS, holder_id = &*who.holder_id, "{words}"),
-            What::InLine { position } => {
-                tell!(debug, who, position, "in line");
-                meter::observe(meter::AHEAD, position as f64, None);
+    match what {
+        What::Step(words) => trace!(target: STEPS, holder_id = &*who.holder_id, "{words}"),
+        What::InLine { position } => {
+            tell!(debug, who, position, "in line");
+            meter::observe(meter::AHEAD, position as f64, None);
+        }
+        What::Acquired { token, wait } => {
+            limits.grace.store(false, Ordering::Relaxed);
+            let wait_ms = millis(wait);
+            tell!(debug, who, fencing_token = token, wait_ms, "lock acquired");
+            let end = Some(("end", "acquired"));
+            meter::observe(meter::WAIT, wait.as_secs_f64(), end);
+            meter::change(meter::HOLDERS, 1.0, None);
+            if who.ticket.is_some() {
+                meter::count(meter::HANDOFFS, None);
             }
-            What::Acquired { token, wait } => {
-                limits.grace.store(false, Ordering::Relaxed);
-                let wait_ms = millis(wait);
-                tell!(debug, who, fencing_token = token, wait_ms, "lock acquired");
-                let end = Some(("end", "acquired"));
-                meter::observe(meter::WAIT, wait.as_secs_f64(), end);
-                meter::change(meter::HOLDERS, 1.0, None);
-                if who.ticket.is_some() {
-                    meter::count(meter::HANDOFFS, None);
-                }
+        }
+        What::Left { position, wait } => {
+            let wait_ms = millis(wait);
+            tell!(debug, who, position, wait_ms, "left the line");
+            meter::observe(meter::WAIT, wait.as_secs_f64(), Some(("end", "left")));
+        }
+        What::Released { token, held } => {
+            let held_ms = millis(held);
+            tell!(debug, who, fencing_token = token, held_ms, "lock released");
+            given_up(held, "released");
+        }
+        What::Lost {
+            token,
+            held,
+            why,
+            overdue,
+            faults,
+        } => {
+            lost(&who, token, held, why, overdue, &described(&faults, name));
+        }
+        What::LostUnnoticed { token } => {
+            let help = "the work may have overlapped another holder's: keys were deleted or evicted, or servers \
+                        lost their memory";
+            let fencing_token = token;
+            tell!(
+                warn,
+                who,
+                fencing_token,
+                help,
+                "lease was lost before its release"
+            );
+            loss(LeaseLost::QuorumLost);
+        }
+        What::Renewed {
+            token,
+            margin,
+            usual,
+            ttl,
+        } => renewed(
+            &who,
+            token,
+            margin,
+            usual,
+            ttl,
+            limits.late.pass_if(margin < usual / 2, now),
+        ),
+        What::HeldLong { token, held } => {
+            let help = "a guard that is forgotten, or work that hangs? Bound it by max_hold; if the work takes \
+                        that long, set long_hold";
+            let (fencing_token, held_ms) = (token, millis(held));
+            tell!(warn, who, fencing_token, held_ms, help, "held for long");
+        }
+        What::Split => {
+            tell!(debug, who, "votes are split, giving mine back");
+            meter::count(meter::SPLIT_VOTES, None);
+        }
+        What::Unpolled { granted } => unpolled(&who, granted, limits.unpolled.pass(now)),
+        What::KeepsLeaving { times } => {
+            let help = "each time it goes to the end of the line. In a `select!` loop, or behind a timeout, keep \
+                        the place: take a Ticket by `enqueue` before the loop and await `acquire` in it, or poll \
+                        `&mut lock`";
+            tell!(
+                warn,
+                who,
+                times,
+                help,
+                "the same task keeps leaving the line"
+            );
+        }
+        What::InGrace { nodes } => {
+            // Once, until a lock is had again.
+            if limits.grace.swap(true, Ordering::Relaxed) {
+                return;
             }
-            What::Left { position, wait } => {
-                let wait_ms = millis(wait);
-                tell!(debug, who, position, wait_ms, "left the line");
-                meter::observe(meter::WAIT, wait.as_secs_f64(), Some(("end", "left")));
+            let help = "no locks are given until the grace is over: restart nodes one at a time, restart_grace apart";
+            for (node, left) in nodes {
+                let (node, left_ms) = (name(node), millis(left));
+                warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
             }
-            What::Released { token, held } => {
-                let held_ms = millis(held);
-                tell!(debug, who, fencing_token = token, held_ms, "lock released");
-                given_up(held, "released");
-            }
-            What::Lost {
-                token,
-                held,
-                why,
-                overdue,
-                faults,
-            } => {
-                lost(&who, token, held, why, overdue, &described(&faults, name));
-            }
-            What::LostUnnoticed { token } => {
-                let help = "the work may have overlapped another holder's: keys were deleted or evicted, or servers \
-                            lost their memory";
-                let fencing_token = token;
-                tell!(
-                    warn,
-                    who,
-                    fencing_token,
-                    help,
-                    "lease was lost before its release"
-                );
-                loss(LeaseLost::QuorumLost);
-            }
-            What::Renewed {
-                token,
-                margin,
-                usual,
-                ttl,
-            } => renewed(
-                &who,
-                token,
-                margin,
-                usual,
-                ttl,
-                limits.late.pass_if(margin < usual / 2, now),
-            ),
-            What::HeldLong { token, held } => {
-                let help = "a guard that is forgotten, or work that hangs? Bound it by max_hold; if the work takes \
-                            that long, set long_hold";
-                let (fencing_token, held_ms) = (token, millis(held));
-                tell!(warn, who, fencing_token, held_ms, help, "held for long");
-            }
-            What::Split => {
-                tell!(debug, who, "votes are split, giving mine back");
-                meter::count(meter::SPLIT_VOTES, None);
-            }
-            What::Unpolled { granted } => unpolled(&who, granted, limits.unpolled.pass(now)),
-            What::KeepsLeaving { times } => {
-                let help = "each time it goes to the end of the line. In a `select!` loop, or behind a timeout, keep \
-                            the place: take a Ticket by `enqueue` before the loop and await `acquire` in it, or poll \
-                            `&mut lock`";
-                tell!(
-                    warn,
-                    who,
-                    times,
-                    help,
-                    "the same task keeps leaving the line"
-                );
-            }
-            What::InGrace { nodes } => {
-                // Once, until a lock is had again.
-                if limits.grace.swap(true, Ordering::Relaxed) {
-                    return;
-                }
-                let help = "no locks are given until the grace is over: restart nodes one at a time, restart_grace apart";
-                for (node, left) in nodes {
-                    let (node, left_ms) = (name(node), millis(left));
-                    warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
-                }
-            }
-            What::TooSlow { waited, lease } => {
-                let Some(suppressed) = limits.too_slow.pass(now) else {
-                    return;
-                };
-                let help = "its place lapses in between, so others may be served first: use a ttl and a \
-                            fifo_ephemeral_ttl of several times the round trip";
-                let (waited_ms, lease_ms) = (millis(waited), millis(lease));
-                tell!(
-                    warn,
-                    who,
-                    waited_ms,
-                    lease_ms,
-                    suppressed,
-                    help,
-                    "nodes answer too slowly for so short a lease"
-                );
-            }
+        }
+        What::TooSlow { waited, lease } => {
+            let Some(suppressed) = limits.too_slow.pass(now) else {
+                return;
+            };
+            let help = "its place lapses in between, so others may be served first: use a ttl and a \
+                        fifo_ephemeral_ttl of several times the round trip";
+            let (waited_ms, lease_ms) = (millis(waited), millis(lease));
+            tell!(
+                warn,
+                who,
+                waited_ms,
+                lease_ms,
+                suppressed,
+                help,
+                "nodes answer too slowly for so short a lease"
+            );
         }
     }
 }
@@ -366,7 +364,7 @@ fn unpolled(who: &Who, granted: Duration, warned: Option<u64>) {
 /// A call ended without a guard.
 fn refused(resource: &str, error: &LockError, limit: &Limit, now: Time) {
     let unanswered = matches!(error, LockError::NoQuorum(_));
-    if let Some(suppressed) = unanswered.then(|| limit.pass(now)).flatten() {
+    if let Some(suppressed) = limit.pass_if(unanswered, now) {
         let help = "nobody gets a lock until a majority of the nodes answers: `error` says what each of them said";
         warn!(target: TARGET, resource, %error, suppressed, help, "no quorum");
     } else {
@@ -546,11 +544,6 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// As [`pass`](Self::pass), of what happens only sometimes.
-    fn pass_if(&self, happens: bool, now: Time) -> Option<u64> {
-        happens.then(|| self.pass(now)).flatten()
-    }
-
     const PAUSE: Duration = Duration::from_secs(60);
 
     /// How many were held back since the last one that passed; `None` if this one does not pass.
@@ -572,6 +565,11 @@ impl Limit {
         }
         self.suppressed.fetch_add(1, Ordering::Relaxed);
         None
+    }
+
+    /// As [`pass`](Self::pass), of what happens only sometimes.
+    fn pass_if(&self, happens: bool, now: Time) -> Option<u64> {
+        happens.then(|| self.pass(now)).flatten()
     }
 }
 
