@@ -225,7 +225,7 @@ impl Requests {
         &self.nodes
     }
 
-    /// Enrols a request. It stands outside if others of this client wait for room in that line: whoever comes now
+    /// Enters a request. It stands outside if others of this client wait for room in that line: whoever comes now
     /// must not get in before them.
     pub(crate) fn add(self: &Arc<Self>, request: Request) -> Entry {
         let bell: Arc<Bell> = Arc::default();
@@ -463,11 +463,8 @@ impl Requests {
         }
         telemetry::waiters(after.waiters);
         telemetry::bare(after.bare);
-        if !after.tells.is_empty() {
-            after
-                .tells
-                .into_iter()
-                .for_each(|tell| self.nodes.tell(tell));
+        for tell in after.tells {
+            self.nodes.tell(tell);
         }
     }
 }

@@ -15,10 +15,11 @@ use crate::{
     client::in_flight::{InFlight, Lane, Took},
     client::nodes::Nodes,
     client::requests::Requests,
+    clock::Clock,
     error::{ClientStopped, NodeError},
     holder::Parts,
     message::{Answer, Extended, Released, Standing},
-    node::{Event, punctual},
+    node::{Call, Event, punctual},
     request::{Command, Cx, Question, Request},
     telemetry,
     time::Time,
@@ -175,8 +176,7 @@ fn batches(
 /// Sends a batch in one call, with the terms of `now`.
 fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> {
     let lease = batch.asked.first().map(|(_, question)| question.lease);
-    let deadline = batch.deadline;
-    let terms = nodes.terms(deadline, lease.unwrap_or_default(), now);
+    let terms = nodes.terms(batch.deadline, lease.unwrap_or_default(), now);
     let (mut enqueues, mut extends, mut releases) = (Vec::new(), Vec::new(), Vec::new());
     for (_, question) in &batch.asked {
         match &question.send {
@@ -191,18 +191,26 @@ fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> 
         return futures::future::ready(Answered { batch, outcome }).boxed();
     };
     if !extends.is_empty() {
-        let call = punctual(clock, deadline, node.extend(&extends, terms));
-        let outcome = call.map(Outcome::Extended);
-        return outcome.map(|outcome| Answered { batch, outcome }).boxed();
+        let call = node.extend(&extends, terms);
+        answered(clock, batch, call, Outcome::Extended)
+    } else if !releases.is_empty() {
+        let call = node.release(&releases, terms);
+        answered(clock, batch, call, Outcome::Released)
+    } else {
+        let call = node.enqueue(&enqueues, terms);
+        answered(clock, batch, call, Outcome::Standing)
     }
-    if !releases.is_empty() {
-        let call = punctual(clock, deadline, node.release(&releases, terms));
-        let outcome = call.map(Outcome::Released);
-        return outcome.map(|outcome| Answered { batch, outcome }).boxed();
-    }
-    let call = punctual(clock, deadline, node.enqueue(&enqueues, terms));
-    let outcome = call.map(Outcome::Standing);
-    outcome.map(|outcome| Answered { batch, outcome }).boxed()
+}
+
+/// What comes of the call that carries `batch`, by its deadline.
+fn answered<T: 'static>(
+    clock: Clock,
+    batch: Batch,
+    call: Call<T>,
+    outcome: fn(Result<Answer<T>, NodeError>) -> Outcome,
+) -> BoxFuture<'static, Answered> {
+    let call = punctual(clock, batch.deadline, call).map(outcome);
+    call.map(|outcome| Answered { batch, outcome }).boxed()
 }
 
 /// Tells the requests what was answered. A batch that was not carried out, as the node's clock was not what it

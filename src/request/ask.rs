@@ -12,7 +12,8 @@ use crate::{
     message::{Enqueue, Extend, Release},
     quorum::Majority,
     request::{
-        Command, Cx, Phase, Question, Renewal, Request, Urgency, is_later, node_state::NodeState,
+        Command, Cx, MISSES, Phase, Question, Renewal, Request, Urgency, is_later,
+        node_state::NodeState,
     },
     time::Time,
 };
@@ -20,10 +21,6 @@ use crate::{
 /// The shortest wait for the end of a holder's lease: a node that always tells of one which is about to end
 /// would be asked as fast as it answers.
 const SHORTEST_EXPIRY: Duration = Duration::from_millis(10);
-
-/// So many questions in a row may go unanswered over a connection that stands before a waiter lets its place
-/// there lapse between them: one that never hears of its turn must not keep it from the others (L1).
-const MISSES: u8 = 3;
 
 /// By how much timers may be late in all between two renewals.
 const TIMERS: Duration = Duration::from_millis(5);
@@ -369,7 +366,7 @@ impl Request {
         let (resource, id) = (self.resource.clone(), self.id.clone());
         Some(match self.phase {
             Phase::Ended(_) | Phase::Parked => {
-                let id = self.undone();
+                let id = self.id.clone();
                 (
                     Command::Release(Release { resource, id }),
                     config.node_timeout,

@@ -6,7 +6,6 @@
 
 use crate::{
     error::NodeError,
-    holder::HolderId,
     message::Released,
     quorum::Quorum,
     request::{End, Phase, Request, node_state::Outcome},
@@ -104,11 +103,6 @@ impl Request {
         self.start_undoing(now);
         self.phase = Phase::Parked;
         self.news.wake = true;
-    }
-
-    /// Under which id the nodes know it, in this generation and the older ones.
-    pub(super) fn undone(&self) -> HolderId {
-        self.id.clone()
     }
 
     pub(super) fn start_undoing(&mut self, now: Time) {

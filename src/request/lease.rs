@@ -339,7 +339,7 @@ impl Request {
         })
     }
 
-    /// On how few nodes more than a quorum the lease stands: 0 if one fault of a node may end it.
+    /// Whether the lease stands on a quorum and no node more, so that one fault may end it.
     pub(crate) fn is_bare(&self, now: Time) -> bool {
         let standing = self.nodes.iter().filter(|node| node.stands(now)).count();
         self.phase == Phase::Held

@@ -47,6 +47,10 @@ use node_state::NodeState;
 /// Rounds that follow each other at once after a vote came without a quorum.
 const EAGER_ROUNDS: u8 = 3;
 
+/// So many questions in a row may go unanswered over a connection that stands before a waiter lets its place
+/// there lapse between them: one that never hears of its turn must not keep it from the others (L1).
+const MISSES: u8 = 3;
+
 /// So many turns in a row may end before they can be taken; then the others come first for a while.
 const MISSED_TURNS: u8 = 3;
 

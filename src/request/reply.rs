@@ -8,7 +8,7 @@ use crate::{
     message::{Answer, Extend, Extended, Released, Standing},
     quorum::Vote,
     request::{
-        Command, Cx, EAGER_ROUNDS, End, MISSED_TURNS, Phase, Question, Request, is_later,
+        Command, Cx, EAGER_ROUNDS, End, MISSED_TURNS, MISSES, Phase, Question, Request, is_later,
         node_state::NodeState,
     },
     time::Time,
@@ -195,7 +195,7 @@ impl Request {
             return;
         };
         node.misses = node.misses.saturating_add(1);
-        if node.misses == EAGER_ROUNDS + 1 {
+        if node.misses == MISSES + 1 {
             let (waited, lease) = (question.timeout, question.lease);
             self.tell(What::TooSlow { waited, lease });
         }
