@@ -6,13 +6,9 @@ use futures::FutureExt;
 use redlock_fifo::{FifoRedlock, LockError, MemoryCluster};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{client, nodes};
+use crate::rig::{client, lengthen, millis, nodes, patient, with_defaults};
 
 const TTL: Duration = Duration::from_secs(10);
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// A future that is polled now and then, more often than its turn lasts, and somebody behind it.
 #[tokio::test(start_paused = true)]
@@ -66,7 +62,7 @@ async fn l1_c4_a_lock_that_is_polled_now_and_then_is_had() {
 #[tokio::test(start_paused = true)]
 async fn l4_try_lock_ends_where_the_way_is_as_long_as_a_renewal_may_take() {
     let cluster = MemoryCluster::new(3);
-    cluster.nodes().for_each(|node| node.set_latency(millis(6)));
+    lengthen(&cluster, millis(6));
     let one = FifoRedlock::builder()
         .memory(&cluster)
         .auto_extend(false)
@@ -83,9 +79,7 @@ async fn l4_try_lock_ends_where_the_way_is_as_long_as_a_renewal_may_take() {
 #[tokio::test(start_paused = true)]
 async fn c3_shutdown_does_not_wait_for_what_healthy_nodes_have_confirmed() {
     let cluster = MemoryCluster::new(3);
-    cluster
-        .nodes()
-        .for_each(|node| node.set_latency(millis(20)));
+    lengthen(&cluster, millis(20));
     let one = FifoRedlock::builder()
         .memory(&cluster)
         .node_timeout(millis(600_000))
@@ -143,16 +137,8 @@ async fn l4_try_lock_does_not_wait_for_a_grace() {
 async fn no_quorum_says_how_many_have_answered() {
     let cluster = MemoryCluster::new(3);
     sleep(millis(60_000)).await;
-    let one = FifoRedlock::builder()
-        .memory(&cluster)
-        .connect()
-        .await
-        .unwrap();
-    let other = FifoRedlock::builder()
-        .memory(&cluster)
-        .connect()
-        .await
-        .unwrap();
+    let one = with_defaults(&cluster).await;
+    let other = with_defaults(&cluster).await;
     let guard = other.lock("r", millis(10_000)).await.unwrap();
     sleep(millis(1000)).await;
     cluster.node(0).restart();
@@ -214,11 +200,7 @@ async fn an_extension_that_is_dropped_after_its_first_poll_is_carried_out() {
 #[tokio::test(start_paused = true)]
 async fn enqueue_says_that_there_is_no_quorum() {
     let cluster = MemoryCluster::new(3);
-    let redlock = FifoRedlock::builder()
-        .memory(&cluster)
-        .connect()
-        .await
-        .unwrap();
+    let redlock = with_defaults(&cluster).await;
     redlock
         .lock("r", TTL)
         .await
@@ -235,15 +217,11 @@ async fn enqueue_says_that_there_is_no_quorum() {
                 .for_each(|n| cluster.node(n).set_latency(Duration::from_secs(2)));
             let _ = redlock.try_lock("r", TTL).await;
             sleep(Duration::from_secs(8)).await;
-            cluster
-                .nodes()
-                .for_each(|node| node.set_latency(Duration::ZERO));
+            lengthen(&cluster, Duration::ZERO);
             sleep(Duration::from_secs(2)).await;
         }
     }
-    cluster
-        .nodes()
-        .for_each(|node| node.set_latency(Duration::from_millis(100)));
+    lengthen(&cluster, Duration::from_millis(100));
     let used = redlock.clone();
     let asks = tokio::spawn(async move { used.enqueue("r", TTL).await.map(|t| t.position()) });
     sleep(Duration::from_millis(120)).await;
@@ -282,15 +260,9 @@ async fn a_repeated_first_round_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn c1_nothing_is_left_on_a_node_that_comes_up_as_it_is_asked() {
     let cluster = MemoryCluster::new(3);
-    let redlock = FifoRedlock::builder()
-        .memory(&cluster)
-        .connect()
-        .await
-        .unwrap();
+    let redlock = with_defaults(&cluster).await;
     sleep(Duration::from_secs(1)).await;
-    cluster
-        .nodes()
-        .for_each(|n| n.set_latency(Duration::from_millis(20)));
+    lengthen(&cluster, Duration::from_millis(20));
     cluster.node(2).stop();
     let mut lock = redlock.lock("r", 10 * TTL);
     assert!((&mut lock).now_or_never().is_none());
@@ -351,11 +323,7 @@ async fn l5_a_late_answer_of_an_earlier_run_does_not_hide_that_the_vote_is_gone(
     let mut missing = Vec::new();
     for auto in [true, false] {
         let cluster = MemoryCluster::new(3);
-        let redlock = FifoRedlock::builder()
-            .memory(&cluster)
-            .connect()
-            .await
-            .unwrap();
+        let redlock = with_defaults(&cluster).await;
         sleep(Duration::from_secs(100)).await;
         let guard = redlock
             .lock("r", Duration::from_secs(25))
@@ -461,7 +429,7 @@ async fn a_holder_asks_no_more_often_than_it_needs() {
         (4000, false, false),
     ] {
         let cluster = nodes(&[2; 3]);
-        let redlock = crate::rig::patient(&cluster).fifo_ephemeral_ttl(millis(ephemeral));
+        let redlock = patient(&cluster).fifo_ephemeral_ttl(millis(ephemeral));
         let redlock = redlock.connect().await.unwrap();
         for node in [1, 2] {
             assert!(cluster.node(node).set_nx("r", "another", millis(8000)));

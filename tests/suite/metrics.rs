@@ -9,6 +9,7 @@ use tokio::time::{sleep, timeout};
 use crate::{
     books::{Books, Ledger, listed},
     ear::{PAGE, code},
+    rig::with_defaults,
 };
 
 const TTL: Duration = Duration::from_secs(9);
@@ -98,11 +99,7 @@ async fn what_goes_wrong_is_counted() {
     let books = Books(ledger.clone());
     let _recorder = set_default_local_recorder(&books);
     let cluster = MemoryCluster::new(3);
-    let redlock = FifoRedlock::builder()
-        .memory(&cluster)
-        .connect()
-        .await
-        .unwrap();
+    let redlock = with_defaults(&cluster).await;
 
     let expired = redlock.lock("a", TTL).await.unwrap();
     cluster.node(0).stop();
@@ -140,13 +137,7 @@ async fn split_votes_are_counted() {
     let books = Books(ledger.clone());
     let _recorder = set_default_local_recorder(&books);
     let cluster = MemoryCluster::new(2);
-    let client = async || {
-        FifoRedlock::builder()
-            .memory(&cluster)
-            .connect()
-            .await
-            .unwrap()
-    };
+    let client = async || with_defaults(&cluster).await;
     let (one, two) = (client().await, client().await);
     let slow = |place, millis| {
         cluster

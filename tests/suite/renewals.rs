@@ -6,11 +6,7 @@ use redlock_fifo::{LeaseLost, LockGuard};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_test::{assert_pending, task::spawn};
 
-use crate::rig::{client, nodes, patient, settle};
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
+use crate::rig::{client, millis, nodes, patient, settle};
 
 const TTL: Duration = Duration::from_secs(10);
 

@@ -4,6 +4,19 @@ use std::time::Duration;
 
 use redlock_fifo::{FifoRedlock, FifoRedlockBuilder, MemoryCluster};
 
+pub(crate) const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A client on `cluster` with the default settings.
+pub(crate) async fn with_defaults(cluster: &MemoryCluster) -> FifoRedlock {
+    FifoRedlock::builder()
+        .memory(cluster)
+        .connect()
+        .await
+        .unwrap()
+}
+
 /// A builder on `cluster` whose waiters never give up.
 pub(crate) fn patient(cluster: &MemoryCluster) -> FifoRedlockBuilder {
     FifoRedlock::builder()
@@ -20,9 +33,14 @@ pub(crate) async fn client(cluster: &MemoryCluster) -> FifoRedlock {
 pub(crate) fn nodes(latencies: &[u64]) -> MemoryCluster {
     let cluster = MemoryCluster::new(latencies.len());
     for (node, latency) in cluster.nodes().zip(latencies) {
-        node.set_latency(Duration::from_millis(*latency));
+        node.set_latency(millis(*latency));
     }
     cluster
+}
+
+/// From now on calls to any node take `latency`.
+pub(crate) fn lengthen(cluster: &MemoryCluster, latency: Duration) {
+    cluster.nodes().for_each(|node| node.set_latency(latency));
 }
 
 /// Every order of the numbers from 0 to below `count`.

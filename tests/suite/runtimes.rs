@@ -9,6 +9,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use crate::rig::with_defaults;
+
 const TTL: Duration = Duration::from_secs(3);
 
 fn small() -> Runtime {
@@ -24,11 +26,7 @@ fn other() -> Runtime {
 }
 
 async fn client() -> FifoRedlock {
-    FifoRedlock::builder()
-        .memory(&MemoryCluster::new(3))
-        .connect()
-        .await
-        .unwrap()
+    with_defaults(&MemoryCluster::new(3)).await
 }
 
 #[test]
@@ -105,13 +103,7 @@ fn a_lock_moves_between_runtimes() {
 fn inspect_outside_of_a_runtime_works_on_slow_memory_nodes() {
     let rt = other();
     let cluster = MemoryCluster::new(3);
-    let redlock = rt.block_on(async {
-        FifoRedlock::builder()
-            .memory(&cluster)
-            .connect()
-            .await
-            .unwrap()
-    });
+    let redlock = rt.block_on(async { with_defaults(&cluster).await });
     cluster.node(0).set_latency(Duration::from_millis(10));
     futures::executor::block_on(redlock.inspect("r")).unwrap();
 }
@@ -180,11 +172,7 @@ impl tracing::Subscriber for ShutsDownFirst {
 #[tokio::test]
 async fn no_request_gets_past_a_shutdown() {
     let cluster = MemoryCluster::new(3);
-    let redlock = FifoRedlock::builder()
-        .memory(&cluster)
-        .connect()
-        .await
-        .unwrap();
+    let redlock = with_defaults(&cluster).await;
     let _set = tracing::subscriber::set_default(ShutsDownFirst(Mutex::new(Some(redlock.clone()))));
     // Above restart_grace: warned of.
     let outcome = timeout(

@@ -5,11 +5,7 @@ use std::{sync::mpsc, time::Duration};
 use redlock_fifo::{BuildError, ExtendError, FifoRedlock, LockError, MemoryCluster};
 use tokio::time::{Instant, sleep};
 
-use crate::rig::{client, ends, nodes, patient};
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
+use crate::rig::{client, ends, millis, nodes, patient};
 
 const TTL: Duration = Duration::from_secs(9);
 

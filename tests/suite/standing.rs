@@ -5,11 +5,7 @@ use std::time::Duration;
 use redlock_fifo::{LockGuard, MemoryCluster};
 use tokio::time::sleep;
 
-use crate::rig::{client, nodes, orders};
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
+use crate::rig::{client, millis, nodes, orders};
 
 /// A handoff of `r` from one client to another.
 async fn handed_over(cluster: &MemoryCluster, ttl: Duration) -> LockGuard {

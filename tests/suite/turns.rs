@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::rig::{nodes, patient};
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
+use crate::rig::{millis, nodes, patient};
 
 const TTL: Duration = Duration::from_secs(10);
 

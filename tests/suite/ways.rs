@@ -8,31 +8,41 @@ use std::{
 
 use futures::future::join_all;
 use redlock_fifo::{FifoRedlock, LockGuard, MemoryCluster};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::rig::{client, nodes, patient};
+use crate::rig::{client, lengthen, millis, nodes, patient, with_defaults};
 
 const TTL: Duration = Duration::from_secs(10);
 
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
+/// A client whose lines have room for all, and whose waiters never give up.
+async fn unbounded(cluster: &MemoryCluster) -> FifoRedlock {
+    let builder = patient(cluster).fifo_queue_length(None);
+    builder.connect().await.unwrap()
+}
+
+/// So many leases of `ttl` milliseconds.
+async fn held(redlock: &FifoRedlock, count: usize, ttl: u64) -> Vec<LockGuard> {
+    let mut guards = Vec::new();
+    for n in 0..count {
+        guards.push(redlock.lock(format!("l{n}"), millis(ttl)).await.unwrap());
+    }
+    guards
+}
+
+fn count_lost(guards: &[LockGuard]) -> usize {
+    guards.iter().filter(|guard| !guard.is_held()).count()
 }
 
 /// Leases that are lost while all nodes answer each question within `latency` of a `node_timeout` of 500 ms.
 async fn lost_at(count: usize, latency: u64, ttl: u64) -> usize {
     let cluster = nodes(&[5; 3]);
     let redlock = client(&cluster).await;
-    let mut guards = Vec::new();
-    for n in 0..count {
-        guards.push(redlock.lock(format!("r{n}"), millis(ttl)).await.unwrap());
-    }
+    let guards = held(&redlock, count, ttl).await;
     sleep(millis(2 * ttl)).await;
-    assert!(guards.iter().all(|guard| guard.is_held()));
-    cluster
-        .nodes()
-        .for_each(|node| node.set_latency(millis(latency)));
+    assert_eq!(count_lost(&guards), 0);
+    lengthen(&cluster, millis(latency));
     sleep(millis(6 * ttl)).await;
-    guards.iter().filter(|guard| !guard.is_held()).count()
+    count_lost(&guards)
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,10 +73,7 @@ async fn l6_many_leases_stand_a_way_that_varies() {
         for (low, high) in [(5u64, 400u64), (50, 450), (5, 250), (100, 490)] {
             let cluster = nodes(&[5; 3]);
             let redlock = client(&cluster).await;
-            let mut guards = Vec::new();
-            for n in 0..count {
-                guards.push(redlock.lock(format!("r{n}"), TTL).await.unwrap());
-            }
+            let guards = held(&redlock, count, 10_000).await;
             for n in 0..1200u64 {
                 let of = |node: u64| {
                     if (n * 7 + node * 3).is_multiple_of(5) {
@@ -81,7 +88,7 @@ async fn l6_many_leases_stand_a_way_that_varies() {
                     .for_each(|(node, at)| node.set_latency(millis(of(at))));
                 sleep(millis(50)).await;
             }
-            let gone = guards.iter().filter(|guard| !guard.is_held()).count();
+            let gone = count_lost(&guards);
             if gone > 0 {
                 lost.push((count, low, high, gone));
             }
@@ -108,7 +115,7 @@ async fn l6_the_longest_interval_leaves_time_for_an_answer() {
             guard.start_auto_extend(every, millis(ttl)).unwrap();
             sleep(millis(1)).await;
             let latency = (validity / 3).min(millis(500)) - millis(back);
-            cluster.nodes().for_each(|node| node.set_latency(latency));
+            lengthen(&cluster, latency);
             if timeout(millis(ttl * 200), guard.lost()).await.is_ok() {
                 lost.push((ttl, back));
             }
@@ -121,18 +128,8 @@ async fn l6_the_longest_interval_leaves_time_for_an_answer() {
 async fn l6_a_renewal_does_not_wait_behind_requests() {
     for crowd in [0, 100, 300, 1000] {
         let cluster = MemoryCluster::new(3);
-        let redlock = FifoRedlock::builder()
-            .memory(&cluster)
-            .fifo_queue_length(None)
-            .fifo_retry_count(None)
-            .connect()
-            .await
-            .unwrap();
-        let other = FifoRedlock::builder()
-            .memory(&cluster)
-            .connect()
-            .await
-            .unwrap();
+        let redlock = unbounded(&cluster).await;
+        let other = with_defaults(&cluster).await;
         let _q = other.lock("q", 10 * TTL).await.unwrap();
         // Slow, and in time.
         cluster.node(2).set_latency(Duration::from_millis(450));
@@ -163,34 +160,20 @@ async fn l6_a_renewal_does_not_wait_behind_keep_alives() {
         (3000, false, 100),
     ] {
         let cluster = MemoryCluster::new(3);
-        let redlock = FifoRedlock::builder()
-            .memory(&cluster)
-            .fifo_queue_length(None)
-            .fifo_retry_count(None)
-            .connect()
-            .await
-            .unwrap();
-        let other = FifoRedlock::builder()
-            .memory(&cluster)
-            .connect()
-            .await
-            .unwrap();
+        let redlock = unbounded(&cluster).await;
+        let other = with_defaults(&cluster).await;
         let _q = other.lock("q", 10 * TTL).await.unwrap();
         let guard = redlock.lock("r", TTL).await.unwrap();
         sleep(Duration::from_millis(100)).await;
         if !late {
-            cluster
-                .nodes()
-                .for_each(|n| n.set_latency(Duration::from_millis(latency)));
+            lengthen(&cluster, Duration::from_millis(latency));
         }
         let waiters: Vec<_> = (0..crowd)
             .map(|_| tokio::spawn(redlock.lock("q", 10 * TTL).wait_forever().into_future()))
             .collect();
         if late {
             sleep(Duration::from_secs(1)).await;
-            cluster
-                .nodes()
-                .for_each(|n| n.set_latency(Duration::from_millis(latency)));
+            lengthen(&cluster, Duration::from_millis(latency));
         }
         let lost = timeout(Duration::from_secs(30), guard.lost()).await;
         if lost.is_ok() {
@@ -216,13 +199,7 @@ async fn l6_f2_a_longer_way_costs_no_lease_and_no_place() {
         (3000, 300),
     ] {
         let cluster = MemoryCluster::new(3);
-        let redlock = FifoRedlock::builder()
-            .memory(&cluster)
-            .fifo_queue_length(None)
-            .fifo_retry_count(None)
-            .connect()
-            .await
-            .unwrap();
+        let redlock = unbounded(&cluster).await;
         let other = FifoRedlock::builder()
             .memory(&cluster)
             .fifo_queue_length(None)
@@ -235,9 +212,7 @@ async fn l6_f2_a_longer_way_costs_no_lease_and_no_place() {
             .map(|_| tokio::spawn(redlock.lock("q", ttl).wait_forever().into_future()))
             .collect();
         sleep(Duration::from_secs(5)).await;
-        cluster
-            .nodes()
-            .for_each(|n| n.set_latency(Duration::from_millis(latency)));
+        lengthen(&cluster, Duration::from_millis(latency));
         let lost = timeout(Duration::from_secs(120), guard.lost()).await;
         let line = other.inspect("q").await.unwrap().waiters().len();
         // An inspection lists a thousand.
@@ -259,9 +234,9 @@ async fn f2(node_timeout: u64, from: u64, to: u64) -> (bool, Vec<&'static str>) 
     let late = make().connect().await.unwrap();
     let held = holder.lock("r", Duration::from_secs(60)).await.unwrap();
     let start = Instant::now();
-    let mut one = first.enqueue("r", TTL).await.unwrap();
-    let mut two = second.enqueue("r", TTL).await.unwrap();
-    let order = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let one = first.enqueue("r", TTL).await.unwrap();
+    let two = second.enqueue("r", TTL).await.unwrap();
+    let order = Arc::new(Mutex::new(Vec::new()));
     let spawn = |mut ticket: redlock_fifo::Ticket, name: &'static str| {
         let order = order.clone();
         tokio::spawn(async move {
@@ -271,17 +246,15 @@ async fn f2(node_timeout: u64, from: u64, to: u64) -> (bool, Vec<&'static str>) 
             guard.release().await.unwrap();
         })
     };
-    let _ = (&mut one, &mut two);
     let a = spawn(one, "first");
     let b = spawn(two, "second");
-    tokio::time::sleep_until(start + millis(from)).await;
+    sleep_until(start + millis(from)).await;
     cluster.nodes().for_each(|node| node.pause());
-    tokio::time::sleep_until(start + millis(to)).await;
+    sleep_until(start + millis(to)).await;
     cluster.nodes().for_each(|node| node.resume());
-    tokio::time::sleep_until(start + millis(5010)).await;
+    sleep_until(start + millis(5010)).await;
     let three = late.enqueue("r", TTL).await.unwrap();
-    let report = late.inspect("r").await.unwrap();
-    let _ = report;
+    late.inspect("r").await.unwrap();
     let c = spawn(three, "late");
     held.release().await.unwrap();
     timeout(Duration::from_secs(30), async {
@@ -315,18 +288,6 @@ async fn f2_a_hang_that_is_shorter_than_the_waiter_lease_costs_no_place() {
     assert!(bad.is_empty(), "{bad:?}");
 }
 
-async fn held(redlock: &FifoRedlock, count: usize, ttl: u64) -> Vec<LockGuard> {
-    let mut guards = Vec::new();
-    for n in 0..count {
-        guards.push(redlock.lock(format!("l{n}"), millis(ttl)).await.unwrap());
-    }
-    guards
-}
-
-fn lost(guards: &[LockGuard]) -> usize {
-    guards.iter().filter(|guard| !guard.is_held()).count()
-}
-
 #[tokio::test(start_paused = true)]
 async fn l6_leases_of_two_to_five_seconds_stand_a_longer_way() {
     let mut gone = Vec::new();
@@ -335,19 +296,28 @@ async fn l6_leases_of_two_to_five_seconds_stand_a_longer_way() {
         let redlock = client(&cluster).await;
         let guards = held(&redlock, count, ttl).await;
         sleep(millis(2 * ttl)).await;
-        cluster
-            .nodes()
-            .for_each(|node| node.set_latency(millis(latency)));
+        lengthen(&cluster, millis(latency));
         sleep(millis(6 * ttl)).await;
-        gone.push((count, ttl, latency, lost(&guards)));
+        gone.push((count, ttl, latency, count_lost(&guards)));
     }
     assert!(gone.iter().all(|it| it.3 == 0), "{gone:?}");
+}
+
+/// Asks again and again for what nodes that are 400 ms away cannot answer in time.
+fn ask_too_short(redlock: &FifoRedlock) {
+    let redlock = redlock.clone();
+    tokio::spawn(async move {
+        loop {
+            let _ = redlock.try_lock("short", millis(300)).await;
+            sleep(millis(1000)).await;
+        }
+    });
 }
 
 #[tokio::test(start_paused = true)]
 async fn l6_a_call_that_cannot_be_answered_in_time_tells_nothing_of_the_way() {
     let mut gone = Vec::new();
-    for short in [None, Some(300)] {
+    for short in [false, true] {
         let cluster = nodes(&[400; 3]);
         let redlock = client(&cluster).await;
         let locks = (0..300).map(|n| redlock.lock(format!("r{n}"), millis(3000)).into_future());
@@ -357,18 +327,12 @@ async fn l6_a_call_that_cannot_be_answered_in_time_tells_nothing_of_the_way() {
             .map(Result::unwrap)
             .collect();
         sleep(millis(30_000)).await;
-        assert_eq!(lost(&guards), 0);
-        if let Some(short) = short {
-            let redlock = redlock.clone();
-            tokio::spawn(async move {
-                loop {
-                    let _ = redlock.try_lock("short", millis(short)).await;
-                    sleep(millis(1000)).await;
-                }
-            });
+        assert_eq!(count_lost(&guards), 0);
+        if short {
+            ask_too_short(&redlock);
         }
         sleep(millis(40_000)).await;
-        gone.push((short, lost(&guards)));
+        gone.push((short, count_lost(&guards)));
     }
     assert!(gone.iter().all(|it| it.1 == 0), "{gone:?}");
 }
@@ -376,7 +340,7 @@ async fn l6_a_call_that_cannot_be_answered_in_time_tells_nothing_of_the_way() {
 #[tokio::test(start_paused = true)]
 async fn l1_a_call_that_cannot_be_answered_in_time_slows_no_others() {
     let mut took = Vec::new();
-    for poison in [false, true] {
+    for short in [false, true] {
         let cluster = nodes(&[400; 3]);
         let redlock = client(&cluster).await;
         for n in 0..20 {
@@ -388,14 +352,8 @@ async fn l1_a_call_that_cannot_be_answered_in_time_slows_no_others() {
                 .await
                 .unwrap();
         }
-        if poison {
-            let redlock = redlock.clone();
-            tokio::spawn(async move {
-                loop {
-                    let _ = redlock.try_lock("short", millis(300)).await;
-                    sleep(millis(1000)).await;
-                }
-            });
+        if short {
+            ask_too_short(&redlock);
         }
         sleep(millis(5000)).await;
         let start = Instant::now();
@@ -434,11 +392,9 @@ async fn f1_f2_places_are_kept_beside_many_leases() {
         }
     }
     sleep(millis(6000)).await;
-    cluster
-        .nodes()
-        .for_each(|node| node.set_latency(millis(400)));
+    lengthen(&cluster, millis(400));
     sleep(millis(8000)).await;
-    assert_eq!(lost(&guards), 0);
+    assert_eq!(count_lost(&guards), 0);
     before.clear();
     for task in tasks {
         task.await.unwrap();
@@ -469,9 +425,7 @@ async fn l1_none_of_a_burst_on_free_locks_is_refused() {
                 .await
                 .unwrap();
             held(&redlock, 5, 10_000).await.clear();
-            cluster
-                .nodes()
-                .for_each(|node| node.set_latency(millis(latency)));
+            lengthen(&cluster, millis(latency));
             let outcomes = join_all((0..count).map(|n| {
                 let redlock = redlock.clone();
                 async move {
@@ -525,16 +479,14 @@ async fn c1_places_are_given_up_beside_many_leases() {
             );
         }
         sleep(millis(6000)).await;
-        cluster
-            .nodes()
-            .for_each(|node| node.set_latency(millis(400)));
+        lengthen(&cluster, millis(400));
         sleep(millis(4000)).await;
         let start = Instant::now();
         for left in join_all(tickets.into_iter().map(redlock_fifo::Ticket::leave)).await {
             left.unwrap();
         }
         took.push(start.elapsed());
-        assert_eq!(lost(&guards), 0);
+        assert_eq!(count_lost(&guards), 0);
     }
     assert!(took[1] < 5 * took[0], "{took:?}");
 }
