@@ -94,8 +94,6 @@ fn s1_a_deletion_on_one_server_makes_no_second_holder_of_a_lease_that_began_on_a
         .await;
         let second = tokio::spawn(near.lock("r", ttl).wait_forever());
         let first = first.await.expect("no panic").expect("free");
-        let third = servers[2].text(&["GET", "r"]);
-        println!("the third vote: {third}");
         until("the second stands in line", || {
             servers[..2]
                 .iter()
