@@ -64,14 +64,14 @@ pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Pa
 impl Drill<'_> {
     async fn go(&mut self) {
         // That costs as much as all else.
-        if self.chance.is(1) {
-            return match self.chance.below(4) {
+        if self.chance.is(2) {
+            return match self.chance.below(8) {
                 0 => self.crowd().await,
-                1 => self.longer_way().await,
+                1..=5 => self.longer_way().await,
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(37) {
+        match self.chance.below(41) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -96,6 +96,7 @@ impl Drill<'_> {
             11 => self.extend_after_release().await,
             33 | 34 => self.dead_process().await,
             35 => self.polled_now_and_then().await,
+            37..=40 => self.restart_behind_an_answer().await,
             _ => self.push_after_expiry().await,
         }
     }

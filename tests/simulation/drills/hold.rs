@@ -14,6 +14,7 @@ use crate::{
         server::Server,
         way::Weather,
         work::Cut,
+        world::World,
     },
 };
 
@@ -222,6 +223,46 @@ impl Drill<'_> {
         let lost = u64::from(!guard.is_held());
         let what = "one node restarted after a handoff";
         self.tell("L5", vec![first, call], now, Some(now + lost), 0, what);
+        self.releases(call, guard).await;
+    }
+
+    /// Whole lease: an answer of a node's earlier run may come when its client is connected to the new one, which
+    /// has forgotten the lease. It says nothing about that.
+    pub(super) async fn restart_behind_an_answer(&mut self) {
+        let party = self.enter_with(self.patient(1));
+        self.slow(party, |_| (1, 1));
+        let ttl = 25_000;
+        let (call, guard) = self.lock(party, ttl).await;
+        if self.chance.is(50) {
+            guard.stop_auto_extend();
+            self.stage.sim.changes(call, Call::stopped);
+        }
+        sleep(Duration::from_millis(100)).await;
+        let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
+        let late = self.chance.between(100, 400);
+        let weather = |world: &mut World, delay| {
+            world.set_weather(party, node, |weather| weather.delay = (delay, delay));
+        };
+        self.stage.sim.with(|world| weather(world, late));
+        let _ = Cut::new(guard.is_valid(), 1, call).await;
+        // It has arrived by then, and the answer is under way.
+        let under_way = late + self.chance.below(late);
+        sleep(Duration::from_millis(under_way)).await;
+        let on = format!("node {node}, behind its answer");
+        self.stage.sim.with(|world| {
+            chaos::crash(world, node, 0, Memory::Empty, on);
+            weather(world, 1);
+        });
+        // The answer may never come. By then the lease is not due to be renewed.
+        sleep(Duration::from_millis(3000)).await;
+        let (now, resource) = (self.now(), self.resource);
+        let left = self.stage.sim.with(|world| {
+            let left = world.servers[node].key_left(resource, call, now);
+            left.unwrap_or(0)
+        });
+        let missing = u64::from(left < ttl / 2);
+        let what = "a node restarted behind an answer; leases that it was not given again";
+        self.tell("whole lease", vec![call], now, Some(now + missing), 0, what);
         self.releases(call, guard).await;
     }
 
