@@ -131,7 +131,7 @@ impl Place {
         };
         loop {
             let start = self.client.nodes.clock.now();
-            let limit = span.map(|span| start.plus(span));
+            let limit = span.map(|span| start.plus(span.max(SHORTEST_PAUSE)));
             if self.until(&has_verdict, limit).await? {
                 return Ok(true);
             }
@@ -311,7 +311,7 @@ impl Place {
             WaitPolicy::Until(deadline) => Some(deadline),
             WaitPolicy::WhileMoving(None) => None,
             WaitPolicy::WhileMoving(Some(span)) => {
-                Some(self.look(|request, _| request.progress()).plus(span))
+                Some(self.look(|request, cx| request.progress(cx.now)).plus(span))
             }
         }
     }

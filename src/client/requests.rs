@@ -65,8 +65,10 @@ struct State {
     arrivals: u64,
     /// When the ticker looked for what is due.
     ticked: Time,
-    /// Until when the ticker sleeps; `None` while it is awake or has nothing to wait for.
+    /// Until when the ticker sleeps if nothing is heard; `None` while it is awake.
     asleep_until: Option<Time>,
+    /// By when it is to look again, as something is due, or was answered or rung for by then.
+    looks_by: Time,
     closed: bool,
     /// Whether requests end as they come.
     shut_down: bool,
@@ -352,14 +354,15 @@ impl Requests {
     }
 
     /// Until when the ticker may sleep, if nothing rings; `None` if it is needed no more. Without anything
-    /// that is due it is `never`.
-    pub(crate) fn sleep_until(&self, never: Time) -> Option<Time> {
+    /// that is due it is `never`. All that was sent is answered `by`, or counts as unanswered then.
+    pub(crate) fn sleep_until(&self, never: Time, by: Option<Time>) -> Option<Time> {
         let mut state = self.state();
         if state.closed && state.rows.is_empty() {
             return None;
         }
         let wake_at = state.due.first().map_or(never, |(due, _)| *due);
         state.asleep_until = Some(wake_at);
+        state.looks_by = by.map_or(wake_at, |by| by.min(wake_at));
         Some(wake_at)
     }
 
@@ -372,7 +375,7 @@ impl Requests {
     /// due at once; nothing when none is left.
     pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(usize, Urgency)>)> {
         let (mut state, now, mut after) = self.changing();
-        (state.ticked, state.asleep_until) = (now, None);
+        (state.ticked, state.asleep_until, state.looks_by) = (now, None, now);
         let mut taken = Vec::new();
         while taken.len() < AT_ONCE {
             let first = state.due.first().copied();
@@ -421,9 +424,10 @@ impl Requests {
         changed
     }
 
-    /// Whether the ticker has looked for what is due since then.
+    /// Whether the ticker has looked for what is due since then, or had no reason to.
     pub(crate) fn is_served_since(&self, since: Time) -> bool {
-        self.state().ticked >= since
+        let state = self.state();
+        state.ticked.max(state.looks_by) >= since
     }
 
     /// The request with this uuid.
@@ -480,6 +484,7 @@ impl State {
             arrivals: 0,
             ticked: Time::ORIGIN,
             asleep_until: None,
+            looks_by: Time::ORIGIN,
             closed: false,
             shut_down: false,
         }
@@ -564,9 +569,11 @@ impl State {
         let turn = !outside || self.is_first_outside(key);
         let due = due.filter(|_| turn);
         self.schedule(key, due);
-        after.ring |= due
-            .zip(self.asleep_until)
-            .is_some_and(|(due, wake_at)| due < wake_at);
+        let sooner = |wake_at: Time| due.is_some_and(|due| due < wake_at);
+        if self.asleep_until.is_some_and(sooner) {
+            self.looks_by = self.looks_by.min(now);
+            after.ring = true;
+        }
         next
     }
 

@@ -53,7 +53,12 @@ async fn serve(requests: &Arc<Requests>, mut events: mpsc::Receiver<(usize, Even
     let mut calls = FuturesUnordered::new();
     let mut pace = InFlight::of(nodes.list.len());
     let mut heard = Vec::with_capacity(EVENTS_AT_ONCE);
-    while let Some(wake_at) = requests.sleep_until(nodes.clock.now().plus(NEVER)) {
+    let mut answered_by = Time::ORIGIN;
+    loop {
+        let by = (!calls.is_empty()).then_some(answered_by);
+        let Some(wake_at) = requests.sleep_until(nodes.clock.now().plus(NEVER), by) else {
+            return;
+        };
         tokio::select! {
             biased;
             Some(answered) = calls.next() => {
@@ -77,6 +82,7 @@ async fn serve(requests: &Arc<Requests>, mut events: mpsc::Receiver<(usize, Even
             let sent = nodes.clock.now();
             for batch in batches(place, lane, requests.ask(&keys, place), sent) {
                 pace.sent(place, lane, batch.asked.len());
+                answered_by = answered_by.max(batch.deadline);
                 calls.push(send(&nodes, batch, now));
             }
         }

@@ -396,7 +396,10 @@ impl Request {
                     repair: !ttl.is_zero() && self.repairable(place, now),
                 };
                 let ttl = if ttl.is_zero() { self.ttl } else { ttl };
-                (Command::Extend(extend), config.timeout(ttl))
+                // There is time for an answer while the lease stands, also if less is asked for.
+                let third = self.time_left(now) / 3;
+                let timeout = config.timeout(ttl).max(third.min(config.node_timeout));
+                (Command::Extend(extend), timeout)
             }
         })
     }

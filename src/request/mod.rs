@@ -315,9 +315,13 @@ impl Request {
         self.position
     }
 
-    /// When the request last moved forward; the present while only a restart grace is in the way.
-    pub(crate) fn progress(&self) -> Time {
-        self.progress
+    /// When the request last moved forward; the present while it has a quorum, or only a restart grace is in
+    /// the way.
+    pub(crate) fn progress(&self, now: Time) -> Time {
+        match self.phase {
+            Phase::Granted { .. } | Phase::Fencing { .. } => now,
+            _ => self.progress,
+        }
     }
 
     /// What is to be told of the last change; and what of the next anybody may hear.
@@ -347,22 +351,24 @@ impl Request {
     /// The nodes that gave no usable answer, and why. Once there was a verdict, also that there is no quorum, a
     /// question that is under way is no failure.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, NodeError)> + '_ {
-        let waits = self.phase == Phase::Asking && !self.is_cut_off();
-        let failure = move |(place, node): (usize, &NodeState)| {
-            let silent = node.asked() && waits;
+        let failure = |(place, node): (usize, &NodeState)| {
             let error = node.failure.as_deref().cloned();
-            Some((place, error.or(silent.then_some(NodeError::TimedOut))?))
+            let silent = self.is_silent(node).then_some(NodeError::TimedOut);
+            Some((place, error.or(silent)?))
         };
         self.nodes.iter().enumerate().filter_map(failure)
     }
 
+    fn is_silent(&self, node: &NodeState) -> bool {
+        node.asked() && self.phase == Phase::Asking && !self.is_cut_off()
+    }
+
     /// How many nodes have neither answered nor are among the [failures](Self::failures).
     pub(crate) fn open(&self) -> usize {
-        let failed = self.failures().count();
-        let answered =
-            |node: &&NodeState| !node.asked() && node.ended_stamp > 0 && node.failure.is_none();
-        let answered = self.nodes.iter().filter(answered).count();
-        self.nodes.len().saturating_sub(failed + answered)
+        let open = |node: &&NodeState| {
+            node.ended_stamp == 0 && node.failure.is_none() && !self.is_silent(node)
+        };
+        self.nodes.iter().filter(open).count()
     }
 
     /// Whether it still waits for the answer to `question`.

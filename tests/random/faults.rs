@@ -135,7 +135,7 @@ pub(crate) fn heal(world: &World) -> Duration {
         }
     }
     if stopped || plan.restarts || plan.cold {
-        plan.grace + Duration::from_secs(2)
+        plan.longest_grace() + Duration::from_secs(2)
     } else {
         Duration::ZERO
     }

@@ -123,6 +123,11 @@ async fn whole(world: &Rc<World>) {
     // And shutting down takes no time, and leaves nothing.
     for (place, client) in world.clients.iter().enumerate() {
         world.note(|| format!("c{place} is shut down at the end"));
+        // Of a node that never answers in time nothing is known before it has all run out.
+        let settings = &plan.clients[place];
+        if settings.node_timeout <= plan.slowest() {
+            continue;
+        }
         if timeout(bound, client.shutdown()).await.is_err() {
             world.fail(
                 "C3 shutdown",

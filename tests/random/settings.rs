@@ -200,6 +200,13 @@ impl Plan {
             && need <= settings.ephemeral / 3
     }
 
+    /// For how long at most a client counts no vote of a node that has restarted: by a clock that drifts, too.
+    pub(crate) fn longest_grace(&self) -> Duration {
+        let drift = self.clients.iter().map(|settings| settings.drift);
+        let drift = drift.fold(0.0, f64::max);
+        self.grace + self.grace.mul_f64(drift) + Duration::from_millis(2)
+    }
+
     /// Whether that is so for every client and ttl of the run.
     pub(crate) fn all_sound(&self) -> bool {
         (0..self.clients.len()).all(|client| self.sound(client, Duration::from_millis(self.ttls.0)))

@@ -49,6 +49,8 @@ pub(crate) struct About {
     pub(crate) touched: Cell<Instant>,
     /// When it was seen to be over.
     over: Cell<Option<Instant>>,
+    /// When it was looked at, and until when it was valid then: the last time, and some round trips before.
+    looked: Cell<[Option<(Instant, Instant)>; 2]>,
     told: Cell<bool>,
     watched: Cell<Watched>,
 }
@@ -334,7 +336,8 @@ impl World {
         let mut inner = self.inner.borrow_mut();
         inner.restarted = true;
         inner.nodes[node].down = false;
-        let votes_from = Some(Instant::now() + self.plan.grace + Duration::from_millis(1100));
+        let votes_from =
+            Some(Instant::now() + self.plan.longest_grace() + Duration::from_millis(1100));
         inner.nodes[node].votes_from = votes_from;
         inner.nodes[node].well_since = votes_from;
     }
@@ -343,7 +346,7 @@ impl World {
     fn well_from(&self, from: Instant) -> usize {
         let inner = self.inner.borrow();
         // One that restarts in the first grace of a deployment puts all in grace; so does `cold_start_grace`.
-        let first = self.start + self.plan.grace + Duration::from_millis(1100);
+        let first = self.start + self.plan.longest_grace() + Duration::from_millis(1100);
         if (inner.restarted || self.plan.cold) && from < first {
             return 0;
         }
@@ -434,6 +437,7 @@ impl World {
             every: Cell::new(None),
             touched: Cell::new(now),
             over: Cell::new(None),
+            looked: Cell::default(),
             told: Cell::new(false),
             watched: Cell::new(Watched::No),
         });
@@ -642,8 +646,23 @@ impl World {
                 }
                 ((ttl * 3 / 5).saturating_sub(slack), "of its ttl")
             }
-            _ => (guard.validity().saturating_sub(slack), "of its validity"),
+            _ => {
+                let now = Instant::now();
+                let until = now + guard.validity();
+                let [mut last, mut before] = about.looked.get();
+                if last.is_none_or(|(at, _)| at + slack <= now) {
+                    (before, last) = (last, Some((now, until)));
+                }
+                about.looked.set([last, before]);
+                // What has prolonged it since may not have come to all of them yet.
+                let Some((_, known)) = before else { return };
+                let least = known.min(until).saturating_duration_since(now);
+                (least.saturating_sub(slack), "of its validity")
+            }
         };
+        if least.is_zero() {
+            return;
+        }
         for (place, (id, left)) in nodes.iter().enumerate() {
             let short = *id != about.id || left.is_some_and(|left| left < least);
             if short {

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::{FutureExt, future::join_all};
 use redlock_fifo::{ArgumentError, FifoRedlock, LockError, MemoryCluster};
 use tokio::time::sleep;
 
-use crate::{cluster::now, rig::nodes};
+use crate::{
+    cluster::now,
+    rig::{millis, nodes},
+};
 
 const TTL: Duration = Duration::from_secs(10);
 
@@ -110,4 +113,34 @@ async fn l4_try_lock_that_is_polled_after_its_votes_have_ended_asks_again() {
         redlock.shutdown().await;
         assert!(cluster.nodes().all(|node| node.get("r").is_none()));
     }
+}
+
+/// Python's settings count polls, which may be shorter than the way to the nodes.
+#[tokio::test(start_paused = true)]
+async fn a_set_patience_below_the_round_trip_ends_no_round() {
+    for (pause, latency) in [(1, 2), (2, 30), (60, 70), (90, 70), (150, 70)] {
+        let cluster = nodes(&[latency; 3]);
+        // Their counters differ: the token is written before the guard is out, which is another round.
+        cluster.node(1).step_clock(0.5);
+        let builder = FifoRedlock::builder().memory(&cluster);
+        let builder = builder.retry_delay(millis(pause));
+        let builder = builder.fifo_retry_count(1).fifo_retry_delay(millis(0));
+        let client = builder.connect().await.expect("memory nodes");
+        // More than are asked for at once.
+        let locks = (0..100).map(|n| client.lock(format!("l{n}"), TTL).into_future());
+        let guards = join_all(locks).await;
+        let refused = guards.iter().find_map(|guard| guard.as_ref().err());
+        assert_eq!(refused, None, "{pause} ms, {latency} ms away");
+        let tried = client.try_lock("l0", TTL).await;
+        assert!(matches!(tried, Ok(None)), "{tried:?}");
+        client.enqueue("l0", TTL).await.expect("recorded");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extension_to_less_than_the_way_takes_is_answered_while_the_lease_stands() {
+    let cluster = nodes(&[30; 3]);
+    let client = client(&cluster).await;
+    let guard = client.lock("r", TTL).await.expect("free");
+    assert_eq!(guard.extend(millis(40)).await, Ok(()));
 }
