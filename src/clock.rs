@@ -6,6 +6,7 @@
 
 use std::{
     future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::mpsc,
     task::Poll,
@@ -45,6 +46,14 @@ impl Clock {
         }
     }
 
+    /// The one whose origin is the earlier, of those that follow tokio's.
+    pub(crate) fn earlier(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Tokio { origin: one }, Self::Tokio { origin: two }) if two < one => other,
+            _ => self,
+        }
+    }
+
     /// The present moment.
     pub(crate) fn now(&self) -> Time {
         match self {
@@ -61,6 +70,7 @@ impl Clock {
     /// again, or a lease that ended meanwhile would be told of as much later (S3).
     pub(crate) async fn sleep_until(&self, deadline: Time) {
         let mut timer: Option<Timer> = None;
+        let mut apart = false;
         poll_fn(|cx| {
             loop {
                 let span = match self {
@@ -71,13 +81,22 @@ impl Clock {
                     return Poll::Ready(());
                 }
                 let here = Handle::try_current().ok().map(|runtime| runtime.id());
+                let here = here.filter(|_| !apart);
                 // That of another runtime may never fire, and must not be polled once that has ended.
-                let mut ours = timer.take().filter(|timer| timer.runtime == here);
-                let current = ours.get_or_insert_with(|| Timer::start(here, span));
-                let over = current.sleep.as_mut().poll(cx).is_ready();
-                if !over {
-                    timer = ours;
-                    return Poll::Pending;
+                let ours = timer.take().filter(|timer| timer.runtime == here);
+                let polled = catch_unwind(AssertUnwindSafe(|| {
+                    let mut ours = ours.unwrap_or_else(|| Timer::start(here, span));
+                    let over = ours.sleep.as_mut().poll(cx).is_ready();
+                    (!over).then_some(ours)
+                }));
+                match polled {
+                    Ok(None) => {}
+                    Ok(ours) => {
+                        timer = ours;
+                        return Poll::Pending;
+                    }
+                    // A runtime that shuts down, or that has no timer: tokio's panics.
+                    Err(_) => apart = true,
                 }
             }
         })

@@ -78,7 +78,7 @@ fn on_memory(sources: Vec<Source>, config: Config) -> Result<Client, BuildError>
     for (second, cluster) in clusters.iter().enumerate() {
         let twin = clusters[..second]
             .iter()
-            .position(|other| other.is_same(cluster));
+            .position(|other| other.is_same(cluster) && !other.is_empty());
         if let Some(first) = twin {
             let places = |end: usize| clusters[..end].iter().map(MemoryCluster::len).sum();
             return Err(BuildError::SameAddress {
@@ -92,9 +92,9 @@ fn on_memory(sources: Vec<Source>, config: Config) -> Result<Client, BuildError>
 }
 
 pub(crate) fn to_memory(clusters: &[MemoryCluster], config: Config) -> Client {
-    let clock = clusters
-        .first()
-        .map_or_else(Clock::tokio, MemoryCluster::clock);
+    // The one that began first: no node began before its origin.
+    let clocks = clusters.iter().map(MemoryCluster::clock);
+    let clock = clocks.reduce(Clock::earlier).unwrap_or_else(Clock::tokio);
     let shared = Shared::new(config, clock, true);
     let mut list: Vec<Arc<dyn Node>> = Vec::new();
     for cluster in clusters {

@@ -59,18 +59,24 @@ impl Grace {
     /// count. Asked for every vote again and again, so whoever is up for long costs no look at the others.
     pub(crate) fn left(&self, up_since: Time, now: Time) -> Duration {
         let left = self.period.saturating_sub(now.since(up_since));
-        if left.is_zero() || self.cold {
+        if left.is_zero() || self.cold || !self.started_together(up_since) {
             return left;
         }
+        Duration::ZERO
+    }
+
+    /// From when the votes of a node count that may have forgotten something.
+    pub(crate) fn votes_from(&self, up_since: Time) -> Option<Time> {
+        let fresh = !self.cold && self.started_together(up_since);
+        (!fresh).then(|| up_since.plus(self.period))
+    }
+
+    fn started_together(&self, up_since: Time) -> bool {
         let reached = || self.starts.iter().flatten();
         let first = reached().map(|start| start.earliest).min();
         let last = reached().map(|start| start.latest).max();
         let (first, last) = (first.unwrap_or(up_since), last.unwrap_or(up_since));
-        if last.since(first) <= TOGETHER {
-            Duration::ZERO
-        } else {
-            left
-        }
+        last.since(first) <= TOGETHER
     }
 }
 

@@ -119,8 +119,7 @@ impl Place {
         }
     }
 
-    /// Waits for the verdict of a round, but no longer than the patience. A round ends by itself as long as the client's
-    /// runtime serves it, however long its questions wait for their turn.
+    /// Waits for the verdict of a round, but no longer than the patience.
     async fn first_round(
         &self,
         has_verdict: impl Fn(&Request) -> bool,
@@ -129,14 +128,23 @@ impl Place {
         let WaitPolicy::WhileMoving(span) = patience else {
             return self.until(has_verdict, self.deadline(patience)).await;
         };
+        let verdict = |request: &mut Request, _: Cx<'_>| has_verdict(request).then_some(());
+        Ok(self.while_served(verdict, span).await?.is_some())
+    }
+
+    /// Waits for what nodes answer. That ends by itself as long as the client's runtime serves it, however long the
+    /// questions wait for their turn; `None` if it does not for `span`.
+    async fn while_served<T>(
+        &self,
+        change: impl Fn(&mut Request, Cx<'_>) -> Option<T>,
+        span: Option<Duration>,
+    ) -> Result<Option<T>, LockError> {
         loop {
             let start = self.client.nodes.clock.now();
             let limit = span.map(|span| start.plus(span.max(SHORTEST_PAUSE)));
-            if self.until(&has_verdict, limit).await? {
-                return Ok(true);
-            }
-            if !self.client.requests.is_served_since(start) {
-                return Ok(false);
+            let outcome = self.once(&change, limit).await?;
+            if outcome.is_some() || !self.client.requests.is_served_since(start) {
+                return Ok(outcome);
             }
         }
     }
@@ -164,20 +172,22 @@ impl Place {
             .unwrap_or(Phase::Held)
     }
 
-    /// How many waiters the nodes told of that had no room.
+    /// There is no room, with as many waiters as the nodes have told the first that asks for some.
     pub(crate) fn queue_full(&self) -> LockError {
-        let waiting = self.look(|request, _| request.crowd());
+        let first = self.client.requests.first_outside(self.resource.name());
+        let told = |key| self.client.requests.look(key, |request, _| request.crowd());
+        let told = first.and_then(told).flatten();
+        let (own, room) = self.look(|request, _| (request.crowd(), request.room()));
+        let waiting = told.or(own).or(room).unwrap_or(0);
         LockError::QueueFull { waiting }
     }
 
     /// Waits until a quorum has the ticket under its agreed number, or a token that stands for it.
     pub(crate) async fn recorded(&self) -> Result<(), LockError> {
-        let mut secured = false;
-        while !secured {
-            secured = self
-                .once(|request, cx| request.secure_place(cx).then_some(true), None)
-                .await?
-                .unwrap_or(false);
+        let secure = |request: &mut Request, cx: Cx<'_>| request.secure_place(cx).then_some(());
+        let span = self.client.nodes.config.patience();
+        if self.while_served(secure, span).await?.is_none() {
+            return Err(self.give_up());
         }
         match self.phase() {
             Phase::Ended(_) => Err(LockError::ShutDown),
@@ -218,10 +228,11 @@ impl Place {
             Phase::NoRoom | Phase::Waiting => None,
             _ => taken(request, cx, hold).map(Attempt::Taken),
         };
-        match self.once(verdict, None).await? {
+        let span = self.client.nodes.config.patience();
+        match self.while_served(verdict, span).await? {
             Some(Attempt::Taken(taken)) => self.guard(taken).map(Some),
-            Some(Attempt::Unknown) => Err(self.no_quorum()),
-            Some(Attempt::NotFree) | None => Ok(None),
+            Some(Attempt::Unknown) | None => Err(self.no_quorum()),
+            Some(Attempt::NotFree) => Ok(None),
         }
     }
 

@@ -8,6 +8,23 @@ use crate::{grace::Grace, message::Era, quorum::Quorum, time::Time};
 const SURELY_PLAUSIBLE: u64 = 1 << 51;
 const CENTURY: u64 = 100 * 366 * 86_400 * 1_000_000;
 
+/// How far apart the clocks of a majority may be for counters to go by them, in microseconds.
+const AGREED_CLOCKS: u64 = 10_000_000;
+
+/// The furthest of the `clocks`, in order, that a majority of the nodes agrees on, or else the furthest that can be
+/// right. One node's clock alone must not rule for how long the others keep their counters.
+pub(crate) fn agreed_clock(clocks: &[u64], quorum: Quorum) -> Option<u64> {
+    let near = |group: &&[u64]| match group {
+        [first, .., last] => last - first <= AGREED_CLOCKS,
+        group => !group.is_empty(),
+    };
+    let agreed = clocks.windows(quorum.size()).rev().find(near);
+    let agreed = agreed.and_then(|group| group.last());
+    let first = clocks.first()?;
+    let possible = |clock: &&u64| **clock - first <= CENTURY;
+    agreed.or(clocks.iter().rev().find(possible)).copied()
+}
+
 /// The servers of a client, by the place of their node.
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -51,11 +68,24 @@ impl Servers {
         if counter < SURELY_PLAUSIBLE {
             return true;
         }
+        counter <= self.clock(now).saturating_add(CENTURY)
+    }
+
+    /// The clock at `now` that counters go by, in microseconds; 0 if none is known.
+    fn clock(&self, now: Time) -> u64 {
         let eras = self.eras.iter().flatten();
         let mut clocks: Vec<u64> = eras.map(|era| era.node_micros(now)).collect();
         clocks.sort_unstable();
-        let median = clocks.get(clocks.len() / 2).copied().unwrap_or(0);
-        counter <= median.saturating_add(CENTURY)
+        let quorum = Quorum::of(self.eras.len());
+        agreed_clock(&clocks, quorum).unwrap_or(0)
+    }
+
+    /// The least fencing token that a vote may give of a node that is up since `up_since`: what it forgot was given
+    /// before that, by a clock that was ahead by less than half a grace, and by half a grace more at most (S2). A node
+    /// that has started together with the others has forgotten nothing.
+    pub(crate) fn least_token(&self, up_since: Time) -> u64 {
+        let votes_from = self.grace.votes_from(up_since);
+        votes_from.map_or(0, |votes_from| self.clock(votes_from))
     }
 
     /// How long the vote of a node that is up since `up_since` still does not count.

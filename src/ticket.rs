@@ -109,7 +109,7 @@ impl Ticket {
         };
         entry.follow();
         let start = (entry.view(), None);
-        Positions(stream::unfold(start, next_position).boxed())
+        Positions(stream::unfold(start, next_position).fuse().boxed())
     }
 
     /// Leaves the line, and waits until a quorum of the nodes has confirmed.

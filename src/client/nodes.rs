@@ -18,7 +18,7 @@ use crate::{
     node::Node,
     quorum::Quorum,
     rng::Rng,
-    servers::Servers,
+    servers::{self, Servers},
     telemetry::{self, Limits},
     time::Time,
 };
@@ -32,9 +32,6 @@ const SEED_LEAD: u64 = 100_000;
 
 /// How long counters are kept when the clock has passed them.
 const KEEP: Duration = Duration::from_secs(60);
-
-/// How far apart the clocks of a majority may be for counters to go by them, in microseconds.
-const AGREED_CLOCKS: u64 = 10_000_000;
 
 /// The nodes, the settings, and where time and chance come from.
 #[derive(Debug)]
@@ -89,7 +86,7 @@ impl Nodes {
             extra = extra.max(era.extra(now, self.config.restart_grace));
         }
         clocks.sort_unstable();
-        let clock = self.agreed_clock(&clocks).or(clocks.last().copied());
+        let clock = servers::agreed_clock(&clocks, self.quorum);
         // Whichever clocks another client knows of, what it starts counters from is not behind this one.
         let last = clocks.len().saturating_sub(self.quorum.size());
         let behind = clock
@@ -110,17 +107,6 @@ impl Nodes {
             extra,
             lead: grace / 2,
         }
-    }
-
-    /// The furthest of the `clocks`, in order, that a majority of the nodes agrees on; `None` if they are all apart.
-    /// One node's clock alone must not rule for how long the others keep their counters.
-    fn agreed_clock(&self, clocks: &[u64]) -> Option<u64> {
-        let near = |group: &&[u64]| match group {
-            [first, .., last] => last - first <= AGREED_CLOCKS,
-            group => !group.is_empty(),
-        };
-        let mut groups = clocks.windows(self.quorum.size()).rev();
-        groups.find(near).and_then(|group| group.last().copied())
     }
 
     /// What is known of the servers at this moment.

@@ -345,11 +345,19 @@ impl Requests {
             rung.as_mut().enable();
             let now = self.nodes.clock.now();
             let clean = |row: &Row| row.request.is_clean_enough() || row.request.is_expired(now);
-            let idle = self.state().rows.values().all(|row| clean(row));
-            if idle || self.stopped().is_some() {
+            let expires = {
+                let state = self.state();
+                let open = state.rows.values().filter(|row| !clean(row));
+                open.map(|row| row.request.expires()).max()
+            };
+            let Some(expires) = expires.filter(|_| self.stopped().is_none()) else {
                 return;
+            };
+            tokio::select! {
+                biased;
+                () = rung => {}
+                () = self.nodes.clock.sleep_until(expires) => {}
             }
-            rung.await;
         }
     }
 
@@ -428,6 +436,11 @@ impl Requests {
     pub(crate) fn is_served_since(&self, since: Time) -> bool {
         let state = self.state();
         state.ticked.max(state.looks_by) >= since
+    }
+
+    /// The first that waits for room in the line of a resource.
+    pub(crate) fn first_outside(&self, name: &str) -> Option<u64> {
+        self.state().outside.get(name)?.first().copied()
     }
 
     /// The request with this uuid.

@@ -6,10 +6,19 @@
 //! order in which it was decided on (C3), and a burst is paced (`pace`). It never waits for one node before it
 //! serves another. If it ends while it is needed, its client says so at every call.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    task::{unconstrained, yield_now},
+};
 
 use crate::{
     client::in_flight::{InFlight, Lane, Took},
@@ -35,6 +44,12 @@ const MOST_LATE: u8 = 3;
 /// How many events are looked at before what follows from them is sent.
 const EVENTS_AT_ONCE: usize = 256;
 
+/// How often it goes on at once, as there is more to do, before others have their turn.
+const TURNS_AT_ONCE: u64 = 16;
+
+/// How many answers, besides.
+const ANSWERS_AT_ONCE: usize = 256;
+
 /// Serves the table until it is closed and empty.
 pub(crate) fn run(
     requests: Arc<Requests>,
@@ -43,7 +58,14 @@ pub(crate) fn run(
     // However this ends: also if its runtime does, before the first poll or after, or if it panics.
     let watch = Watch(requests.clone());
     async move {
-        serve(&requests, events).await;
+        // With a budget that runs out in the midst of it, calls would be sent in another order than they were made
+        // in, and a release overtake what it takes back (C3).
+        let served = unconstrained(serve(&requests, events));
+        let served = AssertUnwindSafe(served).catch_unwind().await;
+        if let Err(panic) = served {
+            requests.stop(ClientStopped::Panicked);
+            resume_unwind(panic);
+        }
         drop(watch);
     }
 }
@@ -54,25 +76,29 @@ async fn serve(requests: &Arc<Requests>, mut events: mpsc::Receiver<(usize, Even
     let mut pace = InFlight::of(nodes.list.len());
     let mut heard = Vec::with_capacity(EVENTS_AT_ONCE);
     let mut answered_by = Time::ORIGIN;
-    loop {
+    for turn in 1_u64.. {
+        if turn.is_multiple_of(TURNS_AT_ONCE) {
+            yield_now().await;
+        }
         let by = (!calls.is_empty()).then_some(answered_by);
         let Some(wake_at) = requests.sleep_until(nodes.clock.now().plus(NEVER), by) else {
             return;
         };
         tokio::select! {
             biased;
-            Some(answered) = calls.next() => {
-                let mut next = Some(answered);
-                while let Some(answered) = next {
-                    heed(requests, answered, &mut pace, &calls);
-                    next = calls.next().now_or_never().flatten();
-                }
-            }
+            // Few, and a turn may hang on each: before the answers, which may come without end.
             _ = events.recv_many(&mut heard, EVENTS_AT_ONCE), if !events.is_closed() => {
                 heard.drain(..).for_each(|(place, event)| heed_event(requests, place, event));
             }
+            Some(answered) = calls.next() => heed(requests, answered, &mut pace, &calls),
             () = requests.rung() => {}
             () = nodes.clock.sleep_until(wake_at) => {}
+        }
+        for _ in 0..ANSWERS_AT_ONCE {
+            let Some(Some(answered)) = calls.next().now_or_never() else {
+                break;
+            };
+            heed(requests, answered, &mut pace, &calls);
         }
         collect(requests, &mut pace);
         let now = nodes.clock.now();
@@ -94,11 +120,7 @@ struct Watch(Arc<Requests>);
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.0.stop(if std::thread::panicking() {
-            ClientStopped::Panicked
-        } else {
-            ClientStopped::RuntimeEnded
-        });
+        self.0.stop(ClientStopped::RuntimeEnded);
     }
 }
 
@@ -257,15 +279,16 @@ fn heed(
         asked,
         place,
         lane,
-        sent,
-        deadline,
         late,
+        ..
     } = batch;
+    let is_late = matches!(outcome.error(), Some(NodeError::Late));
     let items = asked
         .into_iter()
         .map(|(key, question)| (key, (key, question)));
     let wanted = |request: &mut Request, cx: Cx<'_>, (key, question): (u64, Question)| {
-        request.ask_again(&question, cx).then_some((key, question))
+        let wanted = request.ask_again(&question, !is_late, cx);
+        wanted.then_some((key, question))
     };
     let mut asked = requests
         .each(items, wanted)
@@ -276,18 +299,12 @@ fn heed(
     while asked.peek().is_some() {
         let asked: Vec<_> = asked.by_ref().take(size).collect();
         pace.sent(place, lane, asked.len());
-        let is_late = matches!(outcome.error(), Some(NodeError::Late));
-        let (sent, deadline) = if is_late {
-            (sent, deadline)
-        } else {
-            (now, now.plus(of))
-        };
         let batch = Batch {
             asked,
             place,
             lane,
-            sent,
-            deadline,
+            sent: now,
+            deadline: now.plus(of),
             late: late + u8::from(is_late),
         };
         calls.push(send(requests.nodes(), batch, now));

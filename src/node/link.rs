@@ -27,6 +27,9 @@ use crate::{
 /// The shortest time in which a connection is given up.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// How many answers come one after the other before a connection stands, that to the socket among them.
+const ROUND_TRIPS: u32 = 4;
+
 /// A server is asked for a sign of life no more often than this.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -133,7 +136,9 @@ impl Supervisor {
     async fn run(mut self) {
         telemetry::node_known(&self.name);
         loop {
-            let limit = self.context.config.node_timeout.max(CONNECT);
+            // Each of them may take as long as any other answer (L6).
+            let limit = self.context.config.node_timeout.saturating_mul(ROUND_TRIPS);
+            let limit = limit.max(CONNECT);
             let health = Arc::default();
             let outcome = timeout(limit, self.connect(&health)).await;
             match outcome.unwrap_or(Err(NodeError::TimedOut)) {

@@ -139,18 +139,23 @@ impl MemoryNode {
     pub fn stop(&self) {
         let mut state = self.0.state();
         state.condition = Condition::Stopped;
-        state.held_back.clear();
+        let held_back = std::mem::take(&mut state.held_back);
+        drop(state);
+        // Whoever waits for these is told, which is a user's code.
+        drop(held_back);
     }
 
     /// Starts the node again, empty, whether it was stopped or not: a process that was killed and
     /// restarted without persistence.
     pub fn restart(&self) {
         let mut state = self.0.state();
-        state.held_back.clear();
+        let held_back = std::mem::take(&mut state.held_back);
         state.table.clear();
         state.run += 1;
         state.started = self.0.clock.now();
         state.connect();
+        drop(state);
+        drop(held_back);
     }
 
     /// Answers on new connections, while what it was asked on the old ones hangs.
@@ -172,9 +177,10 @@ impl MemoryNode {
         let mut state = self.0.state();
         if state.condition == Condition::Paused {
             state.condition = Condition::Running;
-            for job in std::mem::take(&mut state.held_back) {
-                job(&mut state);
-            }
+            let jobs = std::mem::take(&mut state.held_back);
+            let answers: Vec<_> = jobs.into_iter().map(|job| job(&mut state)).collect();
+            drop(state);
+            answers.into_iter().for_each(|answer| answer());
         }
     }
 
@@ -202,14 +208,14 @@ impl MemoryNode {
     /// `SET resource value NX PX ttl`, the bare command of other Redlock clients. True if it was set.
     pub fn set_nx(&self, resource: &str, value: &str, ttl: Duration) -> bool {
         let mut state = self.0.state();
-        let header = state.header(self.0.clock, None);
+        let header = state.header(self.0.clock, None, Duration::ZERO);
         state.table.set_nx(header, resource, value, millis_up(ttl))
     }
 
     /// The value of the key `resource`: the holder id of whoever has this node's vote.
     pub fn get(&self, resource: &str) -> Option<String> {
         let mut state = self.0.state();
-        let header = state.header(self.0.clock, None);
+        let header = state.header(self.0.clock, None, Duration::ZERO);
         let report = state.table.inspect(header, resource);
         report.holder.map(|(id, _)| id)
     }
@@ -217,7 +223,7 @@ impl MemoryNode {
     /// What is left until the key `resource` expires; `None` if there is no such key.
     pub fn ttl(&self, resource: &str) -> Option<Duration> {
         let mut state = self.0.state();
-        let header = state.header(self.0.clock, None);
+        let header = state.header(self.0.clock, None, Duration::ZERO);
         let report = state.table.inspect(header, resource);
         report.holder.and_then(|(_, left)| left)
     }
@@ -269,7 +275,8 @@ struct State {
     held_back: Vec<Job>,
 }
 
-type Job = Box<dyn FnOnce(&mut State) + Send>;
+/// Carries a request out. What that returns answers it, when nothing is locked any more.
+type Job = Box<dyn FnOnce(&mut State) -> Box<dyn FnOnce() + Send> + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Condition {
@@ -310,7 +317,18 @@ impl Server {
         state
             .clients
             .push((context.channel.clone(), context.events.clone()));
-        state.offset()
+        let lag = i64::try_from(self.lag(context.clock).as_micros());
+        state.offset().saturating_sub(lag.unwrap_or(i64::MAX))
+    }
+
+    /// How much later the origin of this node's clock lies than that of a client's.
+    fn lag(&self, client: Clock) -> Duration {
+        match (self.clock, client) {
+            (Clock::Tokio { origin }, Clock::Tokio { origin: other }) => {
+                origin.saturating_duration_since(other)
+            }
+            _ => Duration::ZERO,
+        }
     }
 
     fn close(&self, channel: &str) {
@@ -342,21 +360,24 @@ impl State {
     }
 
     fn micros(&self, clock: Clock) -> u64 {
-        self.era(self.offset()).node_micros(clock.now())
+        let era = self.era(self.offset(), Duration::ZERO);
+        era.node_micros(clock.now())
     }
 
-    fn era(&self, clock_offset: i64) -> Era {
+    /// The connection as a client knows it, whose clock began so much earlier.
+    fn era(&self, clock_offset: i64, lag: Duration) -> Era {
+        let started = self.started.plus(lag);
         Era {
             epoch: self.epoch,
             run: self.run,
-            up_since: self.started,
-            up_before: self.started,
+            up_since: started,
+            up_before: started,
             clock_offset,
             pushes: true,
         }
     }
 
-    fn header(&self, clock: Clock, terms: Option<&Terms>) -> Header {
+    fn header(&self, clock: Clock, terms: Option<&Terms>, lag: Duration) -> Header {
         let micros = self.micros(clock);
         let Some(terms) = terms else {
             return Header {
@@ -368,7 +389,7 @@ impl State {
             micros,
             seed: terms.seed,
             extra: terms.extra,
-            floor: terms.floor(&self.era(self.offset())),
+            floor: terms.floor(&self.era(self.offset(), lag)),
             keep: millis_up(terms.keep),
             unheard: millis_up(terms.unheard),
             lease: millis_up(terms.lease),

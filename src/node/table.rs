@@ -138,7 +138,7 @@ impl Table {
         self.with(lock, header, |slot| {
             let free = slot.lock.is_none();
             if free {
-                slot.lock = Some((value.into(), Some(header.now() + ttl)));
+                slot.lock = Some((value.into(), Some(header.now().saturating_add(ttl))));
             }
             free
         })
@@ -371,8 +371,9 @@ impl Slot {
         let mut looks = LOOKERS;
         let line = self.queue.iter().take(DEAD_AT_ONCE);
         for (_, id) in line {
-            if channel(id) != gone {
-                if looks > 0 {
+            let on = channel(id);
+            if on != gone {
+                if looks > 0 && on.is_some() {
                     looks = match tell(id, 0, 0, publish) {
                         Some(false) => looks - 1,
                         _ => 0,

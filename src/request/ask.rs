@@ -98,9 +98,9 @@ impl Request {
         })
     }
 
-    /// The same question goes out once more, as the call it was in was not carried out. False if it is not wanted
-    /// any more.
-    pub(crate) fn ask_again(&mut self, question: &Question, cx: Cx<'_>) -> bool {
+    /// The same question goes out once more, as the call it was in was not carried out, or not all of it: `perhaps`
+    /// this part was. False if it is not wanted any more.
+    pub(crate) fn ask_again(&mut self, question: &Question, perhaps: bool, cx: Cx<'_>) -> bool {
         let now = cx.now;
         if !self.asks(question) {
             if let Some(node) = self.nodes.get_mut(question.place)
@@ -114,7 +114,12 @@ impl Request {
         let era = cx.servers.era(question.place);
         if let Some(node) = self.nodes.get_mut(question.place) {
             match question.send {
-                Command::Release(_) => node.ask_release(question.stamp, now),
+                Command::Release(_) => {
+                    node.ask_release(question.stamp, now);
+                    if perhaps {
+                        node.released_perhaps();
+                    }
+                }
                 _ => node.ask(question.stamp, takes, era, now),
             }
         }
@@ -157,7 +162,7 @@ impl Request {
         let own = match self.phase {
             Phase::Asking => self.parks_at(),
             Phase::Parked => self.rests_until,
-            Phase::NoRoom | Phase::Waiting => None,
+            Phase::NoRoom | Phase::Waiting => self.gives_back_at(),
             Phase::Granted { since } | Phase::Fencing { since, done: true } => {
                 Some(since.plus(self.lease()))
             }
@@ -205,6 +210,9 @@ impl Request {
                 self.check_lease(now);
                 self.check_hold(now);
             }
+            Phase::NoRoom | Phase::Waiting if self.gives_back_at().is_some_and(|at| at <= now) => {
+                self.weigh(cx);
+            }
             Phase::Waiting if self.waits_for_grace(cx) => {
                 self.progress = now;
                 if !std::mem::replace(&mut self.told_of_grace, true) {
@@ -247,11 +255,9 @@ impl Request {
             Phase::NoRoom | Phase::Waiting => Some(self.waiter_due(node, cx)),
             Phase::Fencing { done: false, .. } => Some(self.fence_due(node)),
             // Whoever asked for it finds enough left, for as long as its turn lasts (C4).
-            Phase::Fencing { done: true, .. } => self.fresh_due(node),
+            Phase::Granted { .. } | Phase::Fencing { done: true, .. } => self.fresh_due(node),
             Phase::Held => self.holder_due(place, node, now),
-            // A vote of the first round lasts for the ttl, which is as long as its turn or longer.
-            Phase::Granted { .. } if self.number.is_some() => self.fresh_due(node),
-            Phase::Granted { .. } | Phase::Parked | Phase::Ended(_) => None,
+            Phase::Parked | Phase::Ended(_) => None,
         }
     }
 

@@ -28,11 +28,11 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, had: Released) {
+    fn count(&mut self, had: Option<Released>) {
         match had {
-            Released::Vote => self.votes += 1,
-            Released::Nothing => self.nothing += 1,
-            Released::Ticket => self.others += 1,
+            Some(Released::Vote) => self.votes += 1,
+            Some(Released::Nothing) => self.nothing += 1,
+            Some(Released::Ticket) | None => self.others += 1,
         }
     }
 

@@ -51,10 +51,11 @@ impl Request {
                     node.stands(now) && (renewal != Renewal::Off || node.full_ttl)
                 };
                 let fit = self.nodes.iter().filter(fit).count() >= self.quorum.size();
-                if majority.agreed() && fit && self.lasts(majority, renewal, now) {
+                let high = majority.token() >= self.least_token(cx);
+                if majority.agreed() && high && fit && self.lasts(majority, renewal, now) {
                     return Taken::Lease(self.hold(majority, now, renewal, max_hold));
                 }
-                self.fence(majority, since);
+                self.fence(majority, since, cx);
             }
             Phase::Fencing { done: true, .. } => match self.fenced_majority(cx) {
                 // It is kept fresh for as long as its turn lasts. To write it once more for whoever comes late would
@@ -80,18 +81,31 @@ impl Request {
     }
 
     /// Writes the fencing token, and the full ttl.
-    fn fence(&mut self, majority: Majority, since: Time) {
+    fn fence(&mut self, majority: Majority, since: Time, cx: Cx<'_>) {
         self.trace(if majority.agreed() {
             "the votes are short or in doubt, extending before the guard is out"
         } else {
             "counters differ, writing the fencing token"
         });
-        self.token = majority.token();
+        self.token = majority.token().max(self.least_token(cx));
         self.phase = Phase::Fencing { since, done: false };
         for node in &mut self.nodes {
             node.fenced = None;
         }
         self.ask_all();
+    }
+
+    /// What its fencing token has to be at least, by what the nodes that voted may have forgotten.
+    fn least_token(&self, cx: Cx<'_>) -> u64 {
+        let counts = |node: &&NodeState| {
+            node.vote.is_some() && cx.servers.grace_left(node.up_since, cx.now).is_zero()
+        };
+        let least = self
+            .nodes
+            .iter()
+            .filter(counts)
+            .map(|node| cx.servers.least_token(node.up_since));
+        least.max().unwrap_or(0)
     }
 
     /// Sees to it that whoever asks from now on comes later, whatever becomes of this request (F1); answers
@@ -104,7 +118,7 @@ impl Request {
                     self.stand_by_token(majority.token());
                     return true;
                 }
-                Some(majority) => self.fence(majority, since),
+                Some(majority) => self.fence(majority, since, cx),
                 None => self.stand_again(now),
             },
             Phase::Fencing { done: false, .. } => {}

@@ -79,7 +79,7 @@ pub(crate) struct Request {
     /// How many turns in a row could not be taken, and until when it stands aside for that.
     missed_turns: u8,
     rests_until: Option<Time>,
-    /// When votes may be given back again, if that goes on once per poll.
+    /// When votes may be given back again, if that goes on.
     next_give_back: Time,
     token: u64,
     renewal: Renewal,
@@ -341,11 +341,15 @@ impl Request {
         self.nodes.iter().filter_map(left).max()
     }
 
-    /// How many waiters the nodes that had no room told of; as many as there is room for if none was
-    /// asked.
-    pub(crate) fn crowd(&self) -> u64 {
+    /// How many waiters the nodes that had no room told of; `None` if none did.
+    pub(crate) fn crowd(&self) -> Option<u64> {
         let told = self.nodes.iter().filter_map(|node| node.crowd).max();
-        told.map(u64::from).or(self.room).unwrap_or(0)
+        told.map(u64::from)
+    }
+
+    /// How many may wait in the line that it is to stand in; `None`: any number.
+    pub(crate) fn room(&self) -> Option<u64> {
+        self.room
     }
 
     /// The nodes that gave no usable answer, and why. Once there was a verdict, also that there is no quorum, a

@@ -99,6 +99,8 @@ struct Releasing {
     /// The number of the release under way, when it was sent, and how many questions had been answered.
     under_way: Option<(u32, Time, u32)>,
     confirmed: Option<Confirmed>,
+    /// A release was sent of which it is not known whether it was carried out.
+    perhaps: bool,
     failure: Option<NodeError>,
     /// When it failed last, and how often in a row.
     failed_at: Time,
@@ -111,8 +113,8 @@ struct Confirmed {
     sent: Time,
     /// How many questions the node had answered by then.
     heard: u32,
-    /// What the first one found.
-    had: Released,
+    /// What the first one found; `None` if an earlier one may have been carried out.
+    had: Option<Released>,
     /// What the last one found.
     found: Released,
     era: Era,
@@ -125,7 +127,8 @@ pub(crate) enum Outcome {
     Open,
     /// Confirmed, but what is under way on an earlier connection may take the vote again.
     Shaky,
-    Confirmed(Released),
+    /// With what it found; `None` if that is not known.
+    Confirmed(Option<Released>),
     Failed(NodeError),
 }
 
@@ -396,10 +399,7 @@ impl NodeState {
 
     pub(crate) fn fail(&mut self, error: NodeError) {
         // Without a proper answer it may still be carried out, until its deadline.
-        if matches!(
-            error,
-            NodeError::TimedOut | NodeError::Broken | NodeError::Garbled | NodeError::TooLong
-        ) {
+        if may_be_done(&error) {
             self.loose = self.loose.max(self.asked_until);
         }
         self.takes_until = self.takes_until.min(self.loose);
@@ -494,10 +494,11 @@ impl NodeState {
         match outcome {
             Ok(Answer { sent, era, value }) => {
                 let first = release.confirmed.map(|confirmed| confirmed.had);
+                let known = !release.perhaps || value != Released::Nothing;
                 release.confirmed = Some(Confirmed {
                     sent,
                     heard,
-                    had: first.unwrap_or(value),
+                    had: first.unwrap_or(known.then_some(value)),
                     found: value,
                     era,
                 });
@@ -505,12 +506,18 @@ impl NodeState {
                 release.failures = 0;
             }
             Err(error) => {
+                release.perhaps |= may_be_done(&error);
                 release.failure = Some(error);
                 release.failed_at = now;
                 release.failures = release.failures.saturating_add(1);
             }
         }
         true
+    }
+
+    /// A release may have been carried out of which nothing was heard.
+    pub(crate) fn released_perhaps(&mut self) {
+        self.release.get_or_insert_default().perhaps = true;
     }
 
     /// When the next release is due; `None` if none is, or one is under way.
@@ -586,6 +593,14 @@ impl NodeState {
     pub(crate) fn resume(&mut self) {
         self.release = None;
     }
+}
+
+/// Whether what came to this may have been carried out, or may still be.
+fn may_be_done(error: &NodeError) -> bool {
+    matches!(
+        error,
+        NodeError::TimedOut | NodeError::Broken | NodeError::Garbled | NodeError::TooLong
+    )
 }
 
 /// A run of a server and a connection to it: enough of both to tell them from others of the same second.

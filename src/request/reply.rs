@@ -1,6 +1,6 @@
 //! What a request is told: answers, pushes, new connections; and what follows while no lease is held.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, time::Duration};
 
 use crate::{
     error::NodeError,
@@ -13,6 +13,9 @@ use crate::{
     },
     time::Time,
 };
+
+/// How often votes may be given back that are in the way of others, however seldom their waiter polls.
+const GIVE_BACK_EVERY: Duration = Duration::from_millis(10);
 
 impl Request {
     /// An enqueue was answered.
@@ -236,10 +239,6 @@ impl Request {
 
     /// A new connection to a node: what was believed of it is unknown.
     pub(crate) fn on_reconnect(&mut self, place: usize) {
-        if self.phase == Phase::Asking {
-            // The first round hears of a broken connection by itself.
-            return;
-        }
         let counted = matches!(
             self.phase,
             Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held
@@ -247,6 +246,13 @@ impl Request {
         let Some(node) = self.nodes.get_mut(place) else {
             return;
         };
+        if self.phase == Phase::Asking {
+            // The first round hears of a broken connection by itself, unless it has heard of the vote before (L5).
+            if node.vote.is_some() {
+                node.doubt();
+            }
+            return;
+        }
         node.forget(counted);
         if counted {
             self.trace("a new connection puts a counted vote in doubt");
@@ -271,12 +277,7 @@ impl Request {
             self.news.wake = true;
             return;
         }
-        if self
-            .nodes
-            .iter()
-            .any(|node| node.vote.is_some() && node.outranked)
-            && self.may_give_back(now)
-        {
+        if self.is_outranked() && self.may_give_back(now) {
             self.give_back();
             return;
         }
@@ -401,22 +402,38 @@ impl Request {
     /// Without a place in line a vote is in everybody's way: it is given back with the next question, once all
     /// nodes have been asked after it came.
     fn stay_outside(&mut self, now: Time) {
-        let votes = self.nodes.iter().any(|node| node.vote.is_some());
-        let round = self.vote_stamp;
-        let over = |node: &NodeState| is_later(node.ended_stamp, round);
-        let outside = self.phase == Phase::NoRoom && votes && self.nodes.iter().all(over);
-        if outside && self.may_give_back(now) {
+        if self.is_in_the_way() && self.may_give_back(now) {
             self.trace("no place in the line, giving a vote back");
             self.next_generation();
         }
     }
 
-    /// At once a few times in a row, and then once per poll: each time all nodes are asked anew, and one that lies
+    fn is_in_the_way(&self) -> bool {
+        let votes = self.nodes.iter().any(|node| node.vote.is_some());
+        let round = self.vote_stamp;
+        let over = |node: &NodeState| is_later(node.ended_stamp, round);
+        self.phase == Phase::NoRoom && votes && self.nodes.iter().all(over)
+    }
+
+    /// Whether it has the vote of a node where another waiter comes first.
+    fn is_outranked(&self) -> bool {
+        let outranked = |node: &NodeState| node.vote.is_some() && node.outranked;
+        self.nodes.iter().any(outranked)
+    }
+
+    /// When it may give back what is in the way of others, if it has any of that.
+    pub(super) fn gives_back_at(&self) -> Option<Time> {
+        let waits = matches!(self.phase, Phase::NoRoom | Phase::Waiting);
+        let owes = waits && (self.is_outranked() || self.is_in_the_way());
+        let at_once = GIVE_BACK_EVERY * u32::from(EAGER_ROUNDS - 1);
+        owes.then(|| self.next_give_back.minus(at_once))
+    }
+
+    /// At once a few times in a row, and then no more often than that: each time all nodes are asked anew, and one that lies
     /// would have that done as fast as it answers, before the votes of the others are in.
     fn may_give_back(&mut self, now: Time) -> bool {
-        let poll = self.config.head_poll();
-        let next = self.next_give_back.max(now).plus(poll);
-        let may = next.since(now) <= poll * u32::from(EAGER_ROUNDS);
+        let next = self.next_give_back.max(now).plus(GIVE_BACK_EVERY);
+        let may = next.since(now) <= GIVE_BACK_EVERY * u32::from(EAGER_ROUNDS);
         if may {
             self.next_give_back = next;
         }

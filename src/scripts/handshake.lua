@@ -15,8 +15,9 @@ local calls = {
 for _, call in ipairs(calls) do
   local answer = redis.pcall(unpack(call))
   local refusal = type(answer) == 'table' and answer.err
-  -- A key or channel out of reach is no proof: the user's names may lie within.
+  -- A key or channel out of reach is no proof: the user's names may lie within. A command may be renamed away, too.
   if refusal and (string.find(refusal, "can't run this command", 1, true)
-    or string.find(refusal, 'no permissions to run', 1, true)) then return call[1] end
+    or string.find(refusal, 'no permissions to run', 1, true)
+    or string.find(refusal, 'command called from', 1, true)) then return call[1] end
 end
 return ''

@@ -122,7 +122,8 @@ local function crowd()
       if channel(next) == channel(head) then
         redis.call('ZADD', waiters, 'XX', 'LT', now + unheard, next)
       elseif looks > 0 then
-        looks = c.tell(next, 0, 0) == 0 and looks - 1 or 0
+        local heard = c.tell(next, 0, 0)
+        if heard then looks = heard == 0 and looks - 1 or 0 end
       end
     end
   end

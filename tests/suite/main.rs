@@ -18,6 +18,7 @@ mod behaviour;
 mod bounds;
 mod builder;
 mod cancellation;
+mod counters;
 mod faults;
 mod graces;
 mod guarantees;
@@ -25,6 +26,7 @@ mod handoff;
 mod late;
 mod layering;
 #[cfg(feature = "metrics")]
+mod memory;
 mod metrics;
 mod panics;
 mod patience;

@@ -133,7 +133,8 @@ async fn a_set_patience_below_the_round_trip_ends_no_round() {
         assert_eq!(refused, None, "{pause} ms, {latency} ms away");
         let tried = client.try_lock("l0", TTL).await;
         assert!(matches!(tried, Ok(None)), "{tried:?}");
-        client.enqueue("l0", TTL).await.expect("recorded");
+        let ticket = client.enqueue("l0", TTL).await.expect("recorded");
+        drop(ticket);
     }
 }
 
@@ -143,4 +144,23 @@ async fn an_extension_to_less_than_the_way_takes_is_answered_while_the_lease_sta
     let client = client(&cluster).await;
     let guard = client.lock("r", TTL).await.expect("free");
     assert_eq!(guard.extend(millis(40)).await, Ok(()));
+}
+
+/// An attempt that is polled within its turn, but only just.
+#[tokio::test(start_paused = true)]
+async fn c4_try_lock_that_is_polled_now_and_then_has_what_is_free() {
+    for (ttl, gap, drift) in [(5000, 4970, 0.01), (5000, 3000, 0.5), (1000, 990, 0.01)] {
+        let cluster = nodes(&[1; 3]);
+        let builder = FifoRedlock::builder().memory(&cluster);
+        let builder = builder.clock_drift_factor(drift);
+        let client = builder.connect().await.expect("memory nodes");
+        let mut attempt = Box::pin(client.try_lock("r", millis(ttl)));
+        let outcome = loop {
+            if let Some(outcome) = (&mut attempt).now_or_never() {
+                break outcome;
+            }
+            sleep(millis(gap)).await;
+        };
+        assert!(matches!(outcome, Ok(Some(_))), "{gap} ms: {outcome:?}");
+    }
 }

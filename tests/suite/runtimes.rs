@@ -1,15 +1,20 @@
 //! A client, its futures and its guards on several runtimes, or on none, and what shuts down meanwhile.
 
-use std::{sync::Mutex, time::Duration};
-
-use futures::{FutureExt, StreamExt};
-use redlock_fifo::{ClientStopped, ExtendError, FifoRedlock, LockError, MemoryCluster};
-use tokio::{
-    runtime::{Builder, Runtime},
-    time::{sleep, timeout},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{Mutex, mpsc},
+    time::Duration,
 };
 
-use crate::rig::with_defaults;
+use futures::{FutureExt, StreamExt};
+use redlock_fifo::{ClientStopped, ExtendError, FifoRedlock, LeaseLost, LockError, MemoryCluster};
+use tokio::{
+    runtime::{Builder, Runtime},
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::rig::{lengthen, with_defaults};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -208,4 +213,120 @@ async fn positions_end_when_the_ticket_is_used() {
         );
         drop(guard);
     }
+}
+
+/// The thread that polls `lost` belongs to the runtime that ends, or to one without timers.
+#[test]
+fn s3_lost_needs_no_timer_of_the_runtime_that_polls_it() {
+    let (tell, told) = mpsc::channel();
+    let home = other();
+    let guard = home.block_on(async {
+        let guard = client().await.lock("r", TTL).await.unwrap();
+        let lost = guard.lost();
+        spawn_blocking(move || tell.send(futures::executor::block_on(lost)));
+        sleep(Duration::from_millis(100)).await;
+        guard
+    });
+    home.shutdown_background();
+    assert!(told.recv_timeout(2 * TTL).is_ok());
+    assert!(!guard.is_held());
+    let home = other();
+    let guard = home.block_on(async {
+        let redlock = client().await;
+        redlock.lock("r", TTL).auto_extend(false).await.unwrap()
+    });
+    let bare = Builder::new_current_thread().build().unwrap();
+    assert_eq!(bare.block_on(guard.lost()), LeaseLost::Expired);
+}
+
+/// The client's runtime is not driven any more when its calls have had one answer and need another.
+#[test]
+fn calls_beside_a_blocked_runtime_end_with_the_patience() {
+    for call in ["enqueue", "try_lock"] {
+        let cluster = MemoryCluster::new(3);
+        let home = small();
+        let builder = FifoRedlock::builder().memory(&cluster).fifo_retry_count(2);
+        let redlock = home.block_on(builder.connect()).unwrap();
+        let ahead = home.block_on(with_defaults(&cluster));
+        // The counters differ: whoever asks writes the highest to a quorum.
+        cluster.node(0).pause();
+        cluster.node(2).pause();
+        for _ in 0..3 {
+            assert!(home.block_on(ahead.enqueue("r", TTL)).is_err());
+        }
+        cluster.node(0).resume();
+        cluster.node(2).resume();
+        home.block_on(ahead.shutdown());
+        lengthen(&cluster, Duration::from_millis(100));
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let outcome = small().block_on(async {
+                match call {
+                    "enqueue" => redlock.enqueue("r", TTL).await.map(drop),
+                    _ => redlock.try_lock("r", TTL).await.map(drop),
+                }
+            });
+            tell.send(outcome)
+        });
+        std::thread::sleep(Duration::from_millis(5));
+        home.block_on(async { sleep(Duration::from_millis(145)).await });
+        let outcome = told.recv_timeout(Duration::from_secs(10));
+        assert!(outcome.is_ok(), "{call} waits for ever");
+    }
+}
+
+#[test]
+fn c3_shutdown_beside_a_blocked_runtime_ends_when_all_has_expired() {
+    let home = small();
+    let (redlock, guard) = home.block_on(async {
+        let redlock = client().await;
+        let guard = redlock.lock("r", Duration::from_secs(1)).await.unwrap();
+        (redlock, guard)
+    });
+    drop(guard);
+    let shut = small().block_on(async { timeout(3 * TTL, redlock.shutdown()).await });
+    assert!(shut.is_ok());
+}
+
+#[test]
+fn a_panic_elsewhere_is_none_of_the_background_task() {
+    let mut kept = None;
+    let panics = AssertUnwindSafe(|| {
+        let home = small();
+        kept = Some(home.block_on(client()));
+        resume_unwind(Box::new("the user's own"));
+    });
+    assert!(catch_unwind(panics).is_err());
+    let redlock = kept.unwrap();
+    let outcome = small().block_on(redlock.lock("r", TTL).into_future());
+    let Err(LockError::Stopped(cause)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(cause, ClientStopped::RuntimeEnded);
+}
+
+/// What is sent is sent in the order in which it was decided on, however busy the runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c3_shutdown_leaves_nothing_behind_a_crowd_that_comes_and_goes() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = crate::rig::client(&cluster).await;
+    let tasks: Vec<_> = (0..24)
+        .map(|_| {
+            let redlock = redlock.clone();
+            tokio::spawn(async move {
+                let end = Instant::now() + Duration::from_secs(1);
+                while Instant::now() < end {
+                    drop(redlock.lock("r", 3 * TTL).into_future().now_or_never());
+                    let guard = redlock.lock("r", 3 * TTL).await.unwrap();
+                    guard.release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    redlock.shutdown().await;
+    let left: Vec<_> = cluster.nodes().map(|node| node.used()).collect();
+    assert!(left.iter().all(Vec::is_empty), "{left:?}");
 }

@@ -121,3 +121,25 @@ async fn s1_a_deletion_on_one_node_after_a_handoff_lets_no_waiter_in() {
         }
     }
 }
+
+/// The answer came before, and the verdict waits for another node.
+#[tokio::test(start_paused = true)]
+async fn l5_a_restart_between_an_answer_and_the_verdict_is_noticed() {
+    for auto_extend in [true, false] {
+        let cluster = nodes(&[2, 100, 100]);
+        let redlock = client(&cluster).await;
+        sleep(millis(100_000)).await;
+        let lock = redlock.lock("r", millis(10_000)).auto_extend(auto_extend);
+        let lock = tokio::spawn(lock.into_future());
+        sleep(millis(50)).await;
+        assert!(cluster.node(0).get("r").is_some());
+        cluster.node(0).restart();
+        let guard = lock.await.unwrap().unwrap();
+        sleep(millis(300)).await;
+        assert!(
+            cluster.node(0).get("r").is_some(),
+            "auto_extend {auto_extend}"
+        );
+        guard.release().await.unwrap();
+    }
+}

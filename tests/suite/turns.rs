@@ -46,3 +46,33 @@ async fn l1_a_waiter_whose_lease_is_too_short_for_its_turn_blocks_nobody() {
         "a waiter lease of that many milliseconds in front: {stuck:?}"
     );
 }
+
+/// A waiter that got the vote of one node gives it back to whoever comes first, however seldom it polls.
+#[tokio::test(start_paused = true)]
+async fn l1_l6_a_waiter_that_polls_hourly_keeps_no_vote_from_others() {
+    for (poll, ttl) in [(3_600_000, 1000), (60_000, 1000), (200, 50)] {
+        let cluster = nodes(&[2; 3]);
+        let holding = patient(&cluster).connect().await.unwrap();
+        let builder = patient(&cluster).fifo_retry_delay(millis(poll));
+        let waiting = builder.connect().await.unwrap();
+        let held = holding.lock("r", millis(ttl)).await.unwrap();
+        let next = tokio::spawn(holding.lock("r", millis(ttl)).wait_forever().into_future());
+        sleep(millis(20)).await;
+        let last = tokio::spawn(waiting.lock("r", TTL).wait_forever().into_future());
+        for n in 0..12 {
+            // For longer than the lease has, there.
+            cluster.node(0).pause();
+            sleep(millis(ttl * 13 / 10 + 37 * n % 20)).await;
+            cluster.node(0).resume();
+            sleep(millis(5 * ttl)).await;
+            assert!(held.is_held());
+        }
+        cluster.node(1).pause();
+        sleep(millis(3 * ttl)).await;
+        assert!(held.is_held(), "L6: polls every {poll} ms, ttl {ttl} ms");
+        held.release().await.unwrap();
+        let served = timeout(Duration::from_secs(5), next).await;
+        assert!(served.is_ok(), "L1: polls every {poll} ms, ttl {ttl} ms");
+        last.abort();
+    }
+}

@@ -23,6 +23,8 @@ pub(super) struct Identity {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Uptime {
+    /// The wall clock was set back to before its start.
+    Negative,
     Seconds(u64),
     /// It does not say: as if it had just started.
     Unsaid,
@@ -71,10 +73,12 @@ impl Identity {
         if matches!(field(&replication, "role"), Some("slave" | "replica")) {
             return Err(WrongServer::Replica.into());
         }
-        let uptime = server("uptime_in_seconds").and_then(|uptime| uptime.parse().ok());
+        let uptime = server("uptime_in_seconds").and_then(|uptime| uptime.parse::<i64>().ok());
+        let uptime =
+            uptime.map(|uptime| u64::try_from(uptime).map_or(Uptime::Negative, Uptime::Seconds));
         Ok(Self {
             run_id: server("run_id").map(str::to_owned),
-            uptime: uptime.map_or(Uptime::Unsaid, Uptime::Seconds),
+            uptime: uptime.unwrap_or(Uptime::Unsaid),
         })
     }
 
@@ -86,7 +90,7 @@ impl Identity {
                 let up = Duration::from_secs(seconds) + into;
                 received.minus(up.saturating_sub(SECOND))
             }
-            Uptime::Unsaid => received,
+            Uptime::Unsaid | Uptime::Negative => received,
             Uptime::Several => Time::default(),
         }
     }
@@ -97,6 +101,7 @@ impl Identity {
         match self.uptime {
             Uptime::Seconds(seconds) => sent.minus(Duration::from_secs(seconds) + into + SECOND),
             Uptime::Unsaid | Uptime::Several => self.up_since(received, into),
+            Uptime::Negative => Time::default(),
         }
     }
 }

@@ -41,23 +41,32 @@ pub(super) struct MemoryLink {
 /// The way to the node. What is sent arrives in order, whether anybody waits for the answer or not.
 #[derive(Debug, Default)]
 struct Way {
-    /// Completes when the request that was sent last has arrived.
-    last: Mutex<Option<oneshot::Receiver<()>>>,
+    /// Completes when the request that was sent last has arrived, over the connection with this number.
+    last: Mutex<Option<(u64, oneshot::Receiver<()>)>>,
 }
 
 impl Way {
-    /// Has `arrive` happen after `span`, and after all that was sent before: at once if nothing is in the way.
-    fn send(&self, clock: Clock, span: Duration, arrive: impl FnOnce() + Send + 'static) {
+    /// Has `arrive` happen after `span`, and after all that was sent before over the same connection: at once if
+    /// nothing is in the way.
+    fn send(
+        &self,
+        clock: Clock,
+        epoch: u64,
+        span: Duration,
+        arrive: impl FnOnce() + Send + 'static,
+    ) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last
             .take()
+            .filter(|(over, _)| *over == epoch)
+            .map(|(_, before)| before)
             .filter(|before| before.is_empty() && !before.is_terminated());
         // Outside of a runtime there is nobody who could wait.
         if span.is_zero() && before.is_none() || Handle::try_current().is_err() {
             return arrive();
         }
         let (arrived, arrival) = oneshot::channel();
-        *last = Some(arrival);
+        *last = Some((epoch, arrival));
         drop(last);
         let due = clock.now().plus(span);
         task::spawn(async move {
@@ -100,7 +109,7 @@ impl Node for MemoryLink {
         let state = self.server.state();
         match state.condition {
             Condition::Stopped => Err(stopped()),
-            _ => Ok(state.era(self.offset.load(Ordering::Relaxed))),
+            _ => Ok(state.era(self.offset.load(Ordering::Relaxed), self.lag())),
         }
     }
 
@@ -123,6 +132,10 @@ impl MemoryLink {
             server,
             context,
         }
+    }
+
+    fn lag(&self) -> Duration {
+        self.server.lag(self.context.clock)
     }
 
     /// A call that does `act` for each request of a batch.
@@ -185,9 +198,13 @@ where
 {
     async fn run(&self) -> Result<Answer<T>, NodeError> {
         let sent = self.clock.now();
-        let latency = self.server.state().latency;
+        let (epoch, latency) = {
+            let state = self.server.state();
+            (state.epoch, state.latency)
+        };
         let (answer, answered) = oneshot::channel();
-        self.way.send(self.clock, latency / 2, self.arrival(answer));
+        let arrival = self.arrival(answer);
+        self.way.send(self.clock, epoch, latency / 2, arrival);
         let (era, clock, value) = answered.await.map_err(|_| NodeError::Broken)??;
         let back = latency / 2;
         if !back.is_zero() {
@@ -205,30 +222,37 @@ where
         answer: oneshot::Sender<Result<Outcome<T>, NodeError>>,
     ) -> impl FnOnce() + Send + 'static {
         let offset = self.offset.load(Ordering::Relaxed);
-        let (act, clock, terms) = (self.act.clone(), self.clock, self.terms);
+        let (act, terms) = (self.act.clone(), self.terms);
+        let (clock, lag) = (self.server.clock, self.server.lag(self.clock));
         let refused_after = self.refused_after;
         let job = move |state: &mut State| -> Outcome<T> {
             state.calls += 1;
-            let era = state.era(offset);
+            let era = state.era(offset, lag);
             let now = state.micros(clock) / 1000;
             let limit = refused_after.map(|time| era.node_micros(time).div_ceil(1000));
             if limit.is_some_and(|limit| now > limit) {
                 return (era, now, None);
             }
-            let header = state.header(clock, terms.as_ref());
+            let header = state.header(clock, terms.as_ref(), lag);
             (era, now, Some(act(state, header)))
         };
         let server = self.server.clone();
         move || {
             let mut state = server.state();
-            // Whoever asked may be gone by the time this runs. So it is with a real server.
-            match state.condition {
-                Condition::Stopped => drop(answer.send(Err(stopped()))),
-                Condition::Running => drop(answer.send(Ok(job(&mut state)))),
-                Condition::Paused => state.held_back.push(Box::new(move |state| {
-                    drop(answer.send(Ok(job(state))));
-                })),
-            }
+            let outcome = match state.condition {
+                Condition::Stopped => Err(stopped()),
+                Condition::Running => Ok(job(&mut state)),
+                Condition::Paused => {
+                    state.held_back.push(Box::new(move |state| {
+                        let outcome = job(state);
+                        Box::new(move || drop(answer.send(Ok(outcome))))
+                    }));
+                    return;
+                }
+            };
+            // It wakes whoever waits, which is a user's code. That may be gone by now, as with a real server.
+            drop(state);
+            drop(answer.send(outcome));
         }
     }
 }
