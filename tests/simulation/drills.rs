@@ -71,7 +71,7 @@ impl Drill<'_> {
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(41) {
+        match self.chance.below(50) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -97,6 +97,8 @@ impl Drill<'_> {
             33 | 34 => self.dead_process().await,
             35 => self.polled_now_and_then().await,
             37..=40 => self.restart_behind_an_answer().await,
+            41..=46 => self.forgotten_token().await,
+            47..=49 => self.polls_seldom().await,
             _ => self.push_after_expiry().await,
         }
     }

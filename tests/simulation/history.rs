@@ -37,6 +37,11 @@ pub(super) struct Settings {
 }
 
 impl Settings {
+    /// How far the nodes' clocks may be apart for tokens to rise beside nodes that forget (S2).
+    pub(super) fn clocks_apart(&self) -> Ms {
+        (self.grace / 2).saturating_sub(1000)
+    }
+
     /// How long a node may lag behind what a healthy client knows: a keep-alive, a poll and a request that was
     /// lost just before.
     pub(super) fn slack(&self) -> Ms {

@@ -24,7 +24,7 @@ use crate::{FifoRedlock, builder::FifoRedlockBuilder, clock::Clock, node::Node};
 /// When the clients start: the nodes are long past their grace.
 const START: Ms = 40_000;
 
-/// How far the nodes' clocks are apart at most.
+/// How far the nodes' clocks are apart at most in most runs.
 pub(super) const CLOCKS_APART: Ms = 600;
 
 /// What a run came to.
@@ -90,17 +90,22 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
         ephemeral,
         node_timeout: chance.pick(&[60, 120, 250]),
         poll: chance.pick(&[20, 60, 150]),
-        grace: chance.pick(&[500, 1500, 3000, 6000, 12_000]),
+        grace: chance.pick(&[500, 1500, 3000, 6000, 12_000, 12_000]),
         drift: 10,
         delay: chance.pick(&[1, 2, 2, 5, 5, 10]),
         room: chance.pick(&[1, 2, 64, 64, 64]),
     };
     // Nothing befalls nodes and network then: what is promised of healthy nodes is seen all the time.
     let quiet = beyond.is_none() && chance.is(30);
+    let apart = if chance.is(50) {
+        settings.clocks_apart().max(CLOCKS_APART)
+    } else {
+        CLOCKS_APART
+    };
     let servers = (0..nodes)
         .map(|_| {
             let rate = chance.below(2 * rates + 1) as i64 - rates as i64;
-            let apart = 1000 * CLOCKS_APART;
+            let apart = 1000 * apart;
             Server::new(rate, chance.below(apart + 1) as i64 - apart as i64 / 2)
         })
         .collect();
@@ -232,7 +237,7 @@ impl Stage {
             node_timeout: chance
                 .pick(&[base.node_timeout, 60, 120, 250, 500])
                 .max(2 * trip),
-            poll: chance.pick(&[base.poll, base.poll, 5, 300]),
+            poll: chance.pick(&[base.poll, base.poll, base.poll, 5, 300, 5000]),
             drift: chance.pick(&[10, 10, 10, 50, 300, 500]),
             room: chance.pick(&[base.room, base.room, 64]),
             ..base.clone()

@@ -60,7 +60,8 @@ impl World {
                 if !due || call.limited || every > call.ttl / 3 + 1 {
                     return;
                 }
-                call.ttl.saturating_sub(call.ttl / 50 + every + few)
+                call.ttl
+                    .saturating_sub(call.ttl / 50 + every + few + call.lag)
             }
         };
         for node in 0..self.servers.len() {

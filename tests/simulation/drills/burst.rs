@@ -97,7 +97,10 @@ impl Drill<'_> {
         let mut guards = Vec::new();
         for place in 0..many as usize {
             self.resource = base + place;
-            guards.push(self.lock(party, ttl).await);
+            let (call, guard) = self.lock(party, ttl).await;
+            // They wait their turn once the way is longer: in time is soon enough (L6).
+            self.stage.sim.changes(call, |it| it.lag = ttl);
+            guards.push((call, guard));
         }
         let (step, after) = (self.chance.millis(ttl), self.chance.below(ttl));
         sleep(step).await;

@@ -266,6 +266,106 @@ impl Drill<'_> {
         self.releases(call, guard).await;
     }
 
+    /// S2: the only node that has heard of a token and can be asked forgets it, and its clock is behind.
+    pub(super) async fn forgotten_token(&mut self) {
+        let settings = self.stage.settings().clone();
+        let mut nodes: Vec<usize> = (0..settings.nodes).collect();
+        self.stage
+            .sim
+            .with(|world| nodes.sort_by_key(|node| world.servers[*node].ahead));
+        let party = self.enter();
+        let restart = |drill: &Self, node: usize| {
+            let on = format!("node {node}, for a drill");
+            let crash = |world: &mut World| chaos::crash(world, node, 0, Memory::Empty, on);
+            drill.stage.sim.with(crash);
+        };
+        let hang = |drill: &Self, node: usize, span: Ms| {
+            let on = format!("node {node}, for a drill");
+            drill
+                .stage
+                .sim
+                .with(|world| chaos::hang(world, node, span, on));
+        };
+        // Between the one that is behind and those that are ahead.
+        let (behind, others) = (
+            nodes[0],
+            nodes[1..=settings.nodes - settings.quorum].to_vec(),
+        );
+        let ahead = nodes[1 + others.len()..].to_vec();
+        let pauses = [self.chance.below(800), self.chance.below(300)];
+        // Whatever has restarted before has not started together with what restarts now.
+        sleep(Duration::from_secs(6)).await;
+        if self.chance.is(50) {
+            restart(self, others[0]);
+        }
+        sleep(Duration::from_millis(600 + pauses[0])).await;
+        for node in &others {
+            hang(self, *node, 5000);
+        }
+        let (call, guard) = self.lock(party, 1000).await;
+        self.releases(call, guard).await;
+        // What they were asked comes too late by then.
+        sleep(Duration::from_millis(2 * settings.node_timeout)).await;
+        for node in &others {
+            self.stage.sim.with(|world| chaos::wake(world, *node));
+        }
+        sleep(Duration::from_millis(pauses[1])).await;
+        restart(self, behind);
+        // Nothing is known of those any more, not even their clocks.
+        let cut = |drill: &Self, cut: bool| {
+            drill.stage.sim.with(|world| {
+                for node in &ahead {
+                    world.set_weather(party, *node, |weather| weather.cut_there = cut);
+                    world.reset(party, *node);
+                }
+            });
+        };
+        cut(self, true);
+        // Until it is connected again.
+        sleep(Duration::from_millis(400)).await;
+        let (call, guard) = self.lock(party, 1000).await;
+        self.releases(call, guard).await;
+        cut(self, false);
+    }
+
+    /// L6, L1: a waiter that got one node's vote keeps it from nobody who comes first, however seldom it polls.
+    pub(super) async fn polls_seldom(&mut self) {
+        let seldom = Settings {
+            poll: 3_600_000,
+            ..self.patient(1)
+        };
+        let (holder, party) = (self.enter_with(self.patient(1)), self.enter_with(seldom));
+        let ttl = self.chance.between(600, 1500);
+        let (call, guard) = self.lock(holder, ttl).await;
+        let (second, _waits) = self.waits(party, 4000);
+        let nodes = self.stage.settings().nodes as u64;
+        let minority = self.stage.settings().nodes - self.stage.settings().quorum;
+        let hung = self.chance.below(nodes) as usize;
+        let hang = |drill: &Self, node: usize, span: Ms| {
+            let on = format!("node {node}, for a drill");
+            drill
+                .stage
+                .sim
+                .with(|world| chaos::hang(world, node, span, on));
+        };
+        for _ in 0..self.chance.between(3, 6) {
+            // For longer than what the lease has there.
+            let span = ttl + ttl / 4 + self.chance.below(40);
+            hang(self, hung, span);
+            sleep(Duration::from_millis(span + 5 * ttl)).await;
+        }
+        for place in 1..=minority {
+            hang(self, (hung + place) % nodes as usize, 3 * ttl);
+        }
+        sleep(Duration::from_millis(3 * ttl)).await;
+        let now = self.now();
+        let lost = u64::from(!guard.is_held());
+        let what = "a waiter polls seldom, and nodes hang one after the other";
+        self.tell("L6", vec![call, second], now, Some(now + lost), 0, what);
+        self.releases(call, guard).await;
+        self.dies(party);
+    }
+
     /// Verdicts: beside one node in its grace `try_lock` finds free what is free.
     pub(super) async fn try_beside_grace(&mut self) {
         let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
