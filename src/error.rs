@@ -272,13 +272,13 @@ pub enum LockError {
     TimedOut {
         /// How many waiters were still ahead, as last heard.
         position: u64,
-        /// What was left of the holder's lease, as last heard; `None` if nobody held.
+        /// What was left of the holder's lease, as last heard; `None` if no node has told of a holder.
         holder_ttl: Option<Duration>,
     },
     /// There was no room in the line.
     #[error("the queue is full, {waiting} are waiting")]
     QueueFull {
-        /// How many waiters were in line.
+        /// How many waiters were in line when a node was asked last.
         waiting: u64,
     },
     /// Too few nodes answered to tell.

@@ -231,7 +231,8 @@ impl Place {
         let span = self.client.nodes.config.patience();
         match self.while_served(verdict, span).await? {
             Some(Attempt::Taken(taken)) => self.guard(taken).map(Some),
-            Some(Attempt::Unknown) | None => Err(self.no_quorum()),
+            Some(Attempt::Unknown) => Err(self.no_quorum()),
+            None => Err(self.give_up()),
             Some(Attempt::NotFree) => Ok(None),
         }
     }

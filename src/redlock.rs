@@ -151,6 +151,7 @@ impl FifoRedlock {
     /// # Errors
     ///
     /// [`LockError::NoQuorum`] if too few nodes answered, or have restarted too recently to vote;
+    /// [`LockError::TimedOut`] if the client's runtime is blocked for as long as requests wait by its settings;
     /// [`LockError::ShutDown`]; [`LockError::Stopped`]; [`LockError::Argument`].
     ///
     /// # Examples
@@ -185,7 +186,8 @@ impl FifoRedlock {
     /// # Errors
     ///
     /// [`LockError::QueueFull`] at once if there is no room; [`LockError::NoQuorum`] if too few nodes
-    /// answered; [`LockError::ShutDown`]; [`LockError::Stopped`]; [`LockError::Argument`].
+    /// answered; [`LockError::TimedOut`] if the client's runtime is blocked for as long as requests wait by its
+    /// settings; [`LockError::ShutDown`]; [`LockError::Stopped`]; [`LockError::Argument`].
     ///
     /// # Examples
     ///

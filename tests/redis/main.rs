@@ -18,6 +18,7 @@ mod nodes;
 #[allow(dead_code)]
 mod server;
 
+mod answers;
 #[path = "../behaviour/mod.rs"]
 mod behaviour;
 mod bursts;

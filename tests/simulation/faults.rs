@@ -157,8 +157,8 @@ pub(super) const FAULTS: &[Fault] = &[
     },
     Fault {
         name: BACK,
-        voids: &["S4", "C3", "L2"],
-        why: "a late request may look early, also after the release; leases and graces last longer by as much. Beyond `restart_grace / 2 - 1 s` a loss of memory then voids S2 as well",
+        voids: &["S1", "S4", "S5", "F3", "C3", "L2"],
+        why: "a late request may look early, also after the release; leases, places and graces last longer by as much. To a client that connects after that, the node seems to have started later, perhaps together with another that has just restarted. Beyond `restart_grace / 2 - 1 s` a loss of memory then voids S2 as well",
     },
     Fault {
         name: RATE,
