@@ -40,6 +40,17 @@ async fn over(links: &[Link]) -> Result<FifoRedlock, BuildError> {
     builder.connect().await
 }
 
+/// Breaks all connections over these links, and then carries like that.
+async fn cut(links: &[Link], servers: &[Server], next: Way) {
+    for (link, server) in links.iter().zip(servers) {
+        link.set(Way::Cut);
+        // But for the one that asks.
+        let clients = || server.text(&["CLIENT", "LIST"]).lines().count();
+        until("all are gone", || clients() == 1).await;
+        link.set(next);
+    }
+}
+
 /// Two servers carry the release out, and their connections break before they answer; the third hangs.
 #[test]
 fn a_release_that_was_carried_out_unheard_is_no_lost_lease() {
@@ -64,10 +75,7 @@ fn a_release_that_was_carried_out_unheard_is_no_lost_lease() {
                 .all(|it| it.number(&["EXISTS", "r"]) == 0)
         })
         .await;
-        for link in &links[..2] {
-            link.set(Way::Cut);
-            link.set(Way::Open);
-        }
+        cut(&links[..2], &servers, Way::Open).await;
         let outcome = timeout(PATIENCE, released).await.expect("in time");
         let outcome = outcome.expect("no panic");
         assert!(
@@ -103,10 +111,7 @@ fn l1_l6_a_client_connects_again_over_a_way_near_the_timeout() {
     carrier.block_on(async {
         let redlock = over(&links).await.expect("connected");
         let guard = redlock.lock("r", TTL).await.expect("free");
-        for link in &links {
-            link.set(Way::Cut);
-            link.set(Way::Slow(Duration::from_millis(190)));
-        }
+        cut(&links, &servers, Way::Slow(Duration::from_millis(190))).await;
         // Longer than the lease, if it were not renewed.
         sleep(TTL + TTL / 10).await;
         assert!(guard.is_held(), "L6");
