@@ -187,6 +187,21 @@ pub(crate) enum Extended {
     Gone,
 }
 
+impl Extended {
+    /// The counter it tells of; 0 if it tells of none.
+    pub(crate) fn counter(self) -> u64 {
+        match self {
+            Self::Stands { seq } => seq,
+            Self::InLine | Self::Gone => 0,
+        }
+    }
+
+    /// Whether the counter is at `token` or past it, if it tells of one.
+    pub(crate) fn is_at_least(self, token: u64) -> bool {
+        !matches!(self, Self::Stands { seq } if seq < token)
+    }
+}
+
 /// A request to give up whatever a request has.
 #[derive(Clone, Debug)]
 pub(crate) struct Release {

@@ -342,13 +342,7 @@ impl NodeState {
         overtaken
     }
 
-    pub(crate) fn on_extended(
-        &mut self,
-        answer: &Answer<Extended>,
-        ttl: Duration,
-        token: u64,
-        factor: f64,
-    ) {
+    pub(crate) fn on_extended(&mut self, answer: &Answer<Extended>, ttl: Duration, factor: f64) {
         self.touched = true;
         self.misses = 0;
         self.up_since = answer.era.up_since;
@@ -357,8 +351,8 @@ impl NodeState {
         self.gone = !matches!(answer.value, Extended::Stands { .. });
         self.place = None;
         match answer.value {
-            Extended::Stands { .. } => {
-                self.fenced = Some(token);
+            Extended::Stands { seq } => {
+                self.fenced = Some(seq);
                 self.full_ttl |= !ttl.is_zero();
                 let until = valid_until(answer.sent, ttl, factor);
                 let known = self.vote.filter(|vote| vote.until > until);
@@ -367,7 +361,7 @@ impl NodeState {
                     self.pushed_end = 0;
                 }
                 let until = known.map_or(until, |vote| vote.until);
-                self.vote = Some(Vote { until, seq: token });
+                self.vote = Some(Vote { until, seq });
             }
             Extended::InLine | Extended::Gone => self.vote = None,
         }
@@ -388,6 +382,7 @@ impl NodeState {
         };
         let until = valid_until(place.sent, place.lease, factor);
         self.vote = Some(Vote { until, seq });
+        self.fenced = None;
         self.vote_sent = place.sent;
         self.pushed_end = lease_end;
         self.dead_on_arrival = until <= now;

@@ -119,17 +119,25 @@ impl Request {
         }
         let had = node.vote.is_some() && !node.gone;
         match outcome {
-            // A repair is never refused. A node that does would be asked again as fast as it answers.
-            Ok(answer) if repair && answer.value == Extended::Gone => {
+            // A repair is never refused, nor is a counter below what was just written to it. A node that says so would
+            // be asked again as fast as it answers.
+            Ok(answer)
+                if repair && answer.value == Extended::Gone
+                    || !answer.value.is_at_least(token)
+                    || !cx.servers.is_plausible(answer.value.counter(), now) =>
+            {
                 node.fail(NodeError::Garbled);
             }
-            Ok(answer) => {
-                node.on_extended(&answer, ttl, token, factor);
-            }
+            Ok(answer) => node.on_extended(&answer, ttl, factor),
             Err(error) => node.fail(error),
         }
         let found_gone = node.gone && had;
         self.hear_while_ending();
+        if matches!(self.phase, Phase::Fencing { done: false, .. }) {
+            // Others may have had the vote meanwhile: then it is their counter that is to be written.
+            let highest = self.nodes.iter().filter_map(|node| node.fenced).max();
+            self.token = self.token.max(highest.unwrap_or(0));
+        }
         match self.phase {
             Phase::Fencing { done: false, .. } if self.fenced_majority(cx).is_some() => {
                 // However long that took, whoever waits for it has not been able to take it before now.

@@ -273,6 +273,14 @@ impl Drill<'_> {
         self.stage
             .sim
             .with(|world| nodes.sort_by_key(|node| world.servers[*node].ahead));
+        let ahead = |world: &World, node: usize| world.servers[node].ahead;
+        let apart = self
+            .stage
+            .sim
+            .with(|world| ahead(world, nodes[settings.nodes - 1]) - ahead(world, nodes[0]));
+        if apart > 1000 * settings.clocks_apart() as i64 {
+            return;
+        }
         let party = self.enter();
         let restart = |drill: &Self, node: usize| {
             let on = format!("node {node}, for a drill");

@@ -133,13 +133,21 @@ pub(super) fn c4(history: &History) -> Vec<Violation> {
             match note.what {
                 // Who polls and does not get it, as it has to be extended first, may come back.
                 What::Polled(_) => polled = note.at,
-                What::Votes { node, .. } => {
-                    has.entry(node).or_insert(note.at);
+                // To its client it counts when it is past its grace.
+                What::Votes { node, up_since, .. } => {
+                    let grace = settings.grace + settings.grace * settings.drift / 1000;
+                    let counts = if up_since == 0 {
+                        0
+                    } else {
+                        up_since + grace + 2000
+                    };
+                    has.entry(node).or_insert(note.at.max(counts));
                 }
                 What::Out { node, why, .. } => {
                     let since = quorum_since(&has, settings.quorum).map(|since| since.max(polled));
                     let forgot = why == Out::Forgot;
-                    if let Some(since) = since.filter(|since| !forgot && note.at - since > bound)
+                    if let Some(since) =
+                        since.filter(|since| !forgot && note.at.saturating_sub(*since) > bound)
                         && reached(history, call, since, note.at)
                     {
                         let took = note.at - since;
