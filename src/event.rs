@@ -19,14 +19,14 @@ pub(crate) struct Who {
 
 /// An event about a request. It is made where the request is locked, and told when it is not: subscribers and
 /// recorders are a user's code.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Tell {
     pub(crate) who: Who,
     pub(crate) what: What,
 }
 
 /// What happened to a request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum What {
     /// A step of the protocol.
     Step(&'static str),

@@ -14,7 +14,7 @@ use crate::{message::Era, time::Time};
 const TOGETHER: Duration = Duration::from_secs(5);
 
 /// What is known of the starts of a client's nodes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Grace {
     period: Duration,
     /// Whether nodes that started together are in grace, too.

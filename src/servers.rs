@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{grace::Grace, message::Era, quorum::Quorum, time::Time};
+use crate::{
+    config::Config,
+    grace::Grace,
+    message::{Era, Terms},
+    quorum::Quorum,
+    time::Time,
+};
 
 /// Microseconds after 1970, as counters are: the middle of the year 2041, and a hundred years.
 const SURELY_PLAUSIBLE: u64 = 1 << 51;
@@ -25,8 +31,57 @@ pub(crate) fn agreed_clock(clocks: &[u64], quorum: Quorum) -> Option<u64> {
     agreed.or(clocks.iter().rev().find(possible)).copied()
 }
 
+/// The shortest life of a vote of which its waiter was not told.
+const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
+
+/// How far the start of a counter is ahead of the clock, in microseconds: what a request takes on its way, as
+/// counters are to be above any that were started while it was under way.
+const SEED_LEAD: u64 = 100_000;
+
+/// How long counters are kept when the clock has passed them.
+const KEEP: Duration = Duration::from_secs(60);
+
+/// The terms of calls that have until `deadline`, with this waiter lease, by what is known of the servers. The questions
+/// of one round are to have the same `now`: counters that start from it start equal.
+pub(crate) fn terms(
+    eras: impl Iterator<Item = Era>,
+    quorum: Quorum,
+    config: &Config,
+    deadline: Time,
+    lease: Duration,
+    now: Time,
+) -> Terms {
+    // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
+    // behind when these lose their memory, too.
+    let mut extra = 0;
+    let mut clocks = Vec::with_capacity(quorum.nodes());
+    for era in eras {
+        clocks.push(era.node_micros(now));
+        extra = extra.max(era.extra(now, config.restart_grace));
+    }
+    clocks.sort_unstable();
+    let clock = agreed_clock(&clocks, quorum);
+    // Whichever clocks another client knows of, what it starts counters from is not behind this one.
+    let last = clocks.len().saturating_sub(quorum.size());
+    let behind = clock
+        .zip(clocks.get(last))
+        .map(|(clock, last)| clock.saturating_sub(*last));
+    let grace = i64::try_from(config.restart_grace.as_micros()).unwrap_or(i64::MAX);
+    let unheard = config.fifo_retry_delay.saturating_mul(2);
+    Terms {
+        deadline,
+        lease,
+        unheard: unheard.max(SHORTEST_UNHEARD),
+        seed: clock.map_or(0, |clock| clock + SEED_LEAD),
+        keep: KEEP.saturating_add(Duration::from_micros(behind.unwrap_or(0))),
+        at: now,
+        extra,
+        lead: grace / 2,
+    }
+}
+
 /// The servers of a client, by the place of their node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Servers {
     eras: Vec<Option<Era>>,
     grace: Grace,

@@ -23,16 +23,6 @@ use crate::{
     time::Time,
 };
 
-/// The shortest life of a vote of which its waiter was not told.
-const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
-
-/// How far the start of a counter is ahead of the clock, in microseconds: what a request takes on its way, as
-/// counters are to be above any that were started while it was under way.
-const SEED_LEAD: u64 = 100_000;
-
-/// How long counters are kept when the clock has passed them.
-const KEEP: Duration = Duration::from_secs(60);
-
 /// The nodes, the settings, and where time and chance come from.
 #[derive(Debug)]
 pub(crate) struct Nodes {
@@ -73,40 +63,10 @@ impl Nodes {
         HolderId::new(self.rng, &self.signature, self.clock.unix_millis())
     }
 
-    /// The terms of calls that have until `deadline`, with this waiter lease. The questions of one round are to have
-    /// the same `now`: counters that start from it start equal.
+    /// The terms of calls that have until `deadline`, with this waiter lease.
     pub(crate) fn terms(&self, deadline: Time, lease: Duration, now: Time) -> Terms {
-        // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
-        // behind when these lose their memory, too.
-        let mut extra = 0;
-        let mut clocks = Vec::with_capacity(self.list.len());
-        for node in &self.list {
-            let Ok(era) = node.era() else { continue };
-            clocks.push(era.node_micros(now));
-            extra = extra.max(era.extra(now, self.config.restart_grace));
-        }
-        clocks.sort_unstable();
-        let clock = servers::agreed_clock(&clocks, self.quorum);
-        // Whichever clocks another client knows of, what it starts counters from is not behind this one.
-        let last = clocks.len().saturating_sub(self.quorum.size());
-        let behind = clock
-            .zip(clocks.get(last))
-            .map(|(clock, last)| clock.saturating_sub(*last));
-        let grace = i64::try_from(self.config.restart_grace.as_micros()).unwrap_or(i64::MAX);
-        Terms {
-            deadline,
-            lease,
-            unheard: self
-                .config
-                .fifo_retry_delay
-                .saturating_mul(2)
-                .max(SHORTEST_UNHEARD),
-            seed: clock.map_or(0, |clock| clock + SEED_LEAD),
-            keep: KEEP.saturating_add(Duration::from_micros(behind.unwrap_or(0))),
-            at: now,
-            extra,
-            lead: grace / 2,
-        }
+        let eras = self.list.iter().filter_map(|node| node.era().ok());
+        servers::terms(eras, self.quorum, &self.config, deadline, lease, now)
     }
 
     /// What is known of the servers at this moment.

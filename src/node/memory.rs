@@ -379,20 +379,12 @@ impl State {
 
     fn header(&self, clock: Clock, terms: Option<&Terms>, lag: Duration) -> Header {
         let micros = self.micros(clock);
-        let Some(terms) = terms else {
-            return Header {
+        match terms {
+            Some(terms) => Header::of(micros, terms, &self.era(self.offset(), lag)),
+            None => Header {
                 micros,
                 ..Header::default()
-            };
-        };
-        Header {
-            micros,
-            seed: terms.seed,
-            extra: terms.extra,
-            floor: terms.floor(&self.era(self.offset(), lag)),
-            keep: millis_up(terms.keep),
-            unheard: millis_up(terms.unheard),
-            lease: millis_up(terms.lease),
+            },
         }
     }
 

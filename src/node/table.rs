@@ -11,8 +11,8 @@ use std::{
 
 use crate::holder::{HolderId, Parts};
 use crate::message::{
-    Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, Waiting,
-    millis_up,
+    Enqueue, Era, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, Terms,
+    Waiting, millis_up,
 };
 
 /// How many older generations a newer one takes the place of.
@@ -28,8 +28,7 @@ const DEAD_AT_ONCE: usize = 1000;
 const LOOKERS: usize = 16;
 
 /// Everything on one node, by lock key.
-#[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
     slots: HashMap<String, Slot>,
 }
@@ -39,7 +38,7 @@ pub(crate) struct Table {
 pub(crate) struct Header {
     /// The node's clock, in microseconds.
     pub(crate) micros: u64,
-    /// As in [`Terms`](super::Terms), as are the next two.
+    /// As in [`Terms`], as are the next two.
     pub(crate) seed: u64,
     pub(crate) extra: u64,
     pub(crate) floor: u64,
@@ -50,6 +49,19 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// The header of a call on these terms over this connection, at `micros` of the node's clock.
+    pub(crate) fn of(micros: u64, terms: &Terms, era: &Era) -> Self {
+        Self {
+            micros,
+            seed: terms.seed,
+            extra: terms.extra,
+            floor: terms.floor(era),
+            keep: millis_up(terms.keep),
+            unheard: millis_up(terms.unheard),
+            lease: millis_up(terms.lease),
+        }
+    }
+
     fn now(&self) -> u64 {
         self.micros / 1000
     }
@@ -76,8 +88,7 @@ pub(crate) struct Told {
     pub(crate) seq: u64,
 }
 
-#[derive(Debug, Default)]
-#[cfg_attr(test, derive(Clone))]
+#[derive(Clone, Debug, Default)]
 struct Slot {
     /// Holder id and when it expires; `None` for a key without expiry.
     lock: Option<(Arc<str>, Option<u64>)>,

@@ -55,7 +55,7 @@ const MISSES: u8 = 3;
 const MISSED_TURNS: u8 = 3;
 
 /// What one request is believed to have.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Request {
     config: Arc<Config>,
     quorum: Quorum,
@@ -158,7 +158,7 @@ pub(crate) enum End {
 }
 
 /// What became of a request since it was last looked at.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct News {
     /// Whoever waits for it should look.
     pub(crate) wake: bool,

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// One request on one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NodeState {
     pub(crate) vote: Option<Vote>,
     /// When the request was sent that the vote counts from.
@@ -94,7 +94,7 @@ struct Asked {
 }
 
 /// The release of a request on a node that may have something of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Releasing {
     /// The number of the release under way, when it was sent, and how many questions had been answered.
     under_way: Option<(u32, Time, u32)>,
@@ -149,7 +149,7 @@ struct Settled {
 }
 
 /// A place in the line of a node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) ahead: u64,
     /// When the holder's lease ends, at the latest.

@@ -15,9 +15,7 @@ use super::{
 };
 use crate::{
     clock::MEMORY_EPOCH_MILLIS,
-    message::{
-        Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms, millis_up,
-    },
+    message::{Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms},
     node::{
         Event, Events,
         table::{Header, Table, Told},
@@ -243,15 +241,7 @@ impl Server {
             clock_offset: micros as i64 - now as i64 * 1000,
             pushes: true,
         };
-        Header {
-            micros,
-            seed: terms.seed,
-            extra: terms.extra,
-            floor: terms.floor(&era),
-            keep: millis_up(terms.keep),
-            unheard: millis_up(terms.unheard),
-            lease: millis_up(terms.lease),
-        }
+        Header::of(micros, terms, &era)
     }
 }
 

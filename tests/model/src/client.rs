@@ -1,272 +1,194 @@
-//! A client: its request, as `src/request` has it, without time.
+//! A client with one request: what its user does, and what the crate's core makes of what it hears.
 
-use crate::node::{Ask, Id, Say};
+use std::{sync::Arc, time::Duration};
 
-pub const NODES: usize = 3;
+use crate::{
+    config::Config,
+    error::NodeError,
+    event::Heard,
+    holder::{ClientId, HolderId},
+    message::Answer,
+    node::{Push, Reply},
+    quorum::Quorum,
+    request::{Command, Cx, End, Question, Renewal, Request, Taken},
+    resource::Resource,
+    rng::{Rng, draw_for},
+    servers::Servers,
+    time::Time,
+};
 
-/// Rounds that follow each other at once after a vote came without a quorum: fewer than in the crate, where
-/// they only save time.
-const EAGER_ROUNDS: u8 = 1;
+pub(crate) const TTL: Duration = Duration::from_secs(20);
 
-/// What is wrong with the protocol, on purpose.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Bug {
-    #[default]
-    None,
-    QuorumMinusOne,
-    TicketByMinimum,
-    NoFence,
-    LateVoteCounted,
-    NeverGivesBack,
-    ReleaseWithoutComparing,
-    CleanUpOfAQuorumOnly,
+/// More rounds than follow from one event.
+const ROUNDS: usize = 20;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) stage: Stage,
+    pub(crate) request: Option<Request>,
+    pub(crate) servers: Servers,
+    pub(crate) channel: String,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Phase {
-    #[default]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
     Idle,
-    Asking,
     Waiting,
-    Fencing,
-    Held,
-    /// Released or left; what it had is being taken back.
+    /// Has the guard, with this token.
+    Held(u64),
+    /// The guard was lost.
+    Lost,
     Over,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Seat {
-    pub asked: bool,
-    pub number: u8,
-    pub vote: Option<u8>,
-    waits: bool,
-    early: Option<u8>,
-    outranked: bool,
-    fenced: bool,
+/// What a step of a client comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) questions: Vec<Question>,
+    /// It is due again and again without anything to ask.
+    pub(crate) spins: bool,
 }
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Client {
-    pub phase: Phase,
-    pub generation: u8,
-    pub number: u8,
-    pub token: u8,
-    pub seats: [Seat; NODES],
-    eager: u8,
-    /// A quorum has its agreed ticket, or had.
-    pub recorded: bool,
-    /// How often it may still ask because nothing came.
-    pub polls: u8,
-}
-
-/// Questions to be sent, each to a node.
-pub type Questions = Vec<(usize, Ask)>;
 
 impl Client {
-    pub fn start(&mut self) -> Questions {
-        self.phase = Phase::Asking;
-        self.ask_all()
+    pub(crate) fn new(config: &Config, nodes: usize, number: usize) -> Self {
+        draw_for(number);
+        Self {
+            stage: Stage::Idle,
+            request: None,
+            servers: Servers::new(nodes, config.grace(), config.cold_start_grace),
+            channel: ClientId::new(Rng, "client", true).channel(),
+        }
     }
 
-    pub fn poll(&mut self) -> Questions {
-        self.polls -= 1;
-        self.ask_all()
+    /// Its user calls `lock`.
+    pub(crate) fn start(&mut self, number: usize, config: &Arc<Config>, quorum: Quorum, now: Time) {
+        draw_for(number);
+        let id = HolderId::new(Rng, &ClientId::new(Rng, "client", true), 0);
+        let resource = Arc::new(Resource::new("", "r").expect("a name"));
+        let room = config.fifo_queue_length;
+        let request = Request::new(config.clone(), quorum, resource, id, TTL, room, now);
+        self.request = Some(request);
+        self.stage = Stage::Waiting;
     }
 
-    pub fn id(&self, me: u8) -> Id {
-        (me, self.generation)
+    /// Its user drops what it has.
+    pub(crate) fn end(&mut self, now: Time) {
+        self.stage = Stage::Over;
+        self.change(now, |request, cx| request.end(End::Over, cx.now));
     }
 
-    /// Releases, or leaves. What is under way is void.
-    pub fn end(&mut self, bug: Bug) -> Questions {
-        self.phase = Phase::Over;
-        let nodes = if bug == Bug::CleanUpOfAQuorumOnly {
-            bug.quorum()
-        } else {
-            NODES
+    /// What a node has answered, or why it has not.
+    pub(crate) fn hear(
+        &mut self,
+        question: &Question,
+        outcome: Result<Answer<Reply>, NodeError>,
+        now: Time,
+    ) {
+        let answer = outcome.map(|Answer { sent, era, value }| (sent, era, value));
+        self.change(now, |request, cx| match question.send {
+            Command::Enqueue(_) => {
+                let outcome = answer.and_then(|(sent, era, value)| match value {
+                    Reply::Standing(value) => Ok(Answer { sent, era, value }),
+                    _ => Err(NodeError::Garbled),
+                });
+                request.on_enqueued(question, cx, outcome);
+            }
+            Command::Extend(_) => {
+                let outcome = answer.and_then(|(sent, era, value)| match value {
+                    Reply::Extended(value) => Ok(Answer { sent, era, value }),
+                    _ => Err(NodeError::Garbled),
+                });
+                request.on_extended(question, cx, outcome);
+            }
+            Command::Release(_) => {
+                let outcome = answer.and_then(|(sent, era, value)| match value {
+                    Reply::Released(value) => Ok(Answer { sent, era, value }),
+                    _ => Err(NodeError::Garbled),
+                });
+                request.on_released(question, cx, outcome);
+            }
+        });
+    }
+
+    pub(crate) fn hear_push(&mut self, node: usize, push: &Push, now: Time) {
+        self.change(now, |request, cx| {
+            request.on_push(node, &push.id, push.lease_end, push.seq, cx);
+        });
+    }
+
+    pub(crate) fn hear_reconnect(&mut self, node: usize, now: Time) {
+        self.change(now, |request, _| request.on_reconnect(node));
+    }
+
+    /// What follows from what has just changed: its user looks, and what is due is asked.
+    pub(crate) fn go_on(&mut self, now: Time) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(mut request) = self.request.take() else {
+            return outcome;
         };
-        (0..nodes).map(|node| (node, Ask::Release)).collect()
-    }
-
-    /// The question to a node failed, or was given up.
-    pub fn unanswered(&mut self, node: usize) {
-        self.seats[node].asked = false;
-    }
-
-    /// Hears an answer to the question under way, or a push. Returns what to ask next, and whether what was
-    /// under way before is void.
-    pub fn hear(&mut self, node: usize, say: Say, bug: Bug) -> (Questions, bool) {
-        if !matches!(say, Say::Told { .. }) {
-            self.seats[node].asked = false;
-        }
-        let sends = match say {
-            Say::Stands | Say::Gone => self.hear_extended(node, say == Say::Stands, bug),
-            say => self.hear_standing(node, say, bug),
-        };
-        let recorded = self.seats.iter().filter(|seat| seat.number == self.number);
-        self.recorded |= self.number > 0 && recorded.count() >= Bug::None.quorum();
-        sends
-    }
-
-    fn hear_standing(&mut self, node: usize, say: Say, bug: Bug) -> (Questions, bool) {
-        let waiting = matches!(self.phase, Phase::Asking | Phase::Waiting);
-        let number = self.number;
-        let seat = &mut self.seats[node];
-        let had = seat.vote.is_some();
-        match say {
-            Say::Granted { seq, outranked } => {
-                seat.vote = Some(seq);
-                seat.outranked = outranked;
-                seat.waits = false;
-                seat.number = if number > 0 {
-                    number
-                } else {
-                    seat.number.max(seq)
-                };
+        let servers = &self.servers;
+        let cx = Cx { now, servers };
+        for _ in 0..ROUNDS {
+            self.stage = look(self.stage, &mut request, cx);
+            drop(request.take_news(Heard::default()));
+            let due = request.due(cx).is_some_and(|due| due <= now);
+            if !due {
+                break;
             }
-            Say::Waiting { number } => {
-                seat.number = number;
-                // A push that overtook this answer.
-                seat.vote = seat.early.take();
-                seat.outranked = false;
-                seat.waits = seat.vote.is_none();
+            let asked = outcome.questions.len();
+            for (node, _) in request.take_due(cx) {
+                outcome.questions.extend(request.ask(node, cx));
             }
-            Say::Superseded => seat.vote = None,
-            Say::Told { seq } if waiting && seat.waits => {
-                seat.vote = Some(seq);
-                seat.outranked = false;
-                seat.waits = false;
-            }
-            Say::Told { seq } => seat.early = Some(seq),
-            Say::Stands | Say::Gone => {}
+            outcome.spins =
+                outcome.questions.len() == asked && request.due(cx).is_some_and(|due| due <= now);
         }
-        if !had && seat.vote.is_some() && matches!(say, Say::Granted { .. }) {
-            self.eager = EAGER_ROUNDS;
-        }
-        if waiting {
-            return self.weigh(bug);
-        }
-        let late = self.phase == Phase::Fencing && !self.seats[node].fenced;
-        if late && bug == Bug::LateVoteCounted && self.votes() >= bug.quorum() {
-            self.token = self.highest();
-        }
-        match late && !self.seats[node].asked && self.seats[node].vote.is_some() {
-            true => (self.ask(|at, _| at == node), false),
-            false => (Vec::new(), false),
-        }
+        self.request =
+            Some(request).filter(|request| self.stage != Stage::Over || !request.is_clean());
+        outcome
     }
 
-    fn hear_extended(&mut self, node: usize, stands: bool, bug: Bug) -> (Questions, bool) {
-        let seat = &mut self.seats[node];
-        seat.fenced = stands;
-        seat.vote = stands.then_some(self.token);
-        if self.phase == Phase::Fencing {
-            let fenced = self.seats.iter().filter(|seat| seat.fenced).count();
-            if fenced >= bug.quorum() {
-                self.phase = Phase::Held;
-            } else if self.votes() < bug.quorum() && !self.seats.iter().any(|seat| seat.asked) {
-                self.phase = Phase::Waiting;
-                self.number = self
-                    .number
-                    .max(self.seats.iter().map(|seat| seat.number).max().unwrap());
-                return self.give_back();
-            }
-        }
-        (Vec::new(), false)
+    /// When something is due next.
+    pub(crate) fn due(&self, now: Time) -> Option<Time> {
+        let servers = &self.servers;
+        self.request.as_ref()?.due(Cx { now, servers })
     }
 
-    fn weigh(&mut self, bug: Bug) -> (Questions, bool) {
-        if self.votes() >= bug.quorum() {
-            self.token = self.highest();
-            let agreed = self
-                .seats
-                .iter()
-                .filter(|seat| seat.vote == Some(self.token))
-                .count();
-            if agreed >= bug.quorum() || bug == Bug::NoFence {
-                self.phase = Phase::Held;
-                return (Vec::new(), false);
-            }
-            self.phase = Phase::Fencing;
-            return (self.ask_all(), false);
-        }
-        let outranked = self
-            .seats
-            .iter()
-            .any(|seat| seat.vote.is_some() && seat.outranked);
-        if outranked && bug != Bug::NeverGivesBack {
-            return self.give_back();
-        }
-        if self.number == 0 {
-            let numbers = self
-                .seats
-                .iter()
-                .map(|seat| seat.number)
-                .filter(|number| *number > 0);
-            if numbers.clone().count() < Bug::None.quorum() {
-                return (Vec::new(), false);
-            }
-            let ticket = if bug == Bug::TicketByMinimum {
-                numbers.min()
-            } else {
-                numbers.max()
-            };
-            self.number = ticket.unwrap();
-            self.phase = Phase::Waiting;
-        }
-        let number = self.number;
-        let mut questions = self.ask(|_, seat| seat.number != number);
-        let split = self.seats.iter().any(|seat| seat.vote.is_some());
-        if split && self.eager > 0 && !self.seats.iter().any(|seat| seat.asked) {
-            self.eager -= 1;
-            questions = self.ask_all();
-        }
-        (questions, false)
+    pub(crate) fn is_held(&self, now: Time) -> bool {
+        let held = |request: &Request| request.is_held(now);
+        matches!(self.stage, Stage::Held(_)) && self.request.as_ref().is_some_and(held)
     }
 
-    fn give_back(&mut self) -> (Questions, bool) {
-        self.generation += 1;
-        self.seats = Default::default();
-        (self.ask_all(), true)
+    /// Whether it is in line, and whoever asks from now on comes later (F1).
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.stage == Stage::Waiting && self.request.as_ref().is_some_and(Request::is_recorded)
     }
 
-    fn ask_all(&mut self) -> Questions {
-        self.ask(|_, _| true)
+    pub(crate) fn generation(&self) -> u32 {
+        let request = self.request.as_ref();
+        request.map_or(0, |request| request.id().generation())
     }
 
-    fn ask(&mut self, whom: impl Fn(usize, &Seat) -> bool) -> Questions {
-        let ask = match self.phase {
-            Phase::Asking | Phase::Waiting => Ask::Enqueue {
-                number: self.number,
-            },
-            Phase::Fencing => Ask::Extend { token: self.token },
-            _ => return Vec::new(),
-        };
-        let mut questions = Vec::new();
-        for (node, seat) in self.seats.iter_mut().enumerate() {
-            if !seat.asked && whom(node, seat) {
-                seat.asked = true;
-                questions.push((node, ask));
-            }
+    fn change(&mut self, now: Time, change: impl FnOnce(&mut Request, Cx<'_>)) {
+        let servers = &self.servers;
+        if let Some(request) = &mut self.request {
+            change(request, Cx { now, servers });
         }
-        questions
-    }
-
-    fn votes(&self) -> usize {
-        self.seats.iter().filter(|seat| seat.vote.is_some()).count()
-    }
-
-    fn highest(&self) -> u8 {
-        self.seats
-            .iter()
-            .filter_map(|seat| seat.vote)
-            .max()
-            .unwrap_or(0)
     }
 }
 
-impl Bug {
-    pub fn quorum(self) -> usize {
-        if self == Self::QuorumMinusOne { 1 } else { 2 }
+/// Its user looks, as `lock` and the guard do whenever there is news.
+fn look(stage: Stage, request: &mut Request, cx: Cx<'_>) -> Stage {
+    match stage {
+        Stage::Waiting if request.is_hopeless() => {
+            request.end(End::Over, cx.now);
+            Stage::Over
+        }
+        Stage::Waiting => match request.take(cx, Renewal::Third, None) {
+            Taken::Lease(majority) => Stage::Held(majority.token()),
+            Taken::NotYet => Stage::Waiting,
+            Taken::Ended(_) => Stage::Over,
+        },
+        Stage::Held(_) if request.check(cx.now).is_some() => Stage::Lost,
+        stage => stage,
     }
 }

@@ -1,139 +1,147 @@
-//! A node: the scripts, without time.
+//! A node: the memory nodes' table, and what a restart does to it.
 
-/// A holder id: the client, which stands for the uuid, and the generation.
-pub type Id = (u8, u8);
+use std::sync::Arc;
 
-/// What is asked of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ask {
-    /// `number` is 0 for a new one.
-    Enqueue {
-        number: u8,
-    },
-    Extend {
-        token: u8,
-    },
-    Release,
+use crate::{
+    message::{Era, Extended, Released, Standing},
+    request::Command,
+    table::{Header, Table},
+    time::Time,
+    world::{Asked, CLOCK},
+};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    table: Table,
+    run: u64,
+    up_since: Time,
 }
 
-/// What a node says, asked or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Say {
-    Granted {
-        seq: u8,
-        outranked: bool,
-    },
-    Waiting {
-        number: u8,
-    },
-    Superseded,
-    Stands,
-    Gone,
-    /// The push.
-    Told {
-        seq: u8,
-    },
+/// What a node says to a question.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reply {
+    Standing(Standing),
+    Extended(Extended),
+    Released(Released),
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Node {
-    pub seq: u8,
-    pub lock: Option<Id>,
-    /// By number, then by client: ties are broken by the uuid.
-    pub queue: Vec<(u8, Id)>,
+/// What a waiter is told of its vote.
+#[derive(Clone, Debug)]
+pub(crate) struct Push {
+    pub(crate) channel: String,
+    pub(crate) id: Arc<str>,
+    pub(crate) lease_end: u64,
+    pub(crate) seq: u64,
+}
+
+/// The counter that is told again and again.
+const REPEATED: u64 = 7;
+
+/// What is wrong with all nodes, on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    None,
+    /// A node forgets who has its vote whenever it is asked for it.
+    GivesItsVoteTwice,
+    /// A request is carried out however late it comes.
+    CarriesOutLate,
+    /// A release says that it was carried out, and is not.
+    KeepsWhatIsReleased,
+    /// The counter that is told stays the same.
+    RepeatsItsCounter,
+    /// Whoever comes later has the lower number.
+    LetsNewcomersFirst,
+    /// Nobody is told of a vote, which lasts for as long as if somebody had been.
+    TellsNobody,
 }
 
 impl Node {
-    /// Runs a script; returns its answer, and whom it told of the vote.
-    pub fn run(&mut self, id: Id, ask: Ask, careless: bool) -> (Option<Say>, Option<(Id, Say)>) {
-        let before = self.lock;
-        let say = match ask {
-            Ask::Enqueue { number } => Some(self.enqueue(id, number)),
-            Ask::Extend { token } if self.lock == Some(id) => {
-                self.seq = self.seq.max(token);
-                Some(Say::Stands)
+    pub(crate) fn new() -> Self {
+        Self {
+            table: Table::default(),
+            run: 1,
+            up_since: Time::ORIGIN,
+        }
+    }
+
+    /// A connection to this node.
+    pub(crate) fn era(&self, epoch: u64) -> Era {
+        Era {
+            epoch,
+            run: self.run,
+            up_since: self.up_since,
+            up_before: self.up_since,
+            clock_offset: CLOCK,
+            pushes: true,
+        }
+    }
+
+    /// Restarts, and has forgotten all.
+    pub(crate) fn forget(&mut self, now: Time) {
+        self.table = Table::default();
+        self.run += 1;
+        self.up_since = now;
+    }
+
+    /// Carries a question out; `None` if it comes too late.
+    pub(crate) fn carry_out(
+        &mut self,
+        asked: &Asked,
+        now: Time,
+        lie: Lie,
+        pushes: &mut Vec<Push>,
+    ) -> Option<Reply> {
+        let release = matches!(asked.question.send, Command::Release(_));
+        if now > asked.deadline && !release && lie != Lie::CarriesOutLate {
+            return None;
+        }
+        let micros = asked.era.node_micros(now);
+        let header = Header::of(micros, &asked.terms, &self.era(asked.era.epoch));
+        let repeats = lie == Lie::RepeatsItsCounter;
+        let mut publish = |told: &crate::table::Told| {
+            if lie != Lie::TellsNobody {
+                pushes.push(Push {
+                    channel: told.channel.clone(),
+                    id: told.id.clone(),
+                    lease_end: told.lease_end,
+                    seq: if repeats { REPEATED } else { told.seq },
+                });
             }
-            Ask::Extend { .. } => Some(Say::Gone),
-            Ask::Release => {
-                let mine = |(client, generation): Id| client == id.0 && generation <= id.1;
-                if self.lock.is_some_and(|lock| careless || mine(lock)) {
-                    self.lock = None;
+            Some(true)
+        };
+        Some(match &asked.question.send {
+            Command::Enqueue(ask) => {
+                if lie == Lie::GivesItsVoteTwice {
+                    self.table.delete(ask.resource.lock_key());
                 }
-                self.queue.retain(|(_, other)| !mine(*other));
-                None
-            }
-        };
-        self.settle();
-        let granted = self.lock.filter(|lock| Some(*lock) != before);
-        let caller = matches!(ask, Ask::Enqueue { .. }) && granted == Some(id);
-        let say = match say {
-            Some(Say::Waiting { .. }) if caller => Some(Say::Granted {
-                seq: self.seq,
-                outranked: false,
-            }),
-            say => say,
-        };
-        let told = granted
-            .filter(|_| !caller)
-            .map(|id| (id, Say::Told { seq: self.seq }));
-        (say, told)
-    }
-
-    fn enqueue(&mut self, id: Id, number: u8) -> Say {
-        let mine = self
-            .queue
-            .iter()
-            .find(|(_, other)| *other == id)
-            .map(|(number, _)| *number);
-        if self.lock == Some(id) {
-            let before = |&(other, (client, _)): &(u8, Id)| (other, client) < (number, id.0);
-            let outranked = number > 0 && self.queue.first().is_some_and(before);
-            self.seq = self.seq.max(number);
-            return Say::Granted {
-                seq: self.seq,
-                outranked,
-            };
-        } else if mine.is_none() {
-            let newer = |(client, generation): Id| client == id.0 && generation > id.1;
-            if self.lock.is_some_and(newer) || self.queue.iter().any(|(_, other)| newer(*other)) {
-                return Say::Superseded;
-            }
-            self.lock = self.lock.filter(|(client, _)| *client != id.0);
-            self.queue.retain(|(_, (client, _))| *client != id.0);
-            if number == 0 {
-                self.settle();
-            }
-            if number == 0 && self.lock.is_none() {
-                self.lock = Some(id);
-                self.seq += 1;
-                return Say::Granted {
-                    seq: self.seq,
-                    outranked: false,
+                let mut ask = ask.clone();
+                if lie == Lie::LetsNewcomersFirst {
+                    let place = ask.id.uuid().as_bytes()[0];
+                    ask.number = ask.number.or(Some(100 - u64::from(place)));
+                }
+                let standing = match self.table.enqueue(header, &ask, &mut publish) {
+                    Standing::Granted {
+                        left, outranked, ..
+                    } if repeats => Standing::Granted {
+                        seq: REPEATED,
+                        left,
+                        outranked,
+                    },
+                    standing => standing,
                 };
+                Reply::Standing(standing)
             }
-        }
-        let number = match (number, mine) {
-            (0, None) => {
-                self.seq += 1;
-                self.seq
+            Command::Extend(ask) => Reply::Extended(self.table.extend(header, ask, &mut publish)),
+            Command::Release(_) if lie == Lie::KeepsWhatIsReleased => {
+                Reply::Released(Released::Vote)
             }
-            (0, Some(mine)) => mine,
-            (number, _) => number,
-        };
-        self.seq = self.seq.max(number);
-        self.queue.retain(|(_, other)| *other != id);
-        let place = self
-            .queue
-            .partition_point(|(other, (client, _))| (*other, *client) < (number, id.0));
-        self.queue.insert(place, (number, id));
-        Say::Waiting { number }
+            Command::Release(ask) => Reply::Released(self.table.release(header, ask, &mut publish)),
+        })
     }
 
-    /// A free vote goes to the head of the queue.
-    fn settle(&mut self) {
-        if self.lock.is_none() && !self.queue.is_empty() {
-            self.lock = Some(self.queue.remove(0).1);
-            self.seq += 1;
-        }
+    /// Whether anything is left on it but counters.
+    pub(crate) fn is_clean(&self, now: Time) -> bool {
+        let micros = self.era(0).node_micros(now);
+        self.table.clone().residue(micros).is_empty()
     }
 }
