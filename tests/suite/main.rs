@@ -25,8 +25,8 @@ mod guarantees;
 mod handoff;
 mod late;
 mod layering;
-#[cfg(feature = "metrics")]
 mod memory;
+#[cfg(feature = "metrics")]
 mod metrics;
 mod panics;
 mod patience;
