@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{holder::HolderId, resource::Resource, time::Time};
+use crate::{error::NodeError, holder::HolderId, resource::Resource, time::Time};
 
 /// What all requests of a call have in common.
 #[derive(Clone, Copy, Debug)]
@@ -216,6 +216,64 @@ pub(crate) enum Released {
     Vote,
     Ticket,
     Nothing,
+}
+
+/// What a node is asked to do for a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    Enqueue(Enqueue),
+    Extend(Extend),
+    Release(Release),
+}
+
+impl Command {
+    pub(crate) fn resource(&self) -> &Resource {
+        match self {
+            Self::Enqueue(command) => &command.resource,
+            Self::Extend(command) => &command.resource,
+            Self::Release(command) => &command.resource,
+        }
+    }
+}
+
+/// What a node answers to a command, of the same kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Standing(Standing),
+    Extended(Extended),
+    Released(Released),
+}
+
+impl Reply {
+    pub(crate) fn standing(self) -> Option<Standing> {
+        match self {
+            Self::Standing(standing) => Some(standing),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn extended(self) -> Option<Extended> {
+        match self {
+            Self::Extended(extended) => Some(extended),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn released(self) -> Option<Released> {
+        match self {
+            Self::Released(released) => Some(released),
+            _ => None,
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    /// The same answer with another value; garbled if there is none.
+    pub(crate) fn read<U>(self, read: impl FnOnce(T) -> Option<U>) -> Result<Answer<U>, NodeError> {
+        let Self { sent, era, value } = self;
+        let value = read(value).ok_or(NodeError::Garbled)?;
+        Ok(Answer { sent, era, value })
+    }
 }
 
 /// All that a node knows of a resource.

@@ -24,12 +24,11 @@ use crate::{
     client::in_flight::{InFlight, Lane, Took},
     client::nodes::Nodes,
     client::requests::Requests,
-    clock::Clock,
     error::{ClientStopped, NodeError},
     holder::Parts,
-    message::{Answer, Extended, Released, Standing},
-    node::{Call, Event, punctual},
-    request::{Command, Cx, Question, Request},
+    message::{Answer, Command, Reply},
+    node::{Event, punctual},
+    request::{Cx, Question, Request},
     telemetry,
     time::Time,
 };
@@ -138,23 +137,7 @@ struct Batch {
 /// A batch, and what came of it.
 struct Answered {
     batch: Batch,
-    outcome: Outcome,
-}
-
-enum Outcome {
-    Standing(Result<Answer<Vec<Standing>>, NodeError>),
-    Extended(Result<Answer<Vec<Extended>>, NodeError>),
-    Released(Result<Answer<Vec<Released>>, NodeError>),
-}
-
-impl Outcome {
-    fn error(&self) -> Option<&NodeError> {
-        match self {
-            Self::Standing(outcome) => outcome.as_ref().err(),
-            Self::Extended(outcome) => outcome.as_ref().err(),
-            Self::Released(outcome) => outcome.as_ref().err(),
-        }
-    }
+    outcome: Result<Answer<Vec<Reply>>, NodeError>,
 }
 
 /// Who is due takes its place in line to ask.
@@ -205,39 +188,16 @@ fn batches(
 fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> {
     let lease = batch.asked.first().map(|(_, question)| question.lease);
     let terms = nodes.terms(batch.deadline, lease.unwrap_or_default(), now);
-    let (mut enqueues, mut extends, mut releases) = (Vec::new(), Vec::new(), Vec::new());
-    for (_, question) in &batch.asked {
-        match &question.send {
-            Command::Enqueue(send) => enqueues.push(send.clone()),
-            Command::Extend(send) => extends.push(send.clone()),
-            Command::Release(send) => releases.push(send.clone()),
-        }
-    }
-    let clock = nodes.clock;
     let Some(node) = nodes.list.get(batch.place) else {
-        let outcome = Outcome::Released(Err(NodeError::Garbled));
+        let outcome = Err(NodeError::Garbled);
         return futures::future::ready(Answered { batch, outcome }).boxed();
     };
-    if !extends.is_empty() {
-        let call = node.extend(&extends, terms);
-        answered(clock, batch, call, Outcome::Extended)
-    } else if !releases.is_empty() {
-        let call = node.release(&releases, terms);
-        answered(clock, batch, call, Outcome::Released)
-    } else {
-        let call = node.enqueue(&enqueues, terms);
-        answered(clock, batch, call, Outcome::Standing)
-    }
-}
-
-/// What comes of the call that carries `batch`, by its deadline.
-fn answered<T: 'static>(
-    clock: Clock,
-    batch: Batch,
-    call: Call<T>,
-    outcome: fn(Result<Answer<T>, NodeError>) -> Outcome,
-) -> BoxFuture<'static, Answered> {
-    let call = punctual(clock, batch.deadline, call).map(outcome);
+    let commands = batch
+        .asked
+        .iter()
+        .map(|(_, question)| question.send.clone());
+    let commands: Vec<Command> = commands.collect();
+    let call = punctual(nodes.clock, batch.deadline, node.call(&commands, terms));
     call.map(|outcome| Answered { batch, outcome }).boxed()
 }
 
@@ -255,11 +215,11 @@ fn heed(
     let now = requests.nodes().clock.now();
     let (took, of) = (now.since(batch.sent), batch.deadline.since(batch.sent));
     let size = batch.asked.len();
-    let answer = match outcome.error() {
-        None => Some(Some(took.min(of))),
-        Some(NodeError::TimedOut) => Some(None),
+    let answer = match &outcome {
+        Ok(_) => Some(Some(took.min(of))),
+        Err(NodeError::TimedOut) => Some(None),
         // It says nothing about how much a node can do.
-        Some(_) => None,
+        Err(_) => None,
     };
     let took = answer.map(|answer| Took {
         size,
@@ -268,11 +228,9 @@ fn heed(
         at: now,
     });
     pace.over(batch.place, batch.lane, size, took);
-    let size = match outcome.error() {
-        Some(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => {
-            batch.asked.len()
-        }
-        Some(NodeError::Refused(_) | NodeError::Garbled) if batch.asked.len() > 1 => 1,
+    let size = match &outcome {
+        Err(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => batch.asked.len(),
+        Err(NodeError::Refused(_) | NodeError::Garbled) if batch.asked.len() > 1 => 1,
         _ => return hear(requests, batch, outcome),
     };
     let Batch {
@@ -282,7 +240,7 @@ fn heed(
         late,
         ..
     } = batch;
-    let is_late = matches!(outcome.error(), Some(NodeError::Late));
+    let is_late = matches!(outcome, Err(NodeError::Late));
     let items = asked
         .into_iter()
         .map(|(key, question)| (key, (key, question)));
@@ -311,32 +269,18 @@ fn heed(
     }
 }
 
-fn hear(requests: &Requests, batch: Batch, outcome: Outcome) {
-    let asked = batch.asked;
-    if let Some(error @ NodeError::Late) = outcome.error() {
+/// Deals the answers of a batch out to those who asked.
+fn hear(requests: &Requests, batch: Batch, outcome: Result<Answer<Vec<Reply>>, NodeError>) {
+    if let Err(error @ NodeError::Late) = &outcome {
         let node = requests.nodes().list.get(batch.place);
         telemetry::node_failed(node.map_or("?", |node| node.name()), error);
     }
-    match outcome {
-        Outcome::Standing(outcome) => deal(requests, &asked, outcome, Request::on_enqueued),
-        Outcome::Extended(outcome) => deal(requests, &asked, outcome, Request::on_extended),
-        Outcome::Released(outcome) => deal(requests, &asked, outcome, Request::on_released),
-    }
-}
-
-/// Deals the answers of a batch out to those who asked.
-fn deal<T>(
-    requests: &Requests,
-    asked: &[(u64, Question)],
-    outcome: Result<Answer<Vec<T>>, NodeError>,
-    tell: impl Fn(&mut Request, &Question, Cx<'_>, Result<Answer<T>, NodeError>),
-) {
     let mut values = outcome.map(|Answer { sent, era, value }| {
         value
             .into_iter()
             .map(move |value| Answer { sent, era, value })
     });
-    let dealt = asked.iter().map(|(key, question)| {
+    let dealt = batch.asked.iter().map(|(key, question)| {
         let outcome = match &mut values {
             Ok(values) => values.next().ok_or(NodeError::Garbled),
             Err(error) => Err(error.clone()),
@@ -344,7 +288,7 @@ fn deal<T>(
         (*key, (question, outcome))
     });
     requests.each(dealt, |request, cx, (question, outcome)| {
-        tell(request, question, cx, outcome);
+        request.on_reply(question, cx, outcome);
     });
 }
 

@@ -3,9 +3,7 @@
 use redis::{Cmd, Value, cmd};
 
 use super::reply;
-use crate::message::{
-    Enqueue, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, millis_up,
-};
+use crate::message::{Command, MAX_REPORTED, Reply, Report, millis_up};
 use crate::resource::Resource;
 
 /// The scripts that a node must know.
@@ -121,67 +119,57 @@ pub(super) enum Asked {
     Open,
 }
 
-impl Encoded<Vec<Standing>> {
-    pub(super) fn enqueue(shas: &Shas, header: Header, batch: &[Enqueue]) -> Self {
-        let resources = batch.iter().map(|ask| &*ask.resource);
-        let mut cmd = start(
-            shas,
-            Script::Enqueue,
-            header,
-            resources,
-            6 + 4 * batch.len(),
-        );
-        cmd.arg(header.lease);
-        for ask in batch {
-            cmd.arg(&**ask.id.text());
-            optional(&mut cmd, ask.number);
-            cmd.arg(millis_up(ask.ttl));
-            optional(&mut cmd, ask.room);
+/// How the answers to a call are read.
+type Decode = fn(u64, &[Value]) -> Option<Vec<Reply>>;
+
+impl Encoded<Vec<Reply>> {
+    /// Commands of one kind.
+    pub(super) fn call(shas: &Shas, header: Header, batch: &[Command]) -> Self {
+        let (script, args, decode): (Script, usize, Decode) = match batch.first() {
+            Some(Command::Extend(_)) => (Script::Extend, 4, reply::extended),
+            Some(Command::Release(_)) => (Script::Release, 1, reply::released),
+            _ => (Script::Enqueue, 4, reply::standings),
+        };
+        let answers = batch.len();
+        // What takes away harms nobody at any time.
+        let asked = match script {
+            Script::Release => Asked::AnyTime { answers },
+            _ => Asked::InTime { answers },
+        };
+        let deadline = match asked {
+            Asked::InTime { .. } => header.deadline,
+            _ => 0,
+        };
+        let header = Header { deadline, ..header };
+        let resources = batch.iter().map(Command::resource);
+        let mut cmd = start(shas, script, header, resources, 7 + args * answers);
+        if script == Script::Enqueue {
+            cmd.arg(header.lease);
         }
-        Self {
-            cmd,
-            asked: in_time(batch.len()),
-            decode: reply::standings,
+        for command in batch {
+            add(&mut cmd, command);
         }
+        Self { cmd, asked, decode }
     }
 }
 
-impl Encoded<Vec<Extended>> {
-    pub(super) fn extend(shas: &Shas, header: Header, batch: &[Extend]) -> Self {
-        let resources = batch.iter().map(|ask| &*ask.resource);
-        let mut cmd = start(shas, Script::Extend, header, resources, 5 + 4 * batch.len());
-        for ask in batch {
+/// The arguments of one command.
+fn add(cmd: &mut Cmd, command: &Command) {
+    match command {
+        Command::Enqueue(ask) => {
             cmd.arg(&**ask.id.text());
-            cmd.arg(millis_up(ask.ttl))
+            optional(cmd, ask.number);
+            cmd.arg(millis_up(ask.ttl));
+            optional(cmd, ask.room);
+        }
+        Command::Extend(ask) => {
+            cmd.arg(&**ask.id.text())
+                .arg(millis_up(ask.ttl))
                 .arg(ask.token)
                 .arg(u8::from(ask.repair));
         }
-        Self {
-            cmd,
-            asked: in_time(batch.len()),
-            decode: reply::extended,
-        }
-    }
-}
-
-impl Encoded<Vec<Released>> {
-    pub(super) fn release(shas: &Shas, header: Header, batch: &[Release]) -> Self {
-        // What takes away harms nobody at any time.
-        let header = Header {
-            deadline: 0,
-            ..header
-        };
-        let resources = batch.iter().map(|ask| &*ask.resource);
-        let mut cmd = start(shas, Script::Release, header, resources, 5 + batch.len());
-        for ask in batch {
+        Command::Release(ask) => {
             cmd.arg(&**ask.id.text());
-        }
-        Self {
-            cmd,
-            asked: Asked::AnyTime {
-                answers: batch.len(),
-            },
-            decode: reply::released,
         }
     }
 }
@@ -218,10 +206,6 @@ fn start<'a>(
     cmd
 }
 
-fn in_time(answers: usize) -> Asked {
-    Asked::InTime { answers }
-}
-
 fn optional(cmd: &mut Cmd, value: Option<u64>) {
     match value {
         Some(value) => cmd.arg(value),
@@ -238,6 +222,7 @@ mod tests {
     use super::*;
     use crate::{
         holder::{ClientId, HolderId},
+        message::{Enqueue, Release},
         rng::Rng,
     };
 
@@ -276,7 +261,8 @@ mod tests {
     #[test]
     fn a_batch_is_one_command_with_a_group_a_request() {
         let batch = [enqueue("a", None, Some(3)), enqueue("b", Some(9), None)];
-        let request = Encoded::enqueue(&shas(), HEADER, &batch);
+        let commands = batch.clone().map(Command::Enqueue);
+        let request = Encoded::call(&shas(), HEADER, &commands);
         let words = words(&request.cmd);
         assert_eq!(words[..3], ["EVALSHA", "en", "8"]);
         assert_eq!(words[3..7], batch[0].resource.keys()[..]);
@@ -289,7 +275,8 @@ mod tests {
     #[test]
     fn a_release_has_no_deadline() {
         let Enqueue { resource, id, .. } = enqueue("a", None, None);
-        let request = Encoded::release(&shas(), HEADER, &[Release { resource, id }]);
+        let release = Command::Release(Release { resource, id });
+        let request = Encoded::call(&shas(), HEADER, &[release]);
         assert_eq!(
             words(&request.cmd)[7..13],
             ["0", "12", "13", "14", "15", "16"]

@@ -16,7 +16,7 @@ use super::{
     Context, Event, Events, Node,
     table::{Header, Table, Told},
 };
-use crate::message::{Era, Terms, millis_up};
+use crate::message::{Command, Era, Reply, Terms, millis_up};
 use crate::{
     clock::{Clock, MEMORY_EPOCH_MILLIS},
     time::Time,
@@ -389,12 +389,7 @@ impl State {
     }
 
     /// Carries a batch out, telling whoever gets a vote by it.
-    fn each<A, T>(
-        &mut self,
-        header: Header,
-        batch: &[A],
-        act: impl Fn(&mut Table, Header, &A, super::table::Publish<'_>) -> T,
-    ) -> Vec<T> {
+    fn each(&mut self, header: Header, batch: &[Command]) -> Vec<Reply> {
         let Self {
             table,
             clients,
@@ -420,7 +415,7 @@ impl State {
         };
         batch
             .iter()
-            .map(|ask| act(table, header, ask, &mut publish))
+            .map(|command| table.carry_out(header, command, &mut publish))
             .collect()
     }
 }

@@ -1,6 +1,6 @@
 //! A node: one independent server that has one vote.
 //!
-//! The trait has a method per script. Two kinds implement it with the same semantics: a Redis server
+//! Its commands are carried out by scripts, in one call for those of a kind. Two kinds implement it with the same semantics: a Redis server
 //! ([`redis`]) and a table in this process ([`memory`]); the conformance tests run on both. Requests go
 //! in batches, so that what one client keeps alive on a node costs a few commands per interval.
 
@@ -38,7 +38,7 @@ use crate::{
     clock::Clock,
     config::Config,
     error::NodeError,
-    message::{Answer, Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms},
+    message::{Answer, Command, Era, Reply, Report, Terms},
     resource::Resource,
     time::Time,
 };
@@ -53,14 +53,9 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
     /// Its address, without credentials.
     fn name(&self) -> &str;
 
-    /// Records or refreshes tickets; see `scripts/enqueue.lua`.
-    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>>;
-
-    /// Prolongs leases; see `scripts/extend.lua`.
-    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>>;
-
-    /// Gives up leases, votes and tickets; see `scripts/release.lua`.
-    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>>;
+    /// Carries out commands of one kind, with the script of that name: `scripts/enqueue.lua`, `extend.lua` or
+    /// `release.lua`.
+    fn call(&self, batch: &[Command], terms: Terms) -> Call<Vec<Reply>>;
 
     /// Who holds and who waits; see `scripts/inspect.lua`.
     fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report>;

@@ -9,14 +9,10 @@ use futures::{FutureExt, future};
 use redis::aio::ConnectionLike;
 
 use super::{
-    BATCH, Call, Context, Node,
-    address::Address,
-    dial::Source,
-    encode::{Encoded, Header, Shas},
-    link::Link,
+    BATCH, Call, Context, Node, address::Address, dial::Source, encode::Encoded, link::Link,
     roster::Roster,
 };
-use crate::message::{Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms};
+use crate::message::{Command, Era, Reply, Report, Terms};
 use crate::{error::NodeError, resource::Resource, telemetry, time::Time};
 
 /// One Redis server.
@@ -79,21 +75,6 @@ impl RedisNode {
         })
     }
 
-    fn call<T: Send + 'static>(
-        &self,
-        terms: Terms,
-        build: impl FnOnce(&Shas, Header) -> Encoded<T>,
-    ) -> Call<T> {
-        match self.link.session() {
-            Err(error) => self.down(error),
-            Ok(session) => {
-                let request = build(session.shas(), session.header(&terms));
-                let call = session.call(request, terms.deadline);
-                telemetry::watched(self.name.clone(), call).boxed()
-            }
-        }
-    }
-
     fn down<T: Send + 'static>(&self, error: NodeError) -> Call<T> {
         telemetry::node_failed(&self.name, &error);
         future::ready(Err(error)).boxed()
@@ -105,16 +86,15 @@ impl Node for RedisNode {
         &self.name
     }
 
-    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
-        self.call(terms, |shas, header| Encoded::enqueue(shas, header, batch))
-    }
-
-    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
-        self.call(terms, |shas, header| Encoded::extend(shas, header, batch))
-    }
-
-    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
-        self.call(terms, |shas, header| Encoded::release(shas, header, batch))
+    fn call(&self, batch: &[Command], terms: Terms) -> Call<Vec<Reply>> {
+        match self.link.session() {
+            Err(error) => self.down(error),
+            Ok(session) => {
+                let request = Encoded::call(session.shas(), session.header(&terms), batch);
+                let call = session.call(request, terms.deadline);
+                telemetry::watched(self.name.clone(), call).boxed()
+            }
+        }
     }
 
     fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use crate::message::{Extended, MAX_REPORTED, Released, Report, Standing, Waiting};
+use crate::message::{Extended, MAX_REPORTED, Released, Reply, Report, Standing, Waiting};
 
 /// Below this every whole number is exact in Lua.
 const EXACT: u64 = 1 << 53;
@@ -20,12 +20,12 @@ pub(super) fn envelope(reply: &Value) -> Option<(u64, &[Value])> {
 }
 
 /// The answers of `enqueue.lua`.
-pub(super) fn standings(_clock: u64, answers: &[Value]) -> Option<Vec<Standing>> {
-    all(answers, standing)
+pub(super) fn standings(_clock: u64, answers: &[Value]) -> Option<Vec<Reply>> {
+    all(answers, |answer| standing(answer).map(Reply::Standing))
 }
 
 /// The answers of `extend.lua`.
-pub(super) fn extended(_clock: u64, answers: &[Value]) -> Option<Vec<Extended>> {
+pub(super) fn extended(_clock: u64, answers: &[Value]) -> Option<Vec<Reply>> {
     let one = |answer: &Value| match answer {
         Value::Int(2) => Some(Extended::InLine),
         Value::Int(0) => Some(Extended::Gone),
@@ -35,18 +35,18 @@ pub(super) fn extended(_clock: u64, answers: &[Value]) -> Option<Vec<Extended>> 
         },
         _ => None,
     };
-    all(answers, one)
+    all(answers, |answer| one(answer).map(Reply::Extended))
 }
 
 /// The answers of `release.lua`.
-pub(super) fn released(_clock: u64, answers: &[Value]) -> Option<Vec<Released>> {
+pub(super) fn released(_clock: u64, answers: &[Value]) -> Option<Vec<Reply>> {
     let one = |answer: &Value| match array(answer)? {
         [Value::Int(2)] => Some(Released::Vote),
         [Value::Int(1)] => Some(Released::Ticket),
         [Value::Int(0)] => Some(Released::Nothing),
         _ => None,
     };
-    all(answers, one)
+    all(answers, |answer| one(answer).map(Reply::Released))
 }
 
 /// Each of `answers`, if all are understood. Most calls have one: `collect` would make room for four.
@@ -216,17 +216,22 @@ mod tests {
             (Value::Int(3), Standing::Superseded),
         ];
         for (answer, expected) in cases {
-            assert_eq!(standings(0, &[answer]), Some(vec![expected]));
+            assert_eq!(
+                standings(0, &[answer]),
+                Some(vec![Reply::Standing(expected)])
+            );
         }
         let answers = [ints(&[1, 5]), Value::Int(2), Value::Int(0)];
-        let expected = vec![
+        let expected = [
             Extended::Stands { seq: 5 },
             Extended::InLine,
             Extended::Gone,
         ];
+        let expected = expected.into_iter().map(Reply::Extended).collect();
         assert_eq!(extended(0, &answers), Some(expected));
         let answers = [ints(&[2]), ints(&[1]), ints(&[0])];
-        let expected = vec![Released::Vote, Released::Ticket, Released::Nothing];
+        let expected = [Released::Vote, Released::Ticket, Released::Nothing];
+        let expected = expected.into_iter().map(Reply::Released).collect();
         assert_eq!(released(0, &answers), Some(expected));
     }
 
@@ -362,11 +367,14 @@ mod tests {
             prop_assert!(clock < EXACT);
             let _ = released(clock, rest);
             for answer in extended(clock, rest).into_iter().flatten() {
-                if let Extended::Stands { seq } = answer {
+                if let Reply::Extended(Extended::Stands { seq }) = answer {
                     prop_assert!(seq < EXACT);
                 }
             }
             for answer in standings(clock, rest).into_iter().flatten() {
+                let Reply::Standing(answer) = answer else {
+                    panic!("{answer:?}");
+                };
                 let numbers = match answer {
                     Standing::Granted { seq, .. } => [seq, 0, 0],
                     Standing::Waiting { number, ahead, lease_end, .. } => [number, ahead, lease_end],

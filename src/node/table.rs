@@ -11,8 +11,8 @@ use std::{
 
 use crate::holder::{HolderId, Parts};
 use crate::message::{
-    Enqueue, Era, Extend, Extended, MAX_REPORTED, Release, Released, Report, Standing, Terms,
-    Waiting, millis_up,
+    Command, Enqueue, Era, Extend, Extended, MAX_REPORTED, Release, Released, Reply, Report,
+    Standing, Terms, Waiting, millis_up,
 };
 
 /// How many older generations a newer one takes the place of.
@@ -107,6 +107,19 @@ struct Place {
 }
 
 impl Table {
+    pub(crate) fn carry_out(
+        &mut self,
+        header: Header,
+        command: &Command,
+        publish: Publish<'_>,
+    ) -> Reply {
+        match command {
+            Command::Enqueue(ask) => Reply::Standing(self.enqueue(header, ask, publish)),
+            Command::Extend(ask) => Reply::Extended(self.extend(header, ask, publish)),
+            Command::Release(ask) => Reply::Released(self.release(header, ask, publish)),
+        }
+    }
+
     pub(crate) fn enqueue(
         &mut self,
         header: Header,

@@ -9,11 +9,10 @@ use std::time::Duration;
 use crate::{
     error::NodeError,
     event::What,
-    message::{Enqueue, Extend, Release},
+    message::{Command, Enqueue, Extend, Release},
     quorum::Majority,
     request::{
-        Command, Cx, MISSES, Phase, Question, Renewal, Request, Urgency, is_later,
-        node_state::NodeState,
+        Cx, MISSES, Phase, Question, Renewal, Request, Urgency, is_later, node_state::NodeState,
     },
     time::Time,
 };

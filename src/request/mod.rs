@@ -27,7 +27,7 @@ use crate::{
     error::{LeaseLost, NodeError},
     event::{Heard, Tell, What, Who},
     holder::HolderId,
-    message::{Enqueue, Extend, Release},
+    message::Command,
     quorum::{Majority, Quorum},
     resource::Resource,
     servers::Servers,
@@ -165,14 +165,6 @@ pub(crate) struct News {
     /// The number of waiters ahead has changed.
     pub(crate) moved: bool,
     pub(crate) tells: Vec<Tell>,
-}
-
-/// What to send to a node.
-#[derive(Clone, Debug)]
-pub(crate) enum Command {
-    Enqueue(Enqueue),
-    Extend(Extend),
-    Release(Release),
 }
 
 /// A question to one node.

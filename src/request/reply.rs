@@ -5,10 +5,10 @@ use std::{cmp::Reverse, time::Duration};
 use crate::{
     error::NodeError,
     event::What,
-    message::{Answer, Extend, Extended, Released, Standing},
+    message::{Answer, Command, Extend, Extended, Released, Reply, Standing},
     quorum::Vote,
     request::{
-        Command, Cx, EAGER_ROUNDS, End, MISSED_TURNS, MISSES, Phase, Question, Request, is_later,
+        Cx, EAGER_ROUNDS, End, MISSED_TURNS, MISSES, Phase, Question, Request, is_later,
         node_state::NodeState,
     },
     time::Time,
@@ -18,8 +18,30 @@ use crate::{
 const GIVE_BACK_EVERY: Duration = Duration::from_millis(10);
 
 impl Request {
-    /// An enqueue was answered.
-    pub(crate) fn on_enqueued(
+    /// A question was answered, or was not.
+    pub(crate) fn on_reply(
+        &mut self,
+        question: &Question,
+        cx: Cx<'_>,
+        outcome: Result<Answer<Reply>, NodeError>,
+    ) {
+        match question.send {
+            Command::Enqueue(_) => {
+                let outcome = outcome.and_then(|answer| answer.read(Reply::standing));
+                self.on_enqueued(question, cx, outcome);
+            }
+            Command::Extend(_) => {
+                let outcome = outcome.and_then(|answer| answer.read(Reply::extended));
+                self.on_extended(question, cx, outcome);
+            }
+            Command::Release(_) => {
+                let outcome = outcome.and_then(|answer| answer.read(Reply::released));
+                self.on_released(question, cx, outcome);
+            }
+        }
+    }
+
+    fn on_enqueued(
         &mut self,
         question: &Question,
         cx: Cx<'_>,
@@ -92,8 +114,7 @@ impl Request {
         self.news.wake |= waits || self.phase == Phase::Held;
     }
 
-    /// An extend was answered.
-    pub(crate) fn on_extended(
+    fn on_extended(
         &mut self,
         question: &Question,
         cx: Cx<'_>,
@@ -159,8 +180,7 @@ impl Request {
         }
     }
 
-    /// A release was answered.
-    pub(crate) fn on_released(
+    fn on_released(
         &mut self,
         question: &Question,
         cx: Cx<'_>,

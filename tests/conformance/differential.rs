@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::subject::{self, resource};
+use super::subject::{self, Scripts, resource};
 use crate::{
     holder::{ClientId, HolderId},
     message::{Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},

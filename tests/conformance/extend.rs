@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::subject::{LEASE, Subject, TTL, on_both, only, resource};
+use super::subject::{LEASE, Scripts, Subject, TTL, on_both, only, resource};
 use crate::message::{Enqueue, Extend, Extended, Standing, Terms};
 
 on_both!(

@@ -1,5 +1,6 @@
 //! How a node weathers the faults of its server.
 
+use super::subject::Scripts;
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future;

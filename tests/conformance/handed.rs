@@ -1,5 +1,6 @@
 //! Nodes over connections that the user hands over.
 
+use super::subject::Scripts;
 use std::{
     sync::{
         Arc,

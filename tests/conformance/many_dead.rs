@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::subject::{LEASE, Subject, on_both, only};
+use super::subject::{LEASE, Scripts, Subject, on_both, only};
 use crate::message::{Enqueue, Standing, Terms};
 
 on_both!(

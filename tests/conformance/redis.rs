@@ -1,5 +1,6 @@
 //! What only a Redis node can do wrong.
 
+use super::subject::Scripts;
 use std::time::Duration;
 
 use super::rig::{Rig, resource, until};

@@ -1,5 +1,6 @@
 //! One Redis node and what it takes to call it.
 
+use super::subject::Scripts;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{

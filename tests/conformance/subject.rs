@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -12,7 +13,10 @@ use crate::{
     config::Config,
     error::NodeError,
     holder::{ClientId, HolderId},
-    message::{Answer, Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},
+    message::{
+        Answer, Command, Enqueue, Extend, Extended, Release, Released, Reply, Report, Standing,
+        Terms,
+    },
     node::{
         Call, Context, Event, Events, Node,
         address::Address,
@@ -28,6 +32,37 @@ use crate::{
 
 pub(super) const TTL: Duration = Duration::from_secs(10);
 pub(super) const LEASE: Duration = Duration::from_secs(5);
+
+/// The commands of each kind by themselves.
+pub(super) trait Scripts {
+    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>>;
+    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>>;
+    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>>;
+}
+
+impl<N: Node + ?Sized> Scripts for N {
+    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
+        let batch: Vec<_> = batch.iter().cloned().map(Command::Enqueue).collect();
+        read(self.call(&batch, terms), Reply::standing)
+    }
+
+    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
+        let batch: Vec<_> = batch.iter().cloned().map(Command::Extend).collect();
+        read(self.call(&batch, terms), Reply::extended)
+    }
+
+    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
+        let batch: Vec<_> = batch.iter().cloned().map(Command::Release).collect();
+        read(self.call(&batch, terms), Reply::released)
+    }
+}
+
+/// A call whose answers are all of one kind.
+fn read<T: 'static>(call: Call<Vec<Reply>>, read: fn(Reply) -> Option<T>) -> Call<Vec<T>> {
+    let all = move |replies: Vec<Reply>| replies.into_iter().map(read).collect::<Option<_>>();
+    call.map(move |outcome| outcome.and_then(|answer| answer.read(all)))
+        .boxed()
+}
 
 /// One node and one client of it.
 pub(super) struct Subject {

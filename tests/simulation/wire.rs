@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::NodeError,
-    message::{Answer, Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms},
+    message::{self, Answer, Command, Enqueue, Era, Extend, Release, Report, Terms},
     node::{BATCH, Call, Node, unless_overdue},
     resource::Resource,
     time::Time,
@@ -33,42 +33,29 @@ impl Node for Wire {
         &self.name
     }
 
-    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
-        let ask = Ask::Enqueue(batch.to_vec(), terms);
-        self.call(
-            ask,
-            terms.deadline,
-            Some(terms.deadline),
-            |reply| match reply {
-                Reply::Standing(answers) => Some(answers),
-                _ => None,
-            },
-        )
-    }
-
-    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
-        let ask = Ask::Extend(batch.to_vec(), terms);
-        self.call(
-            ask,
-            terms.deadline,
-            Some(terms.deadline),
-            |reply| match reply {
-                Reply::Extended(answers) => Some(answers),
-                _ => None,
-            },
-        )
-    }
-
-    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
-        let ask = Ask::Release(batch.to_vec(), terms);
-        self.call(ask, terms.deadline, None, |reply| match reply {
-            Reply::Released(answers) => Some(answers),
-            _ => None,
+    fn call(&self, batch: &[Command], terms: Terms) -> Call<Vec<message::Reply>> {
+        let (ask, refused_after) = match batch {
+            [Command::Release(_), ..] => (Ask::Release(of(batch, release), terms), None),
+            [Command::Extend(_), ..] => {
+                (Ask::Extend(of(batch, extend), terms), Some(terms.deadline))
+            }
+            _ => (
+                Ask::Enqueue(of(batch, enqueue), terms),
+                Some(terms.deadline),
+            ),
+        };
+        self.ask(ask, terms.deadline, refused_after, |reply| {
+            Some(match reply {
+                Reply::Standing(all) => all.into_iter().map(message::Reply::Standing).collect(),
+                Reply::Extended(all) => all.into_iter().map(message::Reply::Extended).collect(),
+                Reply::Released(all) => all.into_iter().map(message::Reply::Released).collect(),
+                Reply::Report(_) => return None,
+            })
         })
     }
 
     fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {
-        self.call(
+        self.ask(
             Ask::Inspect(resource.clone()),
             deadline,
             None,
@@ -91,8 +78,34 @@ impl Node for Wire {
     }
 }
 
+/// The commands of a batch of one kind.
+fn of<T>(batch: &[Command], read: fn(&Command) -> Option<T>) -> Vec<T> {
+    batch.iter().filter_map(read).collect()
+}
+
+fn enqueue(command: &Command) -> Option<Enqueue> {
+    match command {
+        Command::Enqueue(command) => Some(command.clone()),
+        _ => None,
+    }
+}
+
+fn extend(command: &Command) -> Option<Extend> {
+    match command {
+        Command::Extend(command) => Some(command.clone()),
+        _ => None,
+    }
+}
+
+fn release(command: &Command) -> Option<Release> {
+    match command {
+        Command::Release(command) => Some(command.clone()),
+        _ => None,
+    }
+}
+
 impl Wire {
-    fn call<T: Send + 'static>(
+    fn ask<T: Send + 'static>(
         &self,
         ask: Ask,
         deadline: Time,

@@ -16,12 +16,8 @@ use super::{Condition, Header, Server, State};
 use crate::{
     clock::Clock,
     error::NodeError,
-    message::{Answer, Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms},
-    node::{
-        BATCH, Call, Context, Node,
-        table::{Publish, Table},
-        unless_overdue,
-    },
+    message::{Answer, Command, Era, Reply, Report, Terms},
+    node::{BATCH, Call, Context, Node, unless_overdue},
     resource::Resource,
     task,
     telemetry::watched,
@@ -86,21 +82,18 @@ impl Node for MemoryLink {
         &self.server.name
     }
 
-    fn enqueue(&self, batch: &[Enqueue], terms: Terms) -> Call<Vec<Standing>> {
-        self.each(batch, terms, Some(terms.deadline), Table::enqueue)
-    }
-
-    fn extend(&self, batch: &[Extend], terms: Terms) -> Call<Vec<Extended>> {
-        self.each(batch, terms, Some(terms.deadline), Table::extend)
-    }
-
-    fn release(&self, batch: &[Release], terms: Terms) -> Call<Vec<Released>> {
-        self.each(batch, terms, None, Table::release)
+    fn call(&self, batch: &[Command], terms: Terms) -> Call<Vec<Reply>> {
+        // What takes away harms nobody at any time.
+        let harmless = matches!(batch, [Command::Release(_), ..]);
+        let refused_after = (!harmless).then_some(terms.deadline);
+        let batch = batch.to_vec();
+        let all = move |state: &mut State, header| state.each(header, &batch);
+        self.ask(Some(terms), terms.deadline, refused_after, all)
     }
 
     fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report> {
         let resource = resource.clone();
-        self.call(None, deadline, None, move |state, header| {
+        self.ask(None, deadline, None, move |state, header| {
             state.table.inspect(header, resource.lock_key())
         })
     }
@@ -138,24 +131,7 @@ impl MemoryLink {
         self.server.lag(self.context.clock)
     }
 
-    /// A call that does `act` for each request of a batch.
-    fn each<A, T>(
-        &self,
-        batch: &[A],
-        terms: Terms,
-        refused_after: Option<Time>,
-        act: fn(&mut Table, Header, &A, Publish<'_>) -> T,
-    ) -> Call<Vec<T>>
-    where
-        A: Clone + Send + Sync + 'static,
-        T: Send + 'static,
-    {
-        let batch = batch.to_vec();
-        let all = move |state: &mut State, header| state.each(header, &batch, act);
-        self.call(Some(terms), terms.deadline, refused_after, all)
-    }
-
-    fn call<T: Send + 'static>(
+    fn ask<T: Send + 'static>(
         &self,
         terms: Option<Terms>,
         deadline: Time,

@@ -98,8 +98,8 @@ fn bytes_of(value: &Value) -> Vec<u8> {
 fn votes(reply: &Value, requests: usize) -> Option<Vec<bool>> {
     let (clock, rest) = envelope(reply)?;
     let standings = standings(clock, rest).filter(|all| all.len() == requests)?;
-    let vote = |standing: &Standing| match standing {
-        Standing::Granted { seq, left, .. } => {
+    let vote = |reply: &Reply| match reply {
+        Reply::Standing(Standing::Granted { seq, left, .. }) => {
             assert!(*seq < EXACT && left.as_millis() < u128::from(EXACT));
             true
         }
@@ -114,7 +114,7 @@ fn stands(reply: &Value, requests: usize) -> Option<Vec<bool>> {
     let all = extended(clock, rest).filter(|all| all.len() == requests)?;
     Some(
         all.iter()
-            .map(|one| matches!(one, Extended::Stands { .. }))
+            .map(|one| matches!(one, Reply::Extended(Extended::Stands { .. })))
             .collect(),
     )
 }
@@ -168,7 +168,8 @@ fn other_value() -> impl Strategy<Value = Value> {
     let is_vote = |new: &Value| {
         let one = std::slice::from_ref(new);
         votes(&Value::Array(vec![Value::Int(0), new.clone()]), 1) == Some(vec![true])
-            || extended(0, one).is_some_and(|all| matches!(all[0], Extended::Stands { .. }))
+            || extended(0, one)
+                .is_some_and(|all| matches!(all[0], Reply::Extended(Extended::Stands { .. })))
     };
     prop_oneof![(-2..6_i64).prop_map(Value::Int), any_value()]
         .prop_filter("a lie", move |new| !is_vote(new))

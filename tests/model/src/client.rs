@@ -7,10 +7,10 @@ use crate::{
     error::NodeError,
     event::Heard,
     holder::{ClientId, HolderId},
-    message::Answer,
-    node::{Push, Reply},
+    message::{Answer, Reply},
+    node::Push,
     quorum::Quorum,
-    request::{Command, Cx, End, Question, Renewal, Request, Taken},
+    request::{Cx, End, Question, Renewal, Request, Taken},
     resource::Resource,
     rng::{Rng, draw_for},
     servers::Servers,
@@ -84,30 +84,7 @@ impl Client {
         outcome: Result<Answer<Reply>, NodeError>,
         now: Time,
     ) {
-        let answer = outcome.map(|Answer { sent, era, value }| (sent, era, value));
-        self.change(now, |request, cx| match question.send {
-            Command::Enqueue(_) => {
-                let outcome = answer.and_then(|(sent, era, value)| match value {
-                    Reply::Standing(value) => Ok(Answer { sent, era, value }),
-                    _ => Err(NodeError::Garbled),
-                });
-                request.on_enqueued(question, cx, outcome);
-            }
-            Command::Extend(_) => {
-                let outcome = answer.and_then(|(sent, era, value)| match value {
-                    Reply::Extended(value) => Ok(Answer { sent, era, value }),
-                    _ => Err(NodeError::Garbled),
-                });
-                request.on_extended(question, cx, outcome);
-            }
-            Command::Release(_) => {
-                let outcome = answer.and_then(|(sent, era, value)| match value {
-                    Reply::Released(value) => Ok(Answer { sent, era, value }),
-                    _ => Err(NodeError::Garbled),
-                });
-                request.on_released(question, cx, outcome);
-            }
-        });
+        self.change(now, |request, cx| request.on_reply(question, cx, outcome));
     }
 
     pub(crate) fn hear_push(&mut self, node: usize, push: &Push, now: Time) {

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    message::{Era, Extended, Released, Standing},
-    request::Command,
+    message::{Command, Era, Released, Reply, Standing},
     table::{Header, Table},
     time::Time,
     world::{Asked, CLOCK},
@@ -15,14 +14,6 @@ pub(crate) struct Node {
     table: Table,
     run: u64,
     up_since: Time,
-}
-
-/// What a node says to a question.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Reply {
-    Standing(Standing),
-    Extended(Extended),
-    Released(Released),
 }
 
 /// What a waiter is told of its vote.
@@ -109,33 +100,31 @@ impl Node {
             }
             Some(true)
         };
-        Some(match &asked.question.send {
-            Command::Enqueue(ask) => {
-                if lie == Lie::GivesItsVoteTwice {
-                    self.table.delete(ask.resource.lock_key());
-                }
-                let mut ask = ask.clone();
-                if lie == Lie::LetsNewcomersFirst {
-                    let place = ask.id.uuid().as_bytes()[0];
-                    ask.number = ask.number.or(Some(100 - u64::from(place)));
-                }
-                let standing = match self.table.enqueue(header, &ask, &mut publish) {
-                    Standing::Granted {
-                        left, outranked, ..
-                    } if repeats => Standing::Granted {
-                        seq: REPEATED,
-                        left,
-                        outranked,
-                    },
-                    standing => standing,
-                };
-                Reply::Standing(standing)
-            }
-            Command::Extend(ask) => Reply::Extended(self.table.extend(header, ask, &mut publish)),
+        let command = match &asked.question.send {
             Command::Release(_) if lie == Lie::KeepsWhatIsReleased => {
-                Reply::Released(Released::Vote)
+                return Some(Reply::Released(Released::Vote));
             }
-            Command::Release(ask) => Reply::Released(self.table.release(header, ask, &mut publish)),
+            Command::Enqueue(ask) if lie == Lie::LetsNewcomersFirst => {
+                let mut ask = ask.clone();
+                let place = ask.id.uuid().as_bytes()[0];
+                ask.number = ask.number.or(Some(100 - u64::from(place)));
+                Command::Enqueue(ask)
+            }
+            command => command.clone(),
+        };
+        if lie == Lie::GivesItsVoteTwice && matches!(command, Command::Enqueue(_)) {
+            self.table.delete(command.resource().lock_key());
+        }
+        let reply = self.table.carry_out(header, &command, &mut publish);
+        Some(match reply {
+            Reply::Standing(Standing::Granted {
+                left, outranked, ..
+            }) if repeats => Reply::Standing(Standing::Granted {
+                seq: REPEATED,
+                left,
+                outranked,
+            }),
+            reply => reply,
         })
     }
 
