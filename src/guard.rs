@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     client::Client,
-    client::requests::Entry,
+    client::entry::Entry,
     error::{ExtendError, LeaseLost, ReleaseError},
     event::{Tell, What},
     quorum::Majority,

@@ -11,7 +11,7 @@ use tokio::task::Id;
 
 use crate::{
     client::Client,
-    client::requests::Entry,
+    client::entry::Entry,
     error::{LockError, NodeError, ReleaseError},
     event::{Tell, What},
     guard::LockGuard,
@@ -78,7 +78,7 @@ impl Place {
         let place = Self {
             client: client.clone(),
             resource: request.resource().clone(),
-            entry: Some(client.requests.add(request)),
+            entry: Some(Entry::new(&client.requests, request)),
             task: RequeueDetector::task(),
         };
         let deadline = match patience {

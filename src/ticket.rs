@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    client::requests::View,
+    client::entry::View,
     error::{LockError, ReleaseError},
     guard::LockGuard,
     place::{HoldOptions, Place, WaitPolicy},

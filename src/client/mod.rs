@@ -4,9 +4,11 @@
 //! starts it with the first request. It ends by itself when the last handle is gone and nothing is left to take
 //! back.
 
+pub(crate) mod entry;
 pub(crate) mod in_flight;
 pub(crate) mod nodes;
 pub(crate) mod requests;
+pub(crate) mod rows;
 pub(crate) mod ticker;
 
 use std::{
@@ -21,8 +23,9 @@ use tokio::{
 };
 
 use crate::{
+    client::entry::Entry,
     client::nodes::Nodes,
-    client::requests::{Entry, Requests},
+    client::requests::Requests,
     error::{ClientStopped, LockError, ReleaseError},
     node::Event,
     request::{Cx, End, Request, Tally},

@@ -9,12 +9,8 @@
 //! earlier than it would wake by itself.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
     pin::pin,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -22,12 +18,12 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::{
-    client::nodes::Nodes,
-    clock::Clock,
-    error::{ClientStopped, LeaseLost},
-    event::{Heard, Tell},
+    client::{
+        nodes::Nodes,
+        rows::{After, Bell, Row, Rows},
+    },
+    error::ClientStopped,
     request::{Cx, End, Question, Request, Urgency},
-    servers::Servers,
     telemetry,
     time::Time,
 };
@@ -42,7 +38,7 @@ const AGAIN: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Requests {
     nodes: Arc<Nodes>,
-    state: Mutex<State>,
+    state: Mutex<Rows>,
     /// Rings when something is due earlier than the ticker knows, or the table is closed.
     changed: Notify,
     /// Rings when a request that has ended is cleaned up, or as good as.
@@ -51,171 +47,10 @@ pub(crate) struct Requests {
     stopped: OnceLock<ClientStopped>,
 }
 
-#[derive(Debug)]
-struct State {
-    /// What is known of the servers, as of the last time that the table was locked for a change.
-    servers: Servers,
-    /// In order of arrival, which is the order within a batch.
-    rows: BTreeMap<u64, Box<Row>>,
-    keys: HashMap<Uuid, u64>,
-    due: BTreeSet<(Time, u64)>,
-    /// Who waits for room in the line of a resource. Only the first of them asks, and the others follow
-    /// one by one, so they get in in order.
-    outside: HashMap<String, BTreeSet<u64>>,
-    arrivals: u64,
-    /// When the ticker looked for what is due.
-    ticked: Time,
-    /// Until when the ticker sleeps if nothing is heard; `None` while it is awake.
-    asleep_until: Option<Time>,
-    /// By when it is to look again, as something is due, or was answered or rung for by then.
-    looks_by: Time,
-    closed: bool,
-    /// Whether requests end as they come.
-    shut_down: bool,
-}
-
-#[derive(Debug)]
-struct Row {
-    request: Request,
-    bell: Arc<Bell>,
-    due: Option<Time>,
-    outside: bool,
-    /// Whether its handle is still there.
-    owned: bool,
-    /// Whether nobody is there to clean up.
-    abandoned: bool,
-    /// As last told to the metrics.
-    bare: bool,
-}
-
-/// What whoever waits for a request listens to.
-#[derive(Debug, Default)]
-pub(crate) struct Bell {
-    /// Rings when the request is worth a look.
-    pub(crate) wake: Notify,
-    /// Whether somebody follows how many are ahead.
-    followed: AtomicBool,
-    /// Why the lease ended: stays when the request is gone from the table.
-    lost: OnceLock<LeaseLost>,
-}
-
-impl Bell {
-    /// Wakes whoever listens. Their wakers are a user's code, which may panic.
-    fn ring(&self) {
-        telemetry::guarded(|| self.wake.notify_waiters());
-    }
-
-    /// Why the lease ended, if it did.
-    pub(crate) fn lost(&self) -> Option<LeaseLost> {
-        self.lost.get().copied()
-    }
-}
-
-/// What is to be done once the table is unlocked.
-#[derive(Debug, Default)]
-struct After {
-    heard: Heard,
-    bells: Vec<Arc<Bell>>,
-    tells: Vec<Tell>,
-    waiters: i32,
-    bare: i32,
-    ring: bool,
-    cleaned: bool,
-}
-
-/// A handle on a request, its only owner. Its drop ends the request, and what it has on the nodes is taken back.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    requests: Arc<Requests>,
-    key: u64,
-    bell: Arc<Bell>,
-}
-
-impl Entry {
-    /// Changes the request; nothing comes of it if that is gone, which it is not before its handle.
-    pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> T {
-        self.requests.update(self.key, change).unwrap_or_default()
-    }
-
-    /// Looks at the request.
-    pub(crate) fn look<T: Default>(&self, look: impl FnOnce(&Request, Cx<'_>) -> T) -> T {
-        self.requests.look(self.key, look).unwrap_or_default()
-    }
-
-    /// What whoever waits for it listens to.
-    pub(crate) fn bell(&self) -> &Arc<Bell> {
-        &self.bell
-    }
-
-    /// Listens to how many are ahead, too.
-    pub(crate) fn follow(&self) {
-        self.bell.followed.store(true, Ordering::Relaxed);
-    }
-
-    /// What is to be seen of it without owning it.
-    pub(crate) fn view(&self) -> View {
-        View {
-            requests: Arc::downgrade(&self.requests),
-            clock: self.requests.nodes.clock,
-            key: self.key,
-            bell: self.bell.clone(),
-        }
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.requests.disown(self.key);
-    }
-}
-
-/// Sees a request without owning it, or keeping anything of its client.
-#[derive(Clone, Debug)]
-pub(crate) struct View {
-    requests: Weak<Requests>,
-    clock: Clock,
-    key: u64,
-    pub(crate) bell: Arc<Bell>,
-}
-
-impl View {
-    /// Why the lease ended, as soon as it has: by the timer of whoever polls, whatever becomes of the ticker (S3).
-    pub(crate) async fn lost(self) -> LeaseLost {
-        loop {
-            let mut rung = pin!(self.bell.wake.notified());
-            rung.as_mut().enable();
-            let look = |request: &mut Request, cx: Cx<'_>| {
-                (request.check(cx.now), request.valid_until(cx.now))
-            };
-            let until = match self.update(look) {
-                None => return self.bell.lost().unwrap_or(LeaseLost::Released),
-                Some((Some(why), _)) => return why,
-                Some((None, until)) => until,
-            };
-            tokio::select! {
-                biased;
-                () = rung => {}
-                () = self.clock.sleep_until(until) => {}
-            }
-        }
-    }
-
-    /// Changes the request, if it is still there.
-    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> Option<T> {
-        self.requests.upgrade()?.update(self.key, change)
-    }
-
-    /// Whether nobody serves the request any more.
-    pub(crate) fn is_stopped(&self) -> bool {
-        let requests = self.requests.upgrade();
-        requests.is_none_or(|requests| requests.stopped().is_some())
-    }
-}
-
 impl Requests {
     pub(crate) fn new(nodes: Arc<Nodes>) -> Self {
         Self {
-            state: Mutex::new(State::new(nodes.servers())),
+            state: Mutex::new(Rows::new(nodes.servers())),
             nodes,
             changed: Notify::new(),
             cleaned: Notify::new(),
@@ -229,7 +64,7 @@ impl Requests {
 
     /// Enters a request. It stands outside if others of this client wait for room in that line: whoever comes now
     /// must not get in before them.
-    pub(crate) fn add(self: &Arc<Self>, request: Request) -> Entry {
+    pub(super) fn add(&self, request: Request) -> (u64, Arc<Bell>) {
         let bell: Arc<Bell> = Arc::default();
         let (mut state, now, mut after) = self.changing();
         let crowded = state.outside.contains_key(request.resource().name());
@@ -257,11 +92,7 @@ impl Requests {
         state.change(key, now, start, &mut after);
         drop(state);
         self.carry_out(after);
-        Entry {
-            requests: self.clone(),
-            key,
-            bell,
-        }
+        (key, bell)
     }
 
     /// Changes a request, and notes when it is due by that. `None` if it is gone.
@@ -284,7 +115,7 @@ impl Requests {
         Some(look(&row.request, state.cx(now)))
     }
 
-    fn disown(&self, key: u64) {
+    pub(super) fn disown(&self, key: u64) {
         let (mut state, now, mut after) = self.changing();
         // Without a ticker nothing is taken back any more; everything runs out by itself.
         let served = self.stopped().is_none();
@@ -455,7 +286,7 @@ impl Requests {
     }
 
     /// The table for a change, with what is known of the servers by now.
-    fn changing(&self) -> (MutexGuard<'_, State>, Time, After) {
+    fn changing(&self) -> (MutexGuard<'_, Rows>, Time, After) {
         let after = After {
             heard: telemetry::heard(),
             ..After::default()
@@ -466,7 +297,7 @@ impl Requests {
         (state, now, after)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Rows> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -483,162 +314,5 @@ impl Requests {
         for tell in after.tells {
             self.nodes.tell(tell);
         }
-    }
-}
-
-impl State {
-    fn new(servers: Servers) -> Self {
-        Self {
-            servers,
-            rows: BTreeMap::new(),
-            keys: HashMap::new(),
-            due: BTreeSet::new(),
-            outside: HashMap::new(),
-            arrivals: 0,
-            ticked: Time::ORIGIN,
-            asleep_until: None,
-            looks_by: Time::ORIGIN,
-            closed: false,
-            shut_down: false,
-        }
-    }
-
-    fn cx(&self, now: Time) -> Cx<'_> {
-        let servers = &self.servers;
-        Cx { now, servers }
-    }
-
-    /// Changes a request, and sees to all that follows from that.
-    fn change<T>(
-        &mut self,
-        key: u64,
-        now: Time,
-        change: impl FnOnce(&mut Request, Cx<'_>) -> T,
-        after: &mut After,
-    ) -> Option<T> {
-        let changed = self.change_one(key, now, change, after)?;
-        let mut key = key;
-        // If it waited for room and has a place now, it is the turn of the next to ask.
-        while let Some(next) = self.follow_up(key, now, after) {
-            self.change_one(next, now, |request, _| request.ask_all(), after);
-            key = next;
-        }
-        Some(changed)
-    }
-
-    fn change_one<T>(
-        &mut self,
-        key: u64,
-        now: Time,
-        change: impl FnOnce(&mut Request, Cx<'_>) -> T,
-        after: &mut After,
-    ) -> Option<T> {
-        let servers = &self.servers;
-        let row = self.rows.get_mut(&key)?;
-        let request = &mut row.request;
-        let (was_in_line, before) = (request.is_in_line(), request.outlook());
-        let changed = change(request, Cx { now, servers });
-        after.waiters += i32::from(request.is_in_line()) - i32::from(was_in_line);
-        let bare = request.is_bare(now);
-        after.bare += i32::from(bare) - i32::from(std::mem::replace(&mut row.bare, bare));
-        if let Some(why) = request.ended() {
-            let _ = row.bell.lost.set(why);
-            after.cleaned |= request.is_clean_enough() || request.is_expired(now);
-        }
-        let news = request.take_news(after.heard);
-        after.tells.extend(news.tells);
-        let wakes = news.wake || request.outlook() != before;
-        if wakes || news.moved && row.bell.followed.load(Ordering::Relaxed) {
-            after.bells.push(row.bell.clone());
-        }
-        Some(changed)
-    }
-
-    /// Notes when a request is due, or strikes it out. Returns whose turn it is to ask for room by that.
-    fn follow_up(&mut self, key: u64, now: Time, after: &mut After) -> Option<u64> {
-        let row = self.rows.get(&key)?;
-        let request = &row.request;
-        // One that hears of no quorum must not keep those behind it from asking.
-        let outside = request.waits_for_room() && !request.is_cut_off();
-        let settled = request.is_settled();
-        let over = row.abandoned || request.is_clean() || request.is_expired(now);
-        let over = over && !row.owned;
-        let due = request.due(self.cx(now));
-        let uuid = request.id().uuid();
-        let mut next = None;
-        if outside {
-            self.stand_outside(key);
-        } else if settled {
-            next = self.come_in(key);
-        }
-        if over {
-            self.schedule(key, None);
-            self.rows.remove(&key);
-            self.keys.remove(&uuid);
-            after.cleaned = true;
-            after.ring |= self.closed && self.rows.is_empty();
-            return next;
-        }
-        let turn = !outside || self.is_first_outside(key);
-        let due = due.filter(|_| turn);
-        self.schedule(key, due);
-        let sooner = |wake_at: Time| due.is_some_and(|due| due < wake_at);
-        if self.asleep_until.is_some_and(sooner) {
-            self.looks_by = self.looks_by.min(now);
-            after.ring = true;
-        }
-        next
-    }
-
-    fn schedule(&mut self, key: u64, due: Option<Time>) {
-        let Some(row) = self.rows.get_mut(&key) else {
-            return;
-        };
-        let old = std::mem::replace(&mut row.due, due);
-        if old == due {
-            // As after most answers: those of one round make the same due.
-            return;
-        }
-        if let Some(old) = old {
-            self.due.remove(&(old, key));
-        }
-        if let Some(due) = due {
-            self.due.insert((due, key));
-        }
-    }
-
-    fn stand_outside(&mut self, key: u64) {
-        let Some(row) = self.rows.get_mut(&key) else {
-            return;
-        };
-        if !std::mem::replace(&mut row.outside, true) {
-            let name = row.request.resource().name().to_owned();
-            self.outside.entry(name).or_default().insert(key);
-        }
-    }
-
-    /// No longer waits for room, if it did. Returns whose turn to ask has come by that.
-    fn come_in(&mut self, key: u64) -> Option<u64> {
-        let row = self.rows.get_mut(&key)?;
-        if !std::mem::replace(&mut row.outside, false) {
-            return None;
-        }
-        let name = row.request.resource().name();
-        let crowd = self.outside.get_mut(name)?;
-        let was_first = crowd.first() == Some(&key);
-        crowd.remove(&key);
-        let Some(first) = crowd.first() else {
-            self.outside.remove(name);
-            return None;
-        };
-        was_first.then_some(*first)
-    }
-
-    fn is_first_outside(&self, key: u64) -> bool {
-        let crowd = || {
-            let name = self.rows.get(&key)?.request.resource().name();
-            self.outside.get(name)
-        };
-        crowd().is_some_and(|crowd| crowd.first() == Some(&key))
     }
 }
