@@ -229,7 +229,7 @@ mod tests {
         let client = FifoRedlock::in_memory(1).client;
         let request = client.request("r", TTL, None).unwrap();
         let requests = Arc::new(Requests::new(client.nodes.clone()));
-        let entry = requests.add(request);
+        let entry = Entry::new(&requests, request);
         let due = requests.take_due();
         let key = due.first().map(|(key, _)| *key).unwrap();
         entry.update(|request, cx| request.end(End::Over, cx.now));
