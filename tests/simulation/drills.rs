@@ -71,7 +71,7 @@ impl Drill<'_> {
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(50) {
+        match self.chance.below(53) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -95,7 +95,7 @@ impl Drill<'_> {
             10 => self.unclaimed_grant().await,
             11 => self.extend_after_release().await,
             33 | 34 => self.dead_process().await,
-            35 => self.polled_now_and_then().await,
+            35 | 50..=52 => self.polled_now_and_then().await,
             37..=40 => self.restart_behind_an_answer().await,
             41..=46 => self.forgotten_token().await,
             47..=49 => self.polls_seldom().await,

@@ -97,7 +97,7 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
     };
     // Nothing befalls nodes and network then: what is promised of healthy nodes is seen all the time.
     let quiet = beyond.is_none() && chance.is(30);
-    let apart = if chance.is(50) {
+    let apart = if chance.is(80) {
         settings.clocks_apart().max(CLOCKS_APART)
     } else {
         CLOCKS_APART

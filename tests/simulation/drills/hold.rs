@@ -300,12 +300,10 @@ impl Drill<'_> {
             nodes[1..=settings.nodes - settings.quorum].to_vec(),
         );
         let ahead = nodes[1 + others.len()..].to_vec();
-        let pauses = [self.chance.below(800), self.chance.below(300)];
+        let pauses = [self.chance.below(600), self.chance.below(200)];
         // Whatever has restarted before has not started together with what restarts now.
         sleep(Duration::from_secs(6)).await;
-        if self.chance.is(50) {
-            restart(self, others[0]);
-        }
+        restart(self, others[0]);
         sleep(Duration::from_millis(600 + pauses[0])).await;
         for node in &others {
             hang(self, *node, 5000);
