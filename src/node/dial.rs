@@ -19,7 +19,7 @@ use super::{
     address::Address,
     connection::{Connection, Handed, Own},
     fault,
-    session::Health,
+    health::Health,
 };
 use crate::error::NodeError;
 

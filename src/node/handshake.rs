@@ -12,8 +12,9 @@ use super::{
     Context,
     connection::Connection,
     encode::{Script, Shas},
-    fault, reply,
-    session::NodeClock,
+    fault,
+    node_clock::NodeClock,
+    reply,
 };
 use crate::{
     error::{NodeError, WrongServer},

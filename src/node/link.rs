@@ -13,8 +13,9 @@ use super::{
     Context, Event,
     dial::Source,
     handshake::{shake, too_old},
+    health::Health,
     roster::Roster,
-    session::{Health, Session},
+    session::Session,
 };
 use crate::{
     error::{NodeError, WrongServer},

@@ -10,8 +10,10 @@ mod dial;
 mod encode;
 mod fault;
 mod handshake;
+mod health;
 mod link;
 pub(crate) mod memory;
+mod node_clock;
 pub(crate) mod redis;
 mod reply;
 pub(crate) mod roster;
@@ -21,7 +23,7 @@ pub(crate) mod table;
 pub(crate) mod tls;
 
 #[cfg(test)]
-pub(crate) use session::{NodeClock, READ_EVERY};
+pub(crate) use node_clock::{NodeClock, READ_EVERY};
 
 use std::{
     fmt,

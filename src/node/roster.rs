@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::session::NodeClock;
+use super::node_clock::NodeClock;
 use crate::time::Time;
 
 /// The run ids that the nodes of one client have claimed, and their clocks.

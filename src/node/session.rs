@@ -4,9 +4,6 @@
 //! sense, or several calls in a row were not answered. From then on every call fails at once, and the
 //! supervisor ([`link`](super::link)) replaces it. What was under way meanwhile runs into its deadline.
 
-mod health;
-mod node_clock;
-
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     pin::pin,
@@ -27,14 +24,13 @@ use super::{
     encode::{Asked, Encoded, Header, Script, Shas},
     fault,
     handshake::ServerInfo,
+    health::Health,
+    node_clock::READ_EVERY,
     reply::{self, envelope},
     unless_overdue,
 };
 use crate::message::{Answer, Era, Terms, millis_up};
 use crate::{clock::Clock, error::NodeError, time::Time};
-
-pub(super) use health::{Health, TOO_LONG};
-pub(crate) use node_clock::{NodeClock, READ_EVERY};
 
 /// After so much silence the server is asked for a sign of life.
 const SILENCE: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::Frames;
-use crate::node::session::{Health, TOO_LONG};
+use crate::node::health::{Health, TOO_LONG};
 
 /// What a server sends over `stream`, up to an answer that is too long: that one ends the session.
 #[derive(Debug)]

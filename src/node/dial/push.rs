@@ -6,8 +6,8 @@ use redis::{PushInfo, PushKind, Value, aio::SendError};
 
 use crate::node::{
     Context, Event,
+    health::Health,
     reply::{digits, text},
-    session::Health,
 };
 
 /// The longest holder id that is taken from a push.
