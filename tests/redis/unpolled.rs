@@ -18,7 +18,7 @@ fn votes(server: &Server) -> bool {
     server.number(&["EXISTS", "r"]) == 1
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn c4_a_lock_future_polled_once_in_its_first_round_delays_the_next_by_one_waiter_lease() {
     let ttl = Duration::from_secs(20);
     let lease = Duration::from_secs(1);
@@ -52,7 +52,7 @@ async fn c4_a_lock_future_polled_once_in_its_first_round_delays_the_next_by_one_
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn l6_a_lock_future_that_is_polled_once_and_taken_late_gives_a_lease_that_lasts() {
     let ttl = Duration::from_secs(3);
     let servers = servers(3);
