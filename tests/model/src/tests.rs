@@ -1,7 +1,7 @@
 //! That every promise holds, and that each lie of a node breaks the one that it offends.
 
 use super::*;
-use crate::{node::Lie, scenario::Scenario};
+use crate::{node::Lie, scenario::Scenario, world::Budget};
 
 /// What was violated; what is only to be seen sometimes may lie beyond a bound.
 fn violated((violated, states): Findings) -> (Vec<(&'static str, String)>, usize) {
@@ -27,11 +27,20 @@ fn every_promise_holds_to_the_end_of_random_walks() {
     }
 }
 
+fn walk_named(name: &str) -> Scenario {
+    let mut scenarios = walks().into_iter();
+    scenarios.find(|scenario| scenario.name == name).unwrap()
+}
+
 /// Whether nodes that lie like this break `promise`, in walks of the scenario with this name.
 fn breaks(lie: Lie, promise: &str, name: &str) {
-    let mut scenarios = walks().into_iter();
-    let scenario = scenarios.find(|scenario| scenario.name == name).unwrap();
-    let (violated, states) = violated(walk(Scenario { lie, ..scenario }, WALKED));
+    let scenario = walk_named(name);
+    broken(Scenario { lie, ..scenario }, promise);
+}
+
+fn broken(scenario: Scenario, promise: &str) {
+    let lie = scenario.lie;
+    let (violated, states) = violated(walk(scenario, WALKED));
     let found = |(name, _): &(&str, String)| name.starts_with(promise);
     assert!(
         violated.iter().any(found),
