@@ -35,12 +35,12 @@ fn walk_named(name: &str) -> Scenario {
 /// Whether nodes that lie like this break `promise`, in walks of the scenario with this name.
 fn breaks(lie: Lie, promise: &str, name: &str) {
     let scenario = walk_named(name);
-    broken(Scenario { lie, ..scenario }, promise);
+    broken(Scenario { lie, ..scenario }, promise, WALKED);
 }
 
-fn broken(scenario: Scenario, promise: &str) {
+fn broken(scenario: Scenario, promise: &str, states: usize) {
     let lie = scenario.lie;
-    let (violated, states) = violated(walk(scenario, WALKED));
+    let (violated, states) = violated(walk(scenario, states));
     let found = |(name, _): &(&str, String)| name.starts_with(promise);
     assert!(
         violated.iter().any(found),
