@@ -2,42 +2,26 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use redlock_fifo::{BuildError, FifoRedlock, FifoRedlockBuilder, ReleaseError, WrongServer};
+use redlock_fifo::{BuildError, ReleaseError, WrongServer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, UnixStream},
-    runtime::{Builder, Runtime},
+    runtime::Runtime,
     time::{sleep, timeout},
 };
 
 use crate::{
     chaos::proxy::{Link, Way},
-    process::{PATIENCE, builder, client, patient, servers, until},
+    links::{carrier, link, over, socket},
+    process::{PATIENCE, builder, client, servers, until},
     server::Server,
 };
 
 const TTL: Duration = Duration::from_secs(10);
 
-fn runtime() -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    let builder = builder.worker_threads(2).enable_all();
-    builder.build().expect("a runtime")
-}
-
-fn socket(server: &Server) -> PathBuf {
-    let path = server.socket_url();
-    path.strip_prefix("redis+unix://").expect("a socket").into()
-}
-
 fn links(carrier: &Runtime, servers: &[Server]) -> Vec<Link> {
-    let link = |server| Link::start(carrier, socket(server));
+    let link = |server| link(carrier, server);
     servers.iter().map(link).collect()
-}
-
-async fn over(links: &[Link]) -> Result<FifoRedlock, BuildError> {
-    let urls = links.iter().map(Link::url);
-    let builder = urls.fold(patient(), FifoRedlockBuilder::node);
-    builder.connect().await
 }
 
 /// Breaks all connections over these links, and then carries like that.
@@ -54,7 +38,7 @@ async fn cut(links: &[Link], servers: &[Server], next: Way) {
 /// Two servers carry the release out, and their connections break before they answer; the third hangs.
 #[test]
 fn a_release_that_was_carried_out_unheard_is_no_lost_lease() {
-    let carrier = runtime();
+    let carrier = carrier();
     let servers = servers(3);
     let links = links(&carrier, &servers);
     carrier.block_on(async {
@@ -105,7 +89,7 @@ async fn a_release_beside_a_key_of_another_type_is_no_lost_lease() {
 /// Each answer comes within a `node_timeout`.
 #[test]
 fn l1_l6_a_client_connects_again_over_a_way_near_the_timeout() {
-    let carrier = runtime();
+    let carrier = carrier();
     let servers = servers(3);
     let links = links(&carrier, &servers);
     carrier.block_on(async {

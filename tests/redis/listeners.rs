@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    links::socket,
     process::{Worker, client, now, servers, until},
     server::Server,
 };
@@ -21,9 +22,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// A connection that is told of all that is published, for as long as it lives.
 fn listen_to_everything(server: &Server) -> UnixStream {
-    let path = server.socket_url();
-    let path = path.strip_prefix("redis+unix://").expect("a socket");
-    let mut stream = UnixStream::connect(path).expect("connected");
+    let mut stream = UnixStream::connect(socket(server)).expect("connected");
     stream.write_all(b"PSUBSCRIBE *\r\n").expect("sent");
     let mut sign = [0];
     stream.read_exact(&mut sign).expect("subscribed");

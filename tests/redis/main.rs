@@ -35,6 +35,7 @@ mod handed;
 mod handoff;
 mod hostile;
 mod left_over;
+mod links;
 mod listeners;
 mod lost_updates;
 mod manners;

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use redlock_fifo::{FifoRedlock, FifoRedlockBuilder, LockGuard};
+use redlock_fifo::LockGuard;
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::Runtime,
     time::{sleep, timeout},
 };
 
 use crate::{
     chaos::proxy::{Link, Way},
-    process::{PATIENCE, client, now, patient, servers, until},
+    links::{carrier, link, over},
+    process::{PATIENCE, client, now, servers, until},
     server::Server,
 };
 
@@ -48,31 +49,16 @@ async fn l5_after_every_handoff_all_servers_have_the_lease_for_its_full_ttl() {
     }
 }
 
-/// A runtime that carries between clients and servers.
-fn carrier() -> Runtime {
-    let mut builder = Builder::new_multi_thread();
-    let builder = builder.worker_threads(2).enable_all();
-    builder.build().expect("a runtime")
-}
-
 /// Links to the servers, each of which takes so many milliseconds there and as many back.
 fn links(carrier: &Runtime, servers: &[Server], delays: [u64; 3]) -> Vec<Link> {
     let links = servers.iter().zip(delays).map(|(server, delay)| {
-        let path = server.socket_url();
-        let path = path.strip_prefix("redis+unix://").expect("a socket");
-        let link = Link::start(carrier, path.into());
+        let link = link(carrier, server);
         if delay > 0 {
             link.set(Way::Slow(Duration::from_millis(delay)));
         }
         link
     });
     links.collect()
-}
-
-async fn over(links: &[Link]) -> FifoRedlock {
-    let urls = links.iter().map(Link::url);
-    let builder = urls.fold(patient(), FifoRedlockBuilder::node);
-    builder.connect().await.expect("connected")
 }
 
 #[test]
@@ -82,7 +68,10 @@ fn s1_a_deletion_on_one_server_makes_no_second_holder_of_a_lease_that_began_on_a
     let servers = servers(3);
     let links = links(&carrier, &servers, [0, 0, 10]);
     carrier.block_on(async {
-        let (far, near) = (over(&links).await, client(&servers).await);
+        let (far, near) = (
+            over(&links).await.expect("connected"),
+            client(&servers).await,
+        );
         far.inspect("r").await.expect("all are connected");
         sleep(Duration::from_millis(200)).await;
         let first = tokio::spawn(far.lock("r", ttl));
@@ -124,7 +113,7 @@ fn l6_asking_whether_it_is_valid_in_a_loop_keeps_no_lease_from_being_renewed() {
     let servers = servers(3);
     let links = links(&carrier, &servers, [15; 3]);
     carrier.block_on(async {
-        let redlock = over(&links).await;
+        let redlock = over(&links).await.expect("connected");
         let guard = redlock.lock("r", ttl).await.expect("free");
         let until = now() + 2 * ttl;
         while now() < until {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::{self, JoinHandle},
     time::Duration,
@@ -15,6 +14,7 @@ use super::{
 };
 use crate::{
     chance::Chance,
+    links::link,
     process::{PATIENCE, Worker, now},
     server::Server,
 };
@@ -46,8 +46,8 @@ impl Rig {
             .enable_all()
             .build()
             .expect("a runtime");
-        let link = |server: &Server| Link::start(&runtime, socket(server));
-        let links = (0..SLOTS).map(|_| servers.iter().map(link).collect());
+        let to = |server: &Server| link(&runtime, server);
+        let links = (0..SLOTS).map(|_| servers.iter().map(to).collect());
         Self {
             links: links.collect(),
             servers,
@@ -219,11 +219,6 @@ fn debug_allowed() -> &'static [&'static str] {
         0..7 => &[],
         _ => &["--enable-debug-command", "local"],
     }
-}
-
-fn socket(server: &Server) -> PathBuf {
-    let url = server.socket_url();
-    PathBuf::from(url.strip_prefix("redis+unix://").expect("of a socket"))
 }
 
 /// Lets time pass: how long a fault lasts is part of it.
