@@ -214,10 +214,7 @@ impl Drill<'_> {
         let wait = few + self.chance.below(2 * ttl);
         sleep(Duration::from_millis(wait)).await;
         let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
-        let on = format!("node {node}, after a handoff");
-        self.stage
-            .sim
-            .with(|world| chaos::crash(world, node, 0, Memory::Empty, on));
+        self.restarts(node);
         sleep(Duration::from_millis(2 * ttl)).await;
         let now = self.now();
         let lost = u64::from(!guard.is_held());
@@ -248,11 +245,8 @@ impl Drill<'_> {
         // It has arrived by then, and the answer is under way.
         let under_way = late + self.chance.below(late);
         sleep(Duration::from_millis(under_way)).await;
-        let on = format!("node {node}, behind its answer");
-        self.stage.sim.with(|world| {
-            chaos::crash(world, node, 0, Memory::Empty, on);
-            weather(world, 1);
-        });
+        self.restarts(node);
+        self.stage.sim.with(|world| weather(world, 1));
         // The answer may never come. By then the lease is not due to be renewed.
         sleep(Duration::from_millis(3000)).await;
         let (now, resource) = (self.now(), self.resource);
@@ -282,18 +276,6 @@ impl Drill<'_> {
             return;
         }
         let party = self.enter();
-        let restart = |drill: &Self, node: usize| {
-            let on = format!("node {node}, for a drill");
-            let crash = |world: &mut World| chaos::crash(world, node, 0, Memory::Empty, on);
-            drill.stage.sim.with(crash);
-        };
-        let hang = |drill: &Self, node: usize, span: Ms| {
-            let on = format!("node {node}, for a drill");
-            drill
-                .stage
-                .sim
-                .with(|world| chaos::hang(world, node, span, on));
-        };
         // Between the one that is behind and those that are ahead.
         let (behind, others) = (
             nodes[0],
@@ -303,10 +285,10 @@ impl Drill<'_> {
         let pauses = [self.chance.below(600), self.chance.below(200)];
         // Whatever has restarted before has not started together with what restarts now.
         sleep(Duration::from_secs(6)).await;
-        restart(self, others[0]);
+        self.restarts(others[0]);
         sleep(Duration::from_millis(600 + pauses[0])).await;
         for node in &others {
-            hang(self, *node, 5000);
+            self.hangs(*node, 5000);
         }
         let (call, guard) = self.lock(party, 1000).await;
         self.releases(call, guard).await;
@@ -316,7 +298,7 @@ impl Drill<'_> {
             self.stage.sim.with(|world| chaos::wake(world, *node));
         }
         sleep(Duration::from_millis(pauses[1])).await;
-        restart(self, behind);
+        self.restarts(behind);
         // Nothing is known of those any more, not even their clocks.
         let cut = |drill: &Self, cut: bool| {
             drill.stage.sim.with(|world| {
@@ -347,21 +329,14 @@ impl Drill<'_> {
         let nodes = self.stage.settings().nodes as u64;
         let minority = self.stage.settings().nodes - self.stage.settings().quorum;
         let hung = self.chance.below(nodes) as usize;
-        let hang = |drill: &Self, node: usize, span: Ms| {
-            let on = format!("node {node}, for a drill");
-            drill
-                .stage
-                .sim
-                .with(|world| chaos::hang(world, node, span, on));
-        };
         for _ in 0..self.chance.between(3, 6) {
             // For longer than what the lease has there.
             let span = ttl + ttl / 4 + self.chance.below(40);
-            hang(self, hung, span);
+            self.hangs(hung, span);
             sleep(Duration::from_millis(span + 5 * ttl)).await;
         }
         for place in 1..=minority {
-            hang(self, (hung + place) % nodes as usize, 3 * ttl);
+            self.hangs((hung + place) % nodes as usize, 3 * ttl);
         }
         sleep(Duration::from_millis(3 * ttl)).await;
         let now = self.now();
@@ -375,11 +350,8 @@ impl Drill<'_> {
     /// Verdicts: beside one node in its grace `try_lock` finds free what is free.
     pub(super) async fn try_beside_grace(&mut self) {
         let node = self.chance.below(self.stage.settings().nodes as u64) as usize;
-        let on = format!("node {node}, for a drill");
         let party = self.enter();
-        self.stage
-            .sim
-            .with(|world| chaos::crash(world, node, 0, Memory::Empty, on));
+        self.restarts(node);
         // Until it is connected again.
         sleep(Duration::from_millis(600)).await;
         let (first, start) = (self.resource + 200, self.now());
@@ -540,6 +512,19 @@ impl Drill<'_> {
                 world.set_weather(client, node, |weather| *weather = fair);
             });
         }
+    }
+
+    /// A node restarts at once, and has forgotten all.
+    fn restarts(&self, node: usize) {
+        let on = format!("node {node}, for a drill");
+        let crash = |world: &mut World| chaos::crash(world, node, 0, Memory::Empty, on);
+        self.stage.sim.with(crash);
+    }
+
+    fn hangs(&self, node: usize, span: Ms) {
+        let on = format!("node {node}, for a drill");
+        let hang = |world: &mut World| chaos::hang(world, node, span, on);
+        self.stage.sim.with(hang);
     }
 
     fn is_kept(&self, call: u16, guard: &LockGuard, what: &str) {
