@@ -3,7 +3,7 @@
 //! One task per client, whatever the number of requests. It asks the table which requests are due, sends their questions in
 //! batches per node, each decided on at the moment of sending, and tells the requests what was answered and
 //! pushed. So nothing on a node depends on whether somebody polls a future (C4, L6), what is sent is in the
-//! order in which it was decided on (C3), and a burst is paced (`pace`). It never waits for one node before it
+//! order in which it was decided on (C3), and a burst is paced (`in_flight`). It never waits for one node before it
 //! serves another. If it ends while it is needed, its client says so at every call.
 
 use std::{
