@@ -16,7 +16,6 @@ use crate::{
     error::{ArgumentError, LockError},
     guard::LockGuard,
     place::{HoldOptions, Place, WaitPolicy},
-    request::Phase,
 };
 
 /// A request for a lock; await it to get the guard. Returned by
@@ -209,7 +208,7 @@ pub(crate) async fn enqueue(
         let room = client.nodes.config.fifo_queue_length;
         let patience = WaitPolicy::of_settings(client);
         let place = Place::ask(client, resource, ttl, room, patience).await?;
-        if place.phase() == Phase::NoRoom {
+        if place.has_no_room() {
             return Err(place.queue_full());
         }
         place.recorded().await?;

@@ -142,7 +142,7 @@ impl FifoRedlockBuilder {
     }
 
     /// How long one node may take to answer, at least 10 ms; never more than a third of the ttl, or two thirds of
-    /// the waiter lease where a place is kept. Counted from when the question is sent.
+    /// the waiter ttl where a place is kept. Counted from when the question is sent.
     ///
     /// Defaults to 500 ms: far above any healthy answer. A slow node is not waited for when the others
     /// make a quorum.

@@ -4,17 +4,12 @@ use std::time::Duration;
 
 use crate::{
     error::{ArgumentError, BuildError},
+    resource::{MAX_TTL, MIN_TTL, Ttl},
     validity::{drift, undrifted},
 };
 
-/// The longest ttl: about 68 years, far below what overflows a server's clock in milliseconds.
-const MAX_TTL: Duration = Duration::from_millis(1 << 41);
-
-/// The shortest ttl and waiter lease: three round trips and the drift must fit in.
-pub(crate) const MIN_TTL: Duration = Duration::from_millis(20);
-
-/// The longest waiter lease, as the scripts have it too: what bounds a vote that is handed over.
-const MAX_WAITER_LEASE: Duration = Duration::from_secs(3600);
+/// The longest waiter ttl, as the scripts have it too: what bounds a vote that is handed over.
+const MAX_WAITER_TTL: Duration = Duration::from_secs(3600);
 
 /// The shortest time that a node may be given to answer.
 const MIN_NODE_TIMEOUT: Duration = Duration::from_millis(10);
@@ -112,7 +107,7 @@ impl Config {
         if self.node_timeout < MIN_NODE_TIMEOUT {
             return refuse("node_timeout", "must be at least 10 ms");
         }
-        if !(MIN_TTL..=MAX_WAITER_LEASE).contains(&self.fifo_ephemeral_ttl) {
+        if !(MIN_TTL..=MAX_WAITER_TTL).contains(&self.fifo_ephemeral_ttl) {
             return refuse("fifo_ephemeral_ttl", "must lie between 20 ms and an hour");
         }
         if self.max_hold == Some(Duration::ZERO) {
@@ -162,33 +157,13 @@ impl Config {
         (!span.is_zero()).then_some(span)
     }
 
-    /// `ttl` in whole milliseconds, as the nodes count it.
-    pub(crate) fn ttl(&self, ttl: Duration) -> Result<Duration, ArgumentError> {
-        if ttl > MAX_TTL {
-            return Err(ArgumentError::TtlTooLong { most: MAX_TTL });
-        }
-        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let ttl = Duration::from_millis(millis);
-        if ttl < MIN_TTL {
-            return Err(ArgumentError::TtlTooShort {
-                ttl,
-                least: MIN_TTL,
-            });
-        }
-        Ok(ttl)
-    }
-
     /// How often a lease of `ttl` is to be renewed if its user says `every`: often enough for one renewal to be
     /// answered in time, and no more often than does any good.
-    pub(crate) fn interval(
-        &self,
-        every: Duration,
-        ttl: Duration,
-    ) -> Result<Duration, ArgumentError> {
+    pub(crate) fn interval(&self, every: Duration, ttl: Ttl) -> Result<Duration, ArgumentError> {
         if every.is_zero() {
             return Err(ArgumentError::ZeroInterval);
         }
-        let most = self.validity(ttl) * 2 / 3;
+        let most = self.validity(ttl.get()) * 2 / 3;
         if every > most {
             return Err(ArgumentError::IntervalTooLong { every, most });
         }
@@ -232,9 +207,9 @@ impl Config {
         self.fifo_retry_delay.max(Duration::from_millis(1))
     }
 
-    /// How often a waiter refreshes its `lease`: thrice while a vote that grows from it can be trusted.
-    pub(crate) fn keep_alive(&self, lease: Duration) -> Duration {
-        self.validity(lease) / 3
+    /// How often a waiter refreshes its place: three times while a vote that grows from it can be trusted.
+    pub(crate) fn keep_alive(&self, waiter_ttl: Duration) -> Duration {
+        self.validity(waiter_ttl) / 3
     }
 
     fn poll(&self) -> Duration {
@@ -284,27 +259,5 @@ mod tests {
                 other => panic!("{name}: {other:?}"),
             }
         }
-    }
-
-    #[test]
-    fn a_ttl_must_leave_time_for_answers_and_be_below_the_servers_clock() {
-        let config = Config::default();
-        assert!(config.ttl(Duration::from_millis(20)).is_ok());
-        assert!(matches!(
-            config.ttl(Duration::from_millis(2)),
-            Err(ArgumentError::TtlTooShort { .. })
-        ));
-        assert!(matches!(
-            config.ttl(Duration::from_micros(19_999)),
-            Err(ArgumentError::TtlTooShort { .. })
-        ));
-        assert!(matches!(
-            config.ttl(Duration::ZERO),
-            Err(ArgumentError::TtlTooShort { .. })
-        ));
-        assert!(matches!(
-            config.ttl(Duration::MAX),
-            Err(ArgumentError::TtlTooLong { .. })
-        ));
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn to_nodes(
 ) -> Client {
     config.validate().expect("valid settings");
     let shared = Shared::new(config, clock, true);
-    let list = (0..nodes).map(|place| open(place, shared.context(place)));
+    let list = (0..nodes).map(|index| open(index, shared.context(index)));
     let list = list.collect();
     shared.finish(list)
 }
@@ -98,8 +98,8 @@ pub(crate) fn to_memory(clusters: &[MemoryCluster], config: Config) -> Client {
     let shared = Shared::new(config, clock, true);
     let mut list: Vec<Arc<dyn Node>> = Vec::new();
     for cluster in clusters {
-        for place in 0..cluster.len() {
-            list.extend(cluster.link(place, shared.context(list.len())));
+        for index in 0..cluster.len() {
+            list.extend(cluster.link(index, shared.context(list.len())));
         }
     }
     shared.finish(list)
@@ -107,10 +107,10 @@ pub(crate) fn to_memory(clusters: &[MemoryCluster], config: Config) -> Client {
 
 async fn on_servers(sources: Vec<Source>, config: Config) -> Result<Client, BuildError> {
     let mut targets = Vec::new();
-    for (place, source) in sources.into_iter().enumerate() {
+    for (index, source) in sources.into_iter().enumerate() {
         match source {
             Source::Url(url) => {
-                targets.push(Target::Address(Box::new(Address::parse(place, &url)?)))
+                targets.push(Target::Address(Box::new(Address::parse(index, &url)?)))
             }
             Source::Connection(connection) => targets.push(Target::Connection(connection)),
             Source::Memory(_) => return Err(BuildError::MixedNodes),
@@ -122,12 +122,12 @@ async fn on_servers(sources: Vec<Source>, config: Config) -> Result<Client, Buil
     let listens = targets.iter().any(Target::listens);
     let shared = Shared::new(config, Clock::Boot, listens);
     let roster = Arc::new(Roster::default());
-    let open = |(place, target): (usize, Target)| {
-        let context = shared.context(place);
+    let open = |(index, target): (usize, Target)| {
+        let context = shared.context(index);
         match target {
             Target::Address(address) => RedisNode::open(address, context, roster.clone()),
             Target::Connection(connection) => {
-                connection(&format!("connection {place}"), context, roster.clone())
+                connection(&format!("connection {index}"), context, roster.clone())
             }
         }
     };
@@ -188,9 +188,9 @@ fn refuse_twins(targets: &[Target]) -> Result<(), BuildError> {
 async fn greet(nodes: &[Arc<RedisNode>], shared: &Shared) -> Result<(), BuildError> {
     let quorum = Quorum::of(nodes.len()).size();
     let clock = shared.clock;
-    let greeting = |(place, node): (usize, &Arc<RedisNode>)| {
+    let greeting = |(index, node): (usize, &Arc<RedisNode>)| {
         let node = node.clone();
-        async move { (place, node.greeted().await) }
+        async move { (index, node.greeted().await) }
     };
     let mut greetings: FuturesUnordered<_> = nodes.iter().enumerate().map(greeting).collect();
     let mut failures: Vec<NodeFailure> = Vec::new();
@@ -210,8 +210,8 @@ async fn greet(nodes: &[Arc<RedisNode>], shared: &Shared) -> Result<(), BuildErr
         match outcome {
             None => break,
             Some((_, Ok(()))) => greeted += 1,
-            Some((place, Err(error))) => {
-                let node = nodes.get(place).map_or("?", |node| node.name());
+            Some((index, Err(error))) => {
+                let node = nodes.get(index).map_or("?", |node| node.name());
                 if let NodeError::WrongServer(problem) = error {
                     return Err(BuildError::WrongServer {
                         node: node.to_owned(),
@@ -239,8 +239,8 @@ struct Shared {
     clock: Clock,
     signature: ClientId,
     channel: Arc<str>,
-    sender: mpsc::Sender<(usize, crate::node::Event)>,
-    receiver: mpsc::Receiver<(usize, crate::node::Event)>,
+    sender: mpsc::Sender<(usize, crate::node::NodeEvent)>,
+    receiver: mpsc::Receiver<(usize, crate::node::NodeEvent)>,
 }
 
 impl Shared {
@@ -258,12 +258,12 @@ impl Shared {
         }
     }
 
-    fn context(&self, place: usize) -> Context {
+    fn context(&self, index: usize) -> Context {
         Context {
             clock: self.clock,
             config: self.config.clone(),
             channel: self.channel.clone(),
-            events: Events::new(place, self.sender.clone()),
+            events: Events::new(index, self.sender.clone()),
         }
     }
 

@@ -1,33 +1,33 @@
-//! What happens to a request, for the log and the metrics. Plain data: it is made where the request is changed, and told
-//! when nothing is locked any more, since subscribers and recorders are a user's code.
+//! What happens to a request, for the log and the metrics. Events are plain data: they are made where the request
+//! is changed, and emitted when nothing is locked any more, since subscribers and recorders are user code.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::{LeaseLost, NodeError},
+    message::NodeIndex,
     resource::Resource,
 };
 
-/// Whom an event is about.
+/// The request that an event is about.
 #[derive(Clone, Debug)]
-pub(crate) struct Who {
+pub(crate) struct Subject {
     pub(crate) resource: Arc<Resource>,
     pub(crate) holder_id: Arc<str>,
     /// The number of its ticket; none if it never stood in line.
     pub(crate) ticket: Option<u64>,
 }
 
-/// An event about a request. It is made where the request is locked, and told when it is not: subscribers and
-/// recorders are a user's code.
+/// An event about a request.
 #[derive(Clone, Debug)]
-pub(crate) struct Tell {
-    pub(crate) who: Who,
-    pub(crate) what: What,
+pub(crate) struct Event {
+    pub(crate) subject: Subject,
+    pub(crate) kind: EventKind,
 }
 
 /// What happened to a request.
 #[derive(Clone, Debug)]
-pub(crate) enum What {
+pub(crate) enum EventKind {
     /// A step of the protocol.
     Step(&'static str),
     /// A quorum agreed on the ticket.
@@ -66,25 +66,28 @@ pub(crate) enum What {
     /// The same task has left the line of the resource again and again.
     KeepsLeaving { times: u32 },
     /// A quorum is missing because these nodes restarted, whose votes do not count yet for so long.
-    InGrace { nodes: Vec<(usize, Duration)> },
+    InGrace { nodes: Vec<(NodeIndex, Duration)> },
     /// Nodes do not answer within the short time that a short lease leaves them.
-    TooSlow { waited: Duration, lease: Duration },
+    TooSlow {
+        waited: Duration,
+        waiter_ttl: Duration,
+    },
 }
 
 /// What is wrong with a node: why it did not answer; `None` if it has the lease no more.
-pub(crate) type Fault = (usize, Option<NodeError>);
+pub(crate) type Fault = (NodeIndex, Option<NodeError>);
 
-/// What of this anybody may hear.
+/// Which events a subscriber or a recorder may want.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Heard {
+pub(crate) struct Interest {
     pub(crate) steps: bool,
     pub(crate) any: bool,
 }
 
-impl Heard {
-    pub(crate) fn of(self, what: &What) -> bool {
-        match what {
-            What::Step(_) => self.steps,
+impl Interest {
+    pub(crate) fn covers(self, kind: &EventKind) -> bool {
+        match kind {
+            EventKind::Step(_) => self.steps,
             _ => self.any,
         }
     }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::{message::Era, time::Time};
+use crate::{message::Incarnation, time::Time};
 
 /// Starts that surely lie this close together are one deployment. Uptime is counted in whole seconds, and told by an
 /// answer that takes its time: so these are as much less apart as that leaves open.
@@ -43,14 +43,14 @@ impl Grace {
 
     /// What a connection to a node has told of its start, whether the node votes or not: those that vote may have
     /// started together where others did not. An earlier connection than the last is no news.
-    pub(crate) fn learn(&mut self, place: usize, era: &Era) {
-        if let Some(start) = self.starts.get_mut(place)
-            && start.is_none_or(|known| known.epoch <= era.epoch)
+    pub(crate) fn learn(&mut self, index: usize, incarnation: &Incarnation) {
+        if let Some(start) = self.starts.get_mut(index)
+            && start.is_none_or(|known| known.epoch <= incarnation.epoch)
         {
             *start = Some(Start {
-                epoch: era.epoch,
-                earliest: era.up_before,
-                latest: era.up_since,
+                epoch: incarnation.epoch,
+                earliest: incarnation.up_before,
+                latest: incarnation.up_since,
             });
         }
     }
@@ -90,8 +90,8 @@ mod tests {
         Time::default().plus(Duration::from_secs(seconds))
     }
 
-    fn era(epoch: u64, up_since: Time) -> Era {
-        Era {
+    fn incarnation(epoch: u64, up_since: Time) -> Incarnation {
+        Incarnation {
             epoch,
             run: 1,
             up_since,
@@ -101,8 +101,8 @@ mod tests {
         }
     }
 
-    fn left(grace: &mut Grace, place: usize, up_since: Time, now: Time) -> Duration {
-        grace.learn(place, &era(1, up_since));
+    fn left(grace: &mut Grace, index: usize, up_since: Time, now: Time) -> Duration {
+        grace.learn(index, &incarnation(1, up_since));
         grace.left(up_since, now)
     }
 
@@ -128,15 +128,15 @@ mod tests {
     fn what_an_earlier_connection_tells_late_ends_no_grace() {
         let mut grace = Grace::new(2, GRACE, false);
         assert_eq!(left(&mut grace, 0, at(0), at(1)), Duration::ZERO);
-        grace.learn(1, &era(2, at(100)));
-        grace.learn(1, &era(1, at(0)));
+        grace.learn(1, &incarnation(2, at(100)));
+        grace.learn(1, &incarnation(1, at(0)));
         assert_eq!(grace.left(at(100), at(105)), Duration::from_secs(25));
     }
 
     #[test]
     fn nodes_that_restarted_shortly_after_each_other_are_no_new_deployment() {
         let mut grace = Grace::new(3, GRACE, false);
-        grace.learn(0, &era(1, at(0)));
+        grace.learn(0, &incarnation(1, at(0)));
         assert_eq!(
             left(&mut grace, 1, at(100), at(105)),
             Duration::from_secs(25)

@@ -1,28 +1,30 @@
 //! The guard: a lease in hand.
 //!
-//! Owns the lease from the moment it was granted. Its drop ends the request and leaves the release to the
-//! ticker: no waiting, no spawning, no panic (C3). While it lives the ticker renews the lease; when that
-//! fails until the validity is over, or a quorum of the nodes says that it has not got it any more, the
-//! lease is lost, and stays so. What the guard asks by hand is a wish that the ticker carries out; whoever waits
-//! for that has a timer of its own (S3).
+//! A guard owns the lease from the moment it was granted. Its drop ends the request and leaves the release to the
+//! ticker: no waiting, no spawning, no panic (C3). While the guard lives, the ticker renews the lease. When renewals
+//! fail until the validity is over, or a quorum of the nodes says that it no longer has the lease, the lease is lost
+//! and stays lost. An extension or a check by hand is carried out by the ticker, too; the future that waits for it
+//! has a timer of its own (S3).
 
 use std::{
     fmt,
     future::Future,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use crate::{
-    client::Client,
-    client::entry::Entry,
+    client::{
+        Client,
+        entry::{Entry, Look},
+    },
     error::{ExtendError, LeaseLost, ReleaseError},
-    event::{Tell, What},
+    event::{Event, EventKind},
     quorum::Majority,
-    request::{Cx, Request, Round},
-    resource::Resource,
+    request::{Cx, Lease, Request, Verdict},
+    resource::{Resource, Ttl},
     time::Time,
 };
 
@@ -131,18 +133,18 @@ impl LockGuard {
     pub async fn is_valid(&self) -> Result<bool, ExtendError> {
         let check = |request: &mut Request, now: Time| match request.check(now) {
             Some(why) => Err(why),
-            None => Ok(request.wish_checked()),
+            None => Ok(request.ask_to_check()),
         };
-        let Some(Ok(wish)) = self
+        let Some(Ok(asked)) = self
             .entry
             .update(|request, cx| Some(check(request, cx.now)))
         else {
             return Ok(false);
         };
-        match self.round(wish, false).await {
-            Ok(Round::Stands) => Ok(true),
-            Ok(Round::Gone) | Err(ExtendError::Lost(_)) => Ok(false),
-            Ok(Round::Unknown) => Err(ExtendError::NoQuorum(self.no_quorum())),
+        match self.verdict(asked, false).await {
+            Ok(Verdict::Stands) => Ok(true),
+            Ok(Verdict::Gone) | Err(ExtendError::Lost(_)) => Ok(false),
+            Ok(Verdict::Unknown) => Err(ExtendError::NoQuorum(self.no_quorum())),
             Err(error) => Err(error),
         }
     }
@@ -165,20 +167,23 @@ impl LockGuard {
     /// [`ExtendError::Stopped`] if the client's runtime has ended. [`ExtendError::Argument`] if `ttl` is not a
     /// valid one; nothing is sent then.
     pub async fn extend(&self, ttl: Duration) -> Result<(), ExtendError> {
-        let ttl = self.client.nodes.config.ttl(ttl)?;
+        let ttl = Ttl::new(ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
         let extend = |request: &mut Request, now: Time| match request.check(now) {
             Some(why) => Err(why),
-            None => Ok(request.wish_extended(ttl, now)),
+            None => Ok(request.ask_to_extend(ttl, now)),
         };
-        let wish = self
+        let asked = self
             .entry
             .update(|request, cx| Some(extend(request, cx.now)));
-        let wish = wish.unwrap_or(Err(LeaseLost::Released));
-        match self.round(wish.map_err(ExtendError::Lost)?, true).await? {
-            Round::Stands => Ok(()),
-            Round::Gone => Err(ExtendError::Lost(LeaseLost::QuorumLost)),
-            Round::Unknown => Err(ExtendError::NoQuorum(self.no_quorum())),
+        let asked = asked.unwrap_or(Err(LeaseLost::Released));
+        match self
+            .verdict(asked.map_err(ExtendError::Lost)?, true)
+            .await?
+        {
+            Verdict::Stands => Ok(()),
+            Verdict::Gone => Err(ExtendError::Lost(LeaseLost::QuorumLost)),
+            Verdict::Unknown => Err(ExtendError::NoQuorum(self.no_quorum())),
         }
     }
 
@@ -194,9 +199,8 @@ impl LockGuard {
     /// had ended. [`ExtendError::Stopped`] if the client's runtime has ended. [`ExtendError::Argument`] if `every` is zero, or above two thirds of what can be trusted of
     /// `ttl`, as a renewal might not be answered in time; or if `ttl` is not valid.
     pub fn start_auto_extend(&self, every: Duration, ttl: Duration) -> Result<(), ExtendError> {
-        let config = &self.client.nodes.config;
-        let ttl = config.ttl(ttl)?;
-        let every = config.interval(every, ttl)?;
+        let ttl = Ttl::new(ttl)?;
+        let every = self.client.nodes.config.interval(every, ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
         if let Some(cause) = self.client.requests.stopped() {
             return Err(ExtendError::Stopped(cause));
@@ -205,10 +209,10 @@ impl LockGuard {
             if let Some(why) = request.check(now) {
                 return Err(ExtendError::Lost(why));
             }
-            if request.renews() {
+            if request.lease().is_some_and(Lease::renews) {
                 return Err(ExtendError::AutoExtendRunning);
             }
-            request.renew(every, ttl, now);
+            request.start_renewing(every, ttl, now);
             Ok(())
         };
         let started = self
@@ -261,44 +265,27 @@ impl LockGuard {
         let tally = self.client.release(&self.entry).await?;
         let nodes = &self.client.nodes;
         if !nodes.quorum.possible_without(tally.nothing) {
-            if let Some(who) = self.entry.look(|request, _| Some(request.who())) {
-                let what = What::LostUnnoticed { token: self.token };
-                nodes.tell(Tell { who, what });
+            if let Some(subject) = self.entry.look(|request, _| Some(request.subject())) {
+                let kind = EventKind::LostUnnoticed { token: self.token };
+                nodes.emit(Event { subject, kind });
             }
             return Err(ReleaseError::Lost(LeaseLost::QuorumLost));
         }
         self.client.confirmed(tally)
     }
 
-    /// Waits for the answers to questions above `wish`, by a timer of its own (S3).
-    async fn round(&self, wish: u32, extended: bool) -> Result<Round, ExtendError> {
-        loop {
-            let mut rung = pin!(self.entry.bell().wake.notified());
-            rung.as_mut().enable();
-            let look = |request: &mut Request, Cx { now, .. }: Cx<'_>| {
-                let lost = request.check(now);
-                (
-                    lost,
-                    request.round(wish, extended),
-                    request.valid_until(now),
-                )
-            };
-            let (lost, round, until) = self.entry.update(look);
-            if let Some(why) = lost {
-                return Err(ExtendError::Lost(why));
+    /// Waits for what the nodes say to commands above `asked`.
+    async fn verdict(&self, asked: u32, extended: bool) -> Result<Verdict, ExtendError> {
+        let look = |request: &mut Request, Cx { now, .. }: Cx<'_>| {
+            if let Some(why) = request.check(now) {
+                return Look::Done(Err(ExtendError::Lost(why)));
             }
-            if let Some(round) = round {
-                return Ok(round);
+            match request.verdict(asked, extended) {
+                Some(verdict) => Look::Done(Ok(verdict)),
+                None => Look::Again(Some(request.valid_until(now))),
             }
-            if let Some(cause) = self.client.requests.stopped() {
-                return Err(ExtendError::Stopped(cause));
-            }
-            tokio::select! {
-                biased;
-                () = rung => {}
-                () = self.client.nodes.clock.sleep_until(until) => {}
-            }
-        }
+        };
+        self.entry.wait(look).await.map_err(ExtendError::Stopped)?
     }
 
     fn no_quorum(&self) -> crate::error::NoQuorum {

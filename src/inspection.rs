@@ -217,11 +217,11 @@ impl NodeView {
         let waiter = |Waiting {
                           id,
                           number,
-                          lease_end,
+                          waiter_end,
                       }: Waiting| Waiter {
             id,
             number,
-            lease: Duration::from_millis(lease_end.saturating_sub(report.clock)),
+            lease: Duration::from_millis(waiter_end.saturating_sub(report.clock)),
         };
         Self {
             holder: report.holder.map(|(id, ttl)| Holder {

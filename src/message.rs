@@ -4,14 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{error::NodeError, holder::HolderId, resource::Resource, time::Time};
 
-/// What all requests of a call have in common.
+/// The index of a node in its client's list.
+pub(crate) type NodeIndex = usize;
+
+/// What all commands of a call have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     /// After this the node refuses to carry the call out (S4), and nobody waits for the answer. A release
     /// is carried out at any time; it is just not waited for.
     pub(crate) deadline: Time,
-    /// The waiter lease.
-    pub(crate) lease: Duration,
+    /// How long a waiter's place lasts unless the waiter is heard of again.
+    pub(crate) waiter_ttl: Duration,
     /// How long a vote lasts of which its waiter was not told.
     pub(crate) unheard: Duration,
     /// The clock by which counters start and are kept, in microseconds at `at`: the furthest of a majority of
@@ -28,15 +31,15 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// The least that a counter can be that was made in the present run of the server over `era` (S2). An
+    /// The least that a counter can be that was made in the present run of the server over `incarnation` (S2). An
     /// earlier run may have lost what came after a snapshot, so a lower one may have repeated itself.
     ///
     /// It is what a counter starts from that is made as the server starts: the clock and half the grace.
-    pub(crate) fn floor(&self, era: &Era) -> u64 {
+    pub(crate) fn floor(&self, incarnation: &Incarnation) -> u64 {
         let start = if self.seed == 0 {
-            era.node_micros(era.up_since)
+            incarnation.node_micros(incarnation.up_since)
         } else {
-            let up = self.at.since(era.up_since).as_micros();
+            let up = self.at.since(incarnation.up_since).as_micros();
             self.seed
                 .saturating_sub(u64::try_from(up).unwrap_or(u64::MAX))
         };
@@ -50,14 +53,14 @@ pub(crate) struct Answer<T> {
     /// When the request was sent.
     pub(crate) sent: Time,
     /// The connection that it came over.
-    pub(crate) era: Era,
+    pub(crate) incarnation: Incarnation,
     /// What was answered.
     pub(crate) value: T,
 }
 
 /// One unbroken connection to one run of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Era {
+pub(crate) struct Incarnation {
     /// Rises with every connection; what was believed of the node before it is unknown.
     pub(crate) epoch: u64,
     /// Tells the run of the server from others: what an earlier one was asked died with it. 0 if unknown.
@@ -72,7 +75,7 @@ pub(crate) struct Era {
     pub(crate) pushes: bool,
 }
 
-impl Era {
+impl Incarnation {
     /// The server's clock at `now`, in microseconds.
     pub(crate) fn node_micros(&self, now: Time) -> u64 {
         let since = i64::try_from(now.since(Time::default()).as_micros()).unwrap_or(i64::MAX);
@@ -126,8 +129,8 @@ pub(crate) enum Standing {
     Waiting {
         number: u64,
         ahead: u64,
-        /// When its waiter lease ends, in milliseconds of the node's clock.
-        lease_end: u64,
+        /// When its waiter ttl ends, in milliseconds of the node's clock.
+        waiter_end: u64,
         /// What is left of the holder's lease; `None` if it has no end.
         holder_left: Option<Duration>,
     },
@@ -270,9 +273,17 @@ impl Reply {
 impl<T> Answer<T> {
     /// The same answer with another value; garbled if there is none.
     pub(crate) fn read<U>(self, read: impl FnOnce(T) -> Option<U>) -> Result<Answer<U>, NodeError> {
-        let Self { sent, era, value } = self;
+        let Self {
+            sent,
+            incarnation,
+            value,
+        } = self;
         let value = read(value).ok_or(NodeError::Garbled)?;
-        Ok(Answer { sent, era, value })
+        Ok(Answer {
+            sent,
+            incarnation,
+            value,
+        })
     }
 }
 
@@ -295,8 +306,8 @@ pub(crate) struct Report {
 pub(crate) struct Waiting {
     pub(crate) id: String,
     pub(crate) number: u64,
-    /// When its waiter lease ends, in milliseconds of the node's clock.
-    pub(crate) lease_end: u64,
+    /// When its waiter ttl ends, in milliseconds of the node's clock.
+    pub(crate) waiter_end: u64,
 }
 
 /// How many waiters a report lists at most.

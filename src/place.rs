@@ -1,19 +1,21 @@
 //! A request and its place in line.
 //!
-//! Owns the request from its first question until a guard takes it over. Whoever is dropped while it owns
-//! one ends the request, and the ticker takes back whatever was sent (C1). The ticker asks, hears and keeps
-//! the place; the future that waits only looks whether the turn has come, so it can be dropped and made again
-//! (C2), or kept without being polled (C4).
+//! A place owns its request from the first command until a guard takes it over. Its drop ends the request, and the
+//! ticker releases whatever the request had on the nodes (C1). The ticker asks, hears and keeps the place. The future
+//! that waits only looks whether the turn has come, so it can be dropped and made again (C2), or kept without being
+//! polled (C4).
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::task::Id;
 
 use crate::{
-    client::Client,
-    client::entry::Entry,
+    client::{
+        Client,
+        entry::{Entry, Look},
+    },
     error::{LockError, NodeError, ReleaseError},
-    event::{Tell, What},
+    event::{Event, EventKind},
     guard::LockGuard,
     request::{Cx, End, Phase, Renewal, Request, Taken},
     requeue::RequeueDetector,
@@ -21,7 +23,7 @@ use crate::{
     time::Time,
 };
 
-/// The shortest pause between two rounds, so that whoever asks again and again leaves time for others.
+/// The shortest pause between two rounds, so that a caller who asks again and again leaves time for others.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long to wait.
@@ -87,10 +89,9 @@ impl Place {
         };
         for round in 1..=client.nodes.config.retry_count {
             if round > 1 {
-                place.change(|request, _| request.ask_first_again());
+                place.change(|request, _| request.retry_first_round());
             }
-            let has_verdict =
-                |request: &Request| request.phase() != Phase::Asking || request.is_hopeless();
+            let has_verdict = |request: &Request| !is_asking(request) || request.is_hopeless();
             if !place.first_round(has_verdict, patience).await? {
                 return Err(place.give_up());
             }
@@ -112,11 +113,13 @@ impl Place {
                 return Err(place.give_up());
             }
         }
-        match place.phase() {
-            Phase::Ended(End::ShutDown) => Err(LockError::ShutDown),
-            _ if place.look(|request, _| request.is_hopeless()) => Err(place.no_quorum()),
-            _ => Ok(place),
+        if place.is(|phase| matches!(phase, Phase::Ended(End::ShutDown))) {
+            return Err(LockError::ShutDown);
         }
+        if place.look(|request, _| request.is_hopeless()) {
+            return Err(place.no_quorum());
+        }
+        Ok(place)
     }
 
     /// Waits for the verdict of a round, but no longer than the patience.
@@ -166,18 +169,22 @@ impl Place {
         self.entry.as_ref()
     }
 
-    pub(crate) fn phase(&self) -> Phase {
-        // Gone only if the guard has it.
-        self.look(|request, _| Some(request.phase()))
-            .unwrap_or(Phase::Held)
+    fn is(&self, phase: impl Fn(&Phase) -> bool) -> bool {
+        self.look(|request, _| phase(request.phase()))
     }
 
-    /// There is no room, with as many waiters as the nodes have told the first that asks for some.
+    /// Whether there was no room in the line.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.is(|phase| matches!(phase, Phase::NoRoom))
+    }
+
+    /// There is no room, with as many waiters as the nodes have told the first request that asks for room.
     pub(crate) fn queue_full(&self) -> LockError {
-        let first = self.client.requests.first_outside(self.resource.name());
-        let told = |key| self.client.requests.look(key, |request, _| request.crowd());
+        let requests = &self.client.requests;
+        let first = requests.first_in_overflow(self.resource.name());
+        let told = |key| requests.look(key, |request, _| request.full_with());
         let told = first.and_then(told).flatten();
-        let (own, room) = self.look(|request, _| (request.crowd(), request.room()));
+        let (own, room) = self.look(|request, _| (request.full_with(), request.room()));
         let waiting = told.or(own).or(room).unwrap_or(0);
         LockError::QueueFull { waiting }
     }
@@ -189,13 +196,16 @@ impl Place {
         if self.while_served(secure, span).await?.is_none() {
             return Err(self.give_up());
         }
-        match self.phase() {
-            Phase::Ended(_) => Err(LockError::ShutDown),
-            Phase::Waiting if !self.look(|request, _| request.is_recorded()) => {
-                Err(self.no_quorum())
-            }
-            _ => Ok(()),
+        if self.is(|phase| matches!(phase, Phase::Ended(_))) {
+            return Err(LockError::ShutDown);
         }
+        let unrecorded = |request: &Request, _: Cx<'_>| {
+            matches!(request.phase(), Phase::Waiting) && !request.is_recorded()
+        };
+        if self.look(unrecorded) {
+            return Err(self.no_quorum());
+        }
+        Ok(())
     }
 
     /// Waits for the turn; on success the guard owns the request.
@@ -248,8 +258,8 @@ impl Place {
     fn guard(&mut self, taken: Taken) -> Result<LockGuard, LockError> {
         match (taken, self.entry.take()) {
             (Taken::Lease(majority), Some(entry)) => {
-                let leavers = &self.client.leavers;
-                leavers.served(self.task, self.resource.name());
+                let requeues = &self.client.requeues;
+                requeues.served(self.task, self.resource.name());
                 Ok(LockGuard::new(
                     self.client.clone(),
                     self.resource.clone(),
@@ -272,8 +282,8 @@ impl Place {
         Ok(self.once(becomes, deadline).await?.is_some())
     }
 
-    /// Changes the request again and again, whenever it is worth a look, until that comes to something; `None`
-    /// if it does not until `deadline`.
+    /// Changes the request again and again, whenever it is worth a look, until that comes to something; `None` if it
+    /// does not until `deadline`.
     async fn once<T>(
         &self,
         change: impl Fn(&mut Request, Cx<'_>) -> Option<T>,
@@ -282,28 +292,15 @@ impl Place {
         let Some(entry) = &self.entry else {
             return Err(LockError::TicketSpent);
         };
-        let nodes = &self.client.nodes;
-        loop {
-            let mut rung = pin!(entry.bell().wake.notified());
-            rung.as_mut().enable();
-            if let Some(outcome) = entry.update(|request, cx| change(request, cx)) {
-                return Ok(Some(outcome));
-            }
-            if let Some(cause) = self.client.requests.stopped() {
-                return Err(LockError::Stopped(cause));
-            }
-            let Some(deadline) = deadline else {
-                rung.await;
-                continue;
-            };
-            if deadline <= nodes.clock.now() {
-                return Ok(None);
-            }
-            tokio::select! {
-                biased;
-                () = rung => {}
-                () = nodes.clock.sleep_until(deadline) => {}
-            }
+        let look = |request: &mut Request, cx: Cx<'_>| match (change(request, cx), deadline) {
+            (Some(outcome), _) => Look::Done(Some(outcome)),
+            (None, Some(deadline)) if deadline <= cx.now => Look::Done(None),
+            (None, deadline) => Look::Again(deadline),
+        };
+        let outcome = entry.wait(look).await.map_err(LockError::Stopped)?;
+        match self.client.requests.stopped() {
+            Some(cause) if outcome.is_none() => Err(LockError::Stopped(cause)),
+            _ => Ok(outcome),
         }
     }
 
@@ -337,7 +334,7 @@ impl Place {
         if self.look(unanswered) {
             return self.no_quorum();
         }
-        if self.phase() == Phase::NoRoom {
+        if self.has_no_room() {
             return self.queue_full();
         }
         let (position, holder_ttl) =
@@ -355,13 +352,17 @@ impl Place {
             (failures, request.open(), cx.servers.in_grace(cx.now))
         };
         let (mut failures, open, in_grace) = self.look(look);
-        for (place, left) in in_grace {
-            if failures.iter().all(|(failed, _)| *failed != place) {
-                failures.push((place, NodeError::RestartGrace { left }));
+        for (index, left) in in_grace {
+            if failures.iter().all(|(failed, _)| *failed != index) {
+                failures.push((index, NodeError::RestartGrace { left }));
             }
         }
         LockError::NoQuorum(nodes.no_quorum(failures.into_iter(), open))
     }
+}
+
+fn is_asking(request: &Request) -> bool {
+    matches!(request.phase(), Phase::Asking)
 }
 
 /// What an attempt without waiting comes to.
@@ -389,13 +390,12 @@ impl Drop for Place {
         let Some(entry) = &self.entry else {
             return;
         };
-        let leaving = entry.look(|request, _| request.is_in_line().then(|| request.who()));
-        let Some(who) = leaving else { return };
+        let leaving = entry.look(|request, _| request.is_in_line().then(|| request.subject()));
+        let Some(subject) = leaving else { return };
         let name = self.resource.name();
-        if let Some(times) = self.client.leavers.left(self.task, name) {
-            let what = What::KeepsLeaving { times };
-            let nodes = &self.client.nodes;
-            nodes.tell(Tell { who, what });
+        if let Some(times) = self.client.requeues.left(self.task, name) {
+            let kind = EventKind::KeepsLeaving { times };
+            self.client.nodes.emit(Event { subject, kind });
         }
     }
 }
@@ -417,7 +417,7 @@ mod tests {
             let mut place = Place::ask(client, "r", TTL, Some(0), patience)
                 .await
                 .unwrap();
-            assert!(matches!(place.phase(), Phase::Granted { .. }));
+            assert!(place.is(|phase| matches!(phase, Phase::Granted { .. })));
             for node in 0..3 {
                 place.change(|request, _| request.on_reconnect(node));
             }

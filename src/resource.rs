@@ -1,7 +1,9 @@
-//! A locked name and the keys it has on every node.
+//! What a caller asks to lock: a name, with the keys it has on every node, and a ttl.
 //!
 //! All keys of a resource must hash to one cluster slot, and no name may collide with a derived key of
 //! another: the constructor says what follows from that.
+
+use std::time::Duration;
 
 use crate::error::ArgumentError;
 
@@ -13,6 +15,38 @@ const SUFFIXES: [&str; 3] = [
     ":redlock-fifo:waiters",
     ":redlock-fifo:seq",
 ];
+
+/// The longest ttl: about 68 years, far below what overflows a server's clock in milliseconds.
+pub(crate) const MAX_TTL: Duration = Duration::from_millis(1 << 41);
+
+/// The shortest ttl and waiter ttl: three round trips and the drift must fit in.
+pub(crate) const MIN_TTL: Duration = Duration::from_millis(20);
+
+/// A valid ttl of a lease, in whole milliseconds as the nodes count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ttl(Duration);
+
+impl Ttl {
+    /// `ttl` without what it has below a millisecond.
+    pub(crate) fn new(ttl: Duration) -> Result<Self, ArgumentError> {
+        if ttl > MAX_TTL {
+            return Err(ArgumentError::TtlTooLong { most: MAX_TTL });
+        }
+        let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let ttl = Duration::from_millis(millis);
+        if ttl < MIN_TTL {
+            return Err(ArgumentError::TtlTooShort {
+                ttl,
+                least: MIN_TTL,
+            });
+        }
+        Ok(Self(ttl))
+    }
+
+    pub(crate) fn get(self) -> Duration {
+        self.0
+    }
+}
 
 /// A valid name and its four keys. All in one text, since each request has its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +137,21 @@ mod tests {
     use proptest::{prop_assert, prop_assume, proptest};
 
     use super::*;
+
+    #[test]
+    fn a_ttl_must_leave_time_for_answers_and_be_below_the_servers_clock() {
+        assert!(Ttl::new(Duration::from_millis(20)).is_ok());
+        for short in [Duration::ZERO, Duration::from_micros(19_999)] {
+            assert!(matches!(
+                Ttl::new(short),
+                Err(ArgumentError::TtlTooShort { .. })
+            ));
+        }
+        assert!(matches!(
+            Ttl::new(Duration::MAX),
+            Err(ArgumentError::TtlTooLong { .. })
+        ));
+    }
 
     #[test]
     fn derived_keys_share_the_slot_of_the_name() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     config::Config,
     grace::Grace,
-    message::{Era, Terms},
+    message::{Incarnation, Terms},
     quorum::Quorum,
     time::Time,
 };
@@ -41,23 +41,23 @@ const SEED_LEAD: u64 = 100_000;
 /// How long counters are kept when the clock has passed them.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// The terms of calls that have until `deadline`, with this waiter lease, by what is known of the servers. The questions
+/// The terms of calls that have until `deadline`, with this waiter ttl, by what is known of the servers. The questions
 /// of one round are to have the same `now`: counters that start from it start equal.
 pub(crate) fn terms(
-    eras: impl Iterator<Item = Era>,
+    incarnations: impl Iterator<Item = Incarnation>,
     quorum: Quorum,
     config: &Config,
     deadline: Time,
-    lease: Duration,
+    waiter_ttl: Duration,
     now: Time,
 ) -> Terms {
     // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
     // behind when these lose their memory, too.
     let mut extra = 0;
     let mut clocks = Vec::with_capacity(quorum.nodes());
-    for era in eras {
-        clocks.push(era.node_micros(now));
-        extra = extra.max(era.extra(now, config.restart_grace));
+    for incarnation in incarnations {
+        clocks.push(incarnation.node_micros(now));
+        extra = extra.max(incarnation.extra(now, config.restart_grace));
     }
     clocks.sort_unstable();
     let clock = agreed_clock(&clocks, quorum);
@@ -70,7 +70,7 @@ pub(crate) fn terms(
     let unheard = config.fifo_retry_delay.saturating_mul(2);
     Terms {
         deadline,
-        lease,
+        waiter_ttl,
         unheard: unheard.max(SHORTEST_UNHEARD),
         seed: clock.map_or(0, |clock| clock + SEED_LEAD),
         keep: KEEP.saturating_add(Duration::from_micros(behind.unwrap_or(0))),
@@ -80,10 +80,10 @@ pub(crate) fn terms(
     }
 }
 
-/// The servers of a client, by the place of their node.
+/// The servers of a client, by the index of their node.
 #[derive(Clone, Debug)]
 pub(crate) struct Servers {
-    eras: Vec<Option<Era>>,
+    incarnations: Vec<Option<Incarnation>>,
     grace: Grace,
 }
 
@@ -91,28 +91,32 @@ impl Servers {
     /// Servers that were not reached yet.
     pub(crate) fn new(nodes: usize, grace: Duration, cold_start_grace: bool) -> Self {
         Self {
-            eras: vec![None; nodes],
+            incarnations: vec![None; nodes],
             grace: Grace::new(nodes, grace, cold_start_grace),
         }
     }
 
     /// The connection to a node as it stands now, if there is one.
-    pub(crate) fn see(&mut self, place: usize, era: Option<Era>) {
-        if let Some(era) = &era {
-            self.grace.learn(place, era);
+    pub(crate) fn see(&mut self, index: usize, incarnation: Option<Incarnation>) {
+        if let Some(incarnation) = &incarnation {
+            self.grace.learn(index, incarnation);
         }
-        if let Some(known) = self.eras.get_mut(place) {
-            *known = era;
+        if let Some(known) = self.incarnations.get_mut(index) {
+            *known = incarnation;
         }
     }
 
-    pub(crate) fn era(&self, place: usize) -> Option<Era> {
-        self.eras.get(place).copied().flatten()
+    pub(crate) fn incarnation(&self, index: usize) -> Option<Incarnation> {
+        self.incarnations.get(index).copied().flatten()
     }
 
     /// Whether a quorum of the nodes tells this client of votes, so that it need not poll for them.
     pub(crate) fn pushes(&self, quorum: Quorum) -> bool {
-        let telling = self.eras.iter().flatten().filter(|era| era.pushes);
+        let telling = self
+            .incarnations
+            .iter()
+            .flatten()
+            .filter(|incarnation| incarnation.pushes);
         telling.count() >= quorum.size()
     }
 
@@ -128,10 +132,12 @@ impl Servers {
 
     /// The clock at `now` that counters go by, in microseconds; 0 if none is known.
     fn clock(&self, now: Time) -> u64 {
-        let eras = self.eras.iter().flatten();
-        let mut clocks: Vec<u64> = eras.map(|era| era.node_micros(now)).collect();
+        let incarnations = self.incarnations.iter().flatten();
+        let mut clocks: Vec<u64> = incarnations
+            .map(|incarnation| incarnation.node_micros(now))
+            .collect();
         clocks.sort_unstable();
-        let quorum = Quorum::of(self.eras.len());
+        let quorum = Quorum::of(self.incarnations.len());
         agreed_clock(&clocks, quorum).unwrap_or(0)
     }
 
@@ -150,10 +156,14 @@ impl Servers {
 
     /// The nodes whose votes do not count yet, and for how long.
     pub(crate) fn in_grace(&self, now: Time) -> Vec<(usize, Duration)> {
-        let left = |(place, era): (usize, &Option<Era>)| {
-            let left = self.grace_left(era.as_ref()?.up_since, now);
-            (!left.is_zero()).then_some((place, left))
+        let left = |(index, incarnation): (usize, &Option<Incarnation>)| {
+            let left = self.grace_left(incarnation.as_ref()?.up_since, now);
+            (!left.is_zero()).then_some((index, left))
         };
-        self.eras.iter().enumerate().filter_map(left).collect()
+        self.incarnations
+            .iter()
+            .enumerate()
+            .filter_map(left)
+            .collect()
     }
 }

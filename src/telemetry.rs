@@ -24,7 +24,7 @@ use tracing::{
 use crate::{
     clock::Clock,
     error::{ClientStopped, LeaseLost, LockError, NodeError, WrongServer},
-    event::{Fault, Heard, Tell, What, Who},
+    event::{Event, EventKind, Fault, Interest, Subject},
     time::Time,
 };
 
@@ -51,9 +51,9 @@ pub(crate) struct Limits {
 
 /// Whether anybody may hear the steps of the protocol, or anything at all: asked before they are made, without asking
 /// a user's code.
-pub(crate) fn heard() -> Heard {
+pub(crate) fn interest() -> Interest {
     let most = LevelFilter::current();
-    Heard {
+    Interest {
         steps: most >= LevelFilter::TRACE,
         any: cfg!(feature = "metrics") || most != LevelFilter::OFF,
     }
@@ -61,110 +61,129 @@ pub(crate) fn heard() -> Heard {
 
 /// An event about a request, with the fields that all of these have.
 macro_rules! tell {
-    ($level:ident, $who:expr, $($rest:tt)*) => {
+    ($level:ident, $subject:expr, $($rest:tt)*) => {
         $level!(
             target: TARGET,
-            resource = $who.resource.name(),
-            holder_id = &*$who.holder_id,
-            ticket = $who.ticket,
+            resource = $subject.resource.name(),
+            holder_id = &*$subject.holder_id,
+            ticket = $subject.ticket,
             $($rest)*
         )
     };
 }
 
 /// Tells of what happened to a request, at `now`.
-pub(crate) fn emit<'a>(tell: Tell, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
-    guarded(|| emit_unguarded(tell, name, limits, now));
+pub(crate) fn emit<'a>(event: Event, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
+    guarded(|| emit_unguarded(event, name, limits, now));
 }
 
-fn emit_unguarded<'a>(tell: Tell, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
-    let Tell { who, what } = tell;
-    match what {
-        What::Step(words) => trace!(target: STEPS, holder_id = &*who.holder_id, "{words}"),
-        What::InLine { position } => {
-            tell!(debug, who, position, "in line");
+fn emit_unguarded<'a>(event: Event, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
+    let Event { subject, kind } = event;
+    match kind {
+        EventKind::Step(words) => trace!(target: STEPS, holder_id = &*subject.holder_id, "{words}"),
+        EventKind::InLine { position } => {
+            tell!(debug, subject, position, "in line");
             meter::observe(meter::AHEAD, position as f64, None);
         }
-        What::Acquired { token, wait } => {
+        EventKind::Acquired { token, wait } => {
             limits.grace.store(false, Ordering::Relaxed);
             let wait_ms = millis(wait);
-            tell!(debug, who, fencing_token = token, wait_ms, "lock acquired");
+            tell!(
+                debug,
+                subject,
+                fencing_token = token,
+                wait_ms,
+                "lock acquired"
+            );
             let end = Some(("end", "acquired"));
             meter::observe(meter::WAIT, wait.as_secs_f64(), end);
             meter::change(meter::HOLDERS, 1.0, None);
-            if who.ticket.is_some() {
+            if subject.ticket.is_some() {
                 meter::count(meter::HANDOFFS, None);
             }
         }
-        What::Left { position, wait } => {
+        EventKind::Left { position, wait } => {
             let wait_ms = millis(wait);
-            tell!(debug, who, position, wait_ms, "left the line");
+            tell!(debug, subject, position, wait_ms, "left the line");
             meter::observe(meter::WAIT, wait.as_secs_f64(), Some(("end", "left")));
         }
-        What::Released { token, held } => {
+        EventKind::Released { token, held } => {
             let held_ms = millis(held);
-            tell!(debug, who, fencing_token = token, held_ms, "lock released");
+            tell!(
+                debug,
+                subject,
+                fencing_token = token,
+                held_ms,
+                "lock released"
+            );
             given_up(held, "released");
         }
-        What::Lost {
+        EventKind::Lost {
             token,
             held,
             why,
             overdue,
             faults,
         } => {
-            lost(&who, token, held, why, overdue, &described(&faults, name));
+            lost(
+                &subject,
+                token,
+                held,
+                why,
+                overdue,
+                &described(&faults, name),
+            );
         }
-        What::LostUnnoticed { token } => {
+        EventKind::LostUnnoticed { token } => {
             let help = "the work may have overlapped another holder's: keys were deleted or evicted, or servers \
                         lost their memory";
             let fencing_token = token;
             tell!(
                 warn,
-                who,
+                subject,
                 fencing_token,
                 help,
                 "lease was lost before its release"
             );
             loss(LeaseLost::QuorumLost);
         }
-        What::Renewed {
+        EventKind::Renewed {
             token,
             margin,
             usual,
             ttl,
         } => renewed(
-            &who,
+            &subject,
             token,
             margin,
             usual,
             ttl,
             limits.late.pass_if(margin < usual / 2, now),
         ),
-        What::HeldLong { token, held } => {
+        EventKind::HeldLong { token, held } => {
             let help = "a guard that is forgotten, or work that hangs? Bound it by max_hold; if the work takes \
                         that long, set long_hold";
             let (fencing_token, held_ms) = (token, millis(held));
-            tell!(warn, who, fencing_token, held_ms, help, "held for long");
+            tell!(warn, subject, fencing_token, held_ms, help, "held for long");
         }
-        What::Split => {
-            tell!(debug, who, "votes are split, giving mine back");
+        EventKind::Split => {
+            tell!(debug, subject, "votes are split, giving mine back");
             meter::count(meter::SPLIT_VOTES, None);
         }
-        What::Unpolled { granted } => unpolled(&who, granted, limits.unpolled.pass(now)),
-        What::KeepsLeaving { times } => {
+        EventKind::Unpolled { granted } => unpolled(&subject, granted, limits.unpolled.pass(now)),
+        EventKind::KeepsLeaving { times } => {
             let help = "each time it goes to the end of the line. In a `select!` loop, or behind a timeout, keep \
                         the place: take a Ticket by `enqueue` before the loop and await `acquire` in it, or poll \
                         `&mut lock`";
             tell!(
                 warn,
-                who,
+                subject,
                 times,
                 help,
                 "the same task keeps leaving the line"
             );
         }
-        What::InGrace { nodes } => {
+        EventKind::InGrace { nodes } => {
             // Once, until a lock is had again.
             if limits.grace.swap(true, Ordering::Relaxed) {
                 return;
@@ -175,16 +194,16 @@ fn emit_unguarded<'a>(tell: Tell, name: impl Fn(usize) -> &'a str, limits: &Limi
                 warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
             }
         }
-        What::TooSlow { waited, lease } => {
+        EventKind::TooSlow { waited, waiter_ttl } => {
             let Some(suppressed) = limits.too_slow.pass(now) else {
                 return;
             };
             let help = "its place lapses in between, so others may be served first: use a ttl and a \
                         fifo_ephemeral_ttl of several times the round trip";
-            let (waited_ms, lease_ms) = (millis(waited), millis(lease));
+            let (waited_ms, lease_ms) = (millis(waited), millis(waiter_ttl));
             tell!(
                 warn,
-                who,
+                subject,
                 waited_ms,
                 lease_ms,
                 suppressed,
@@ -284,7 +303,14 @@ fn described<'a>(faults: &[Fault], name: impl Fn(usize) -> &'a str) -> String {
     described.collect::<Vec<_>>().join("; ")
 }
 
-fn lost(who: &Who, token: u64, held: Duration, why: LeaseLost, overdue: Duration, faults: &str) {
+fn lost(
+    subject: &Subject,
+    token: u64,
+    held: Duration,
+    why: LeaseLost,
+    overdue: Duration,
+    faults: &str,
+) {
     let help = match why {
         LeaseLost::MaxHold => "the work hangs, or max_hold is too short for it",
         LeaseLost::QuorumLost => {
@@ -297,7 +323,7 @@ fn lost(who: &Who, token: u64, held: Duration, why: LeaseLost, overdue: Duration
     };
     tell!(
         warn,
-        who,
+        subject,
         fencing_token = token,
         held_ms = millis(held),
         overdue_ms = millis(overdue),
@@ -312,7 +338,7 @@ fn lost(who: &Who, token: u64, held: Duration, why: LeaseLost, overdue: Duration
 
 /// `late` if it is to be warned of: how many warnings were held back.
 fn renewed(
-    who: &Who,
+    subject: &Subject,
     token: u64,
     margin: Duration,
     usual: Duration,
@@ -321,7 +347,7 @@ fn renewed(
 ) {
     let margin_ms = millis(margin);
     let fencing_token = token;
-    tell!(debug, who, fencing_token, margin_ms, "lease renewed");
+    tell!(debug, subject, fencing_token, margin_ms, "lease renewed");
     meter::count(meter::RENEWALS, None);
     let ratio = margin.as_secs_f64() / ttl.as_secs_f64();
     meter::observe(meter::MARGIN, ratio, None);
@@ -331,7 +357,7 @@ fn renewed(
         let usual_ms = millis(usual);
         tell!(
             warn,
-            who,
+            subject,
             fencing_token,
             margin_ms,
             usual_ms,
@@ -342,18 +368,18 @@ fn renewed(
     }
 }
 
-fn unpolled(who: &Who, granted: Duration, warned: Option<u64>) {
+fn unpolled(subject: &Subject, granted: Duration, warned: Option<u64>) {
     let granted_ms = millis(granted);
     meter::count(meter::UNPOLLED, None);
     let Some(suppressed) = warned else {
-        tell!(debug, who, granted_ms, "granted, but nobody took it");
+        tell!(debug, subject, granted_ms, "granted, but nobody took it");
         return;
     };
     let help = "a lock future or ticket is kept but not polled, or the runtime is blocked: await it in a task of \
                 its own, or drop it";
     tell!(
         warn,
-        who,
+        subject,
         granted_ms,
         suppressed,
         help,

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll},
 };
 
@@ -11,7 +11,6 @@ use crate::{
     error::{LockError, ReleaseError},
     guard::LockGuard,
     place::{HoldOptions, Place, WaitPolicy},
-    request::{Cx, Request},
 };
 use futures::{
     Stream, StreamExt,
@@ -130,22 +129,10 @@ impl Ticket {
     }
 }
 
-/// The position, as soon as it is another than the `last`; none once there is none any more.
+/// The next position of a ticket, and what the one after that follows from.
 async fn next_position((view, last): (View, Option<u64>)) -> Option<(u64, (View, Option<u64>))> {
-    loop {
-        let mut rung = pin!(view.bell.wake.notified());
-        rung.as_mut().enable();
-        let position =
-            |request: &mut Request, _: Cx<'_>| request.waits().then(|| request.position());
-        let position = view.update(position).flatten()?;
-        if Some(position) != last {
-            return Some((position, (view.clone(), Some(position))));
-        }
-        if view.is_stopped() {
-            return None;
-        }
-        rung.await;
-    }
+    let position = view.next_position(last).await?;
+    Some((position, (view, Some(position))))
 }
 
 impl fmt::Debug for Ticket {

@@ -1,38 +1,56 @@
-//! Handles on a request in the table: the one that owns it, and such as only see it.
+//! Handles on a request in the table: the one that owns it, and those that only see it.
 
 use std::{
     pin::pin,
-    sync::{Arc, Weak, atomic::Ordering},
+    sync::{Arc, OnceLock, Weak, atomic::AtomicBool, atomic::Ordering},
 };
+
+use tokio::sync::Notify;
 
 use crate::{
-    client::{requests::Requests, rows::Bell},
+    client::requests::Requests,
     clock::Clock,
-    error::LeaseLost,
+    error::{ClientStopped, LeaseLost},
     request::{Cx, Request},
+    telemetry,
+    time::Time,
 };
 
-/// A handle on a request, its only owner. Its drop ends the request, and what it has on the nodes is taken back.
+/// The only owner of a request. Its drop ends the request, and the ticker releases what it has on the nodes.
 #[derive(Debug)]
 pub(crate) struct Entry {
     requests: Arc<Requests>,
     key: u64,
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
+}
+
+/// What a look at a request comes to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Look<T> {
+    Done(T),
+    /// Look again when the request has changed, or at this moment.
+    Again(Option<Time>),
+}
+
+impl<T> Default for Look<T> {
+    fn default() -> Self {
+        Self::Again(None)
+    }
 }
 
 impl Entry {
     /// Enters a request into the table.
     pub(crate) fn new(requests: &Arc<Requests>, request: Request) -> Self {
-        let (key, bell) = requests.add(request);
+        let (key, notifier) = requests.add(request);
         let requests = requests.clone();
         Self {
             requests,
             key,
-            bell,
+            notifier,
         }
     }
 
-    /// Changes the request; nothing comes of it if that is gone, which it is not before its handle.
+    /// Changes the request. The default stands for a request that is gone, which none is before its owner.
     pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> T {
         self.requests.update(self.key, change).unwrap_or_default()
     }
@@ -42,23 +60,33 @@ impl Entry {
         self.requests.look(self.key, look).unwrap_or_default()
     }
 
-    /// What whoever waits for it listens to.
-    pub(crate) fn bell(&self) -> &Arc<Bell> {
-        &self.bell
+    /// Looks at the request until that comes to something. By a timer of its own, whatever becomes of the ticker (S3);
+    /// an error if the ticker has stopped, and the look alone does not decide.
+    pub(crate) async fn wait<T>(
+        &self,
+        look: impl Fn(&mut Request, Cx<'_>) -> Look<T>,
+    ) -> Result<T, ClientStopped> {
+        let clock = self.requests.nodes().clock;
+        let look = || match (self.update(&look), self.requests.stopped()) {
+            (Look::Done(done), _) => Look::Done(Ok(done)),
+            (Look::Again(_), Some(cause)) => Look::Done(Err(cause)),
+            (Look::Again(until), None) => Look::Again(until),
+        };
+        self.notifier.wait(clock, look).await
     }
 
-    /// Listens to how many are ahead, too.
+    /// Wakes those who wait also when the number of waiters ahead changes.
     pub(crate) fn follow(&self) {
-        self.bell.followed.store(true, Ordering::Relaxed);
+        self.notifier.followed.store(true, Ordering::Relaxed);
     }
 
-    /// What is to be seen of it without owning it.
+    /// A handle that sees the request without owning it.
     pub(crate) fn view(&self) -> View {
         View {
             requests: Arc::downgrade(&self.requests),
             clock: self.requests.nodes().clock,
             key: self.key,
-            bell: self.bell.clone(),
+            notifier: self.notifier.clone(),
         }
     }
 }
@@ -69,45 +97,96 @@ impl Drop for Entry {
     }
 }
 
-/// Sees a request without owning it, or keeping anything of its client.
+/// Sees a request without owning it, and without keeping anything of its client.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     requests: Weak<Requests>,
     clock: Clock,
     key: u64,
-    pub(crate) bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
 }
 
 impl View {
-    /// Why the lease ended, as soon as it has: by the timer of whoever polls, whatever becomes of the ticker (S3).
+    /// Why the lease ended, as soon as it has. The timer is that of the runtime that polls this (S3).
     pub(crate) async fn lost(self) -> LeaseLost {
-        loop {
-            let mut rung = pin!(self.bell.wake.notified());
-            rung.as_mut().enable();
-            let look = |request: &mut Request, cx: Cx<'_>| {
-                (request.check(cx.now), request.valid_until(cx.now))
+        let look = || {
+            let look = |request: &mut Request, cx: Cx<'_>| match request.check(cx.now) {
+                Some(why) => Look::Done(why),
+                None => Look::Again(Some(request.valid_until(cx.now))),
             };
-            let until = match self.update(look) {
-                None => return self.bell.lost().unwrap_or(LeaseLost::Released),
-                Some((Some(why), _)) => return why,
-                Some((None, until)) => until,
-            };
-            tokio::select! {
-                biased;
-                () = rung => {}
-                () = self.clock.sleep_until(until) => {}
-            }
-        }
+            let gone = || Look::Done(self.notifier.lost().unwrap_or(LeaseLost::Released));
+            self.update(look).unwrap_or_else(gone)
+        };
+        self.notifier.wait(self.clock, look).await
     }
 
-    /// Changes the request, if it is still there.
-    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> Option<T> {
+    /// How many waiters are ahead, once that is another number than `last`; `None` once the request no longer waits,
+    /// or its ticker has stopped.
+    pub(crate) async fn next_position(&self, last: Option<u64>) -> Option<u64> {
+        let look = || {
+            let position = |request: &Request| request.waits().then(|| request.position());
+            let position = self.update(|request, _| position(request)).flatten();
+            if position != last || position.is_none() {
+                return Look::Done(position);
+            }
+            let requests = self.requests.upgrade();
+            match requests.is_none_or(|requests| requests.stopped().is_some()) {
+                true => Look::Done(None),
+                false => Look::Again(None),
+            }
+        };
+        self.notifier.wait(self.clock, look).await
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> Option<T> {
         self.requests.upgrade()?.update(self.key, change)
     }
+}
 
-    /// Whether nobody serves the request any more.
-    pub(crate) fn is_stopped(&self) -> bool {
-        let requests = self.requests.upgrade();
-        requests.is_none_or(|requests| requests.stopped().is_some())
+/// Wakes those who await something of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Notifier {
+    changed: Notify,
+    /// Whether somebody follows how many waiters are ahead.
+    followed: AtomicBool,
+    /// Why the lease ended. It stays here when the request is gone from the table.
+    lost: OnceLock<LeaseLost>,
+}
+
+impl Notifier {
+    /// Wakes those who wait. Their wakers are user code, which may panic.
+    pub(super) fn notify(&self) {
+        telemetry::guarded(|| self.changed.notify_waiters());
+    }
+
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed.load(Ordering::Relaxed)
+    }
+
+    /// The request has ended.
+    pub(super) fn note_end(&self, why: LeaseLost) {
+        let _ = self.lost.set(why);
+    }
+
+    fn lost(&self) -> Option<LeaseLost> {
+        self.lost.get().copied()
+    }
+
+    /// Looks now, at each change, and at the moment that the last look named, until a look comes to something.
+    async fn wait<T>(&self, clock: Clock, look: impl Fn() -> Look<T>) -> T {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Before the look, so that no change in between is missed.
+            changed.as_mut().enable();
+            match look() {
+                Look::Done(done) => return done,
+                Look::Again(None) => changed.await,
+                Look::Again(Some(until)) => tokio::select! {
+                    biased;
+                    () = changed => {}
+                    () = clock.sleep_until(until) => {}
+                },
+            }
+        }
     }
 }

@@ -4,33 +4,30 @@
 //! starts it with the first request. It ends by itself when the last handle is gone and nothing is left to take
 //! back.
 
+mod batch;
 pub(crate) mod entry;
 pub(crate) mod in_flight;
 pub(crate) mod nodes;
 pub(crate) mod requests;
 pub(crate) mod rows;
 pub(crate) mod ticker;
+mod window;
 
 use std::{
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, oneshot},
-};
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
-    client::entry::Entry,
+    client::entry::{Entry, Look},
     client::nodes::Nodes,
     client::requests::Requests,
     error::{ClientStopped, LockError, ReleaseError},
-    node::Event,
     request::{Cx, End, Request, Tally},
     requeue::RequeueDetector,
-    resource::Resource,
+    resource::{Resource, Ttl},
     task, telemetry,
 };
 
@@ -39,18 +36,18 @@ use crate::{
 pub(crate) struct Client {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) requests: Arc<Requests>,
-    pub(crate) leavers: RequeueDetector,
+    pub(crate) requeues: RequeueDetector,
     /// What the nodes tell, until the task is there to hear it.
-    unheard: Mutex<Option<mpsc::Receiver<(usize, Event)>>>,
+    unheard: Mutex<Option<ticker::Events>>,
 }
 
 impl Client {
-    pub(crate) fn new(nodes: Arc<Nodes>, events: mpsc::Receiver<(usize, Event)>) -> Self {
+    pub(crate) fn new(nodes: Arc<Nodes>, events: ticker::Events) -> Self {
         telemetry::guarded(telemetry::meter::describe);
         let client = Self {
             requests: Arc::new(Requests::new(nodes.clone())),
             nodes,
-            leavers: RequeueDetector::default(),
+            requeues: RequeueDetector::default(),
             unheard: Mutex::new(Some(events)),
         };
         // Without a runtime it starts with the first request.
@@ -69,7 +66,7 @@ impl Client {
             return Err(LockError::ShutDown);
         }
         let config = &self.nodes.config;
-        let ttl = config.ttl(ttl)?;
+        let ttl = Ttl::new(ttl)?;
         self.nodes.warn_of_ttl(ttl);
         let resource = Arc::new(Resource::new(&config.key_prefix, resource)?);
         self.start().map_err(LockError::Stopped)?;
@@ -84,23 +81,11 @@ impl Client {
     /// Dropped half-way, it is given up all the same.
     pub(crate) async fn release(&self, entry: &Entry) -> Result<Tally, ReleaseError> {
         entry.update(|request, cx| request.end(End::Over, cx.now));
-        loop {
-            let mut rung = pin!(entry.bell().wake.notified());
-            rung.as_mut().enable();
-            let look = |request: &Request, cx: Cx<'_>| (request.tally(cx.now), request.expires());
-            let (tally, expires) = entry.look(look);
-            if let Some(tally) = tally {
-                return Ok(tally);
-            }
-            if let Some(cause) = self.requests.stopped() {
-                return Err(ReleaseError::Stopped(cause));
-            }
-            tokio::select! {
-                biased;
-                () = rung => {}
-                () = self.nodes.clock.sleep_until(expires) => {}
-            }
-        }
+        let tally = |request: &mut Request, cx: Cx<'_>| match request.tally(cx.now) {
+            Some(tally) => Look::Done(tally),
+            None => Look::Again(Some(request.expires())),
+        };
+        entry.wait(tally).await.map_err(ReleaseError::Stopped)
     }
 
     /// Whether a quorum confirmed a release.

@@ -12,11 +12,12 @@ use crate::{
     clock::Clock,
     config::Config,
     error::{LockError, NoQuorum, NodeError, NodeFailure},
-    event::Tell,
+    event::Event,
     holder::{ClientId, HolderId},
     message::Terms,
     node::Node,
     quorum::Quorum,
+    resource::Ttl,
     rng::Rng,
     servers::{self, Servers},
     telemetry::{self, Limits},
@@ -63,16 +64,23 @@ impl Nodes {
         HolderId::new(self.rng, &self.signature, self.clock.unix_millis())
     }
 
-    /// The terms of calls that have until `deadline`, with this waiter lease.
-    pub(crate) fn terms(&self, deadline: Time, lease: Duration, now: Time) -> Terms {
-        let eras = self.list.iter().filter_map(|node| node.era().ok());
-        servers::terms(eras, self.quorum, &self.config, deadline, lease, now)
+    /// The terms of calls that have until `deadline`, with this waiter ttl.
+    pub(crate) fn terms(&self, deadline: Time, waiter_ttl: Duration, now: Time) -> Terms {
+        let incarnations = self.list.iter().filter_map(|node| node.incarnation().ok());
+        servers::terms(
+            incarnations,
+            self.quorum,
+            &self.config,
+            deadline,
+            waiter_ttl,
+            now,
+        )
     }
 
     /// What is known of the servers at this moment.
     pub(crate) fn see(&self, servers: &mut Servers) {
-        for (place, node) in self.list.iter().enumerate() {
-            servers.see(place, node.era().ok());
+        for (index, node) in self.list.iter().enumerate() {
+            servers.see(index, node.incarnation().ok());
         }
     }
 
@@ -83,8 +91,8 @@ impl Nodes {
     }
 
     /// The name of a node, for people.
-    pub(crate) fn name(&self, place: usize) -> &str {
-        self.list.get(place).map_or("?", |node| node.name())
+    pub(crate) fn name(&self, index: usize) -> &str {
+        self.list.get(index).map_or("?", |node| node.name())
     }
 
     /// The error of a question that too few nodes answered; so many were not waited for.
@@ -94,19 +102,25 @@ impl Nodes {
         open: usize,
     ) -> NoQuorum {
         let failures: Vec<NodeFailure> = failures
-            .map(|(place, error)| NodeFailure::new(self.name(place), error))
+            .map(|(index, error)| NodeFailure::new(self.name(index), error))
             .collect();
         let answered = self.list.len().saturating_sub(failures.len() + open);
         NoQuorum::new(self.quorum.size(), answered, failures)
     }
 
-    /// Tells of what happened to a request.
-    pub(crate) fn tell(&self, tell: Tell) {
-        telemetry::emit(tell, |node| self.name(node), &self.limits, self.clock.now());
+    /// Emits what happened to a request.
+    pub(crate) fn emit(&self, event: Event) {
+        telemetry::emit(
+            event,
+            |node| self.name(node),
+            &self.limits,
+            self.clock.now(),
+        );
     }
 
     /// Warns, once, of a lease that a restarted node may have forgotten when it votes again.
-    pub(crate) fn warn_of_ttl(&self, ttl: Duration) {
+    pub(crate) fn warn_of_ttl(&self, ttl: Ttl) {
+        let ttl = ttl.get();
         let grace = self.config.restart_grace;
         if ttl > grace && !grace.is_zero() && !self.warned_of_ttl.swap(true, Ordering::Relaxed) {
             telemetry::ttl_above_grace(ttl, grace);

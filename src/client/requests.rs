@@ -19,11 +19,12 @@ use uuid::Uuid;
 
 use crate::{
     client::{
+        entry::Notifier,
         nodes::Nodes,
-        rows::{After, Bell, Row, Rows},
+        rows::{Effects, Row, Rows},
     },
     error::ClientStopped,
-    request::{Cx, End, Question, Request, Urgency},
+    request::{Cx, End, Outgoing, Request, Urgency},
     telemetry,
     time::Time,
 };
@@ -64,19 +65,19 @@ impl Requests {
 
     /// Enters a request. It stands outside if others of this client wait for room in that line: whoever comes now
     /// must not get in before them.
-    pub(super) fn add(&self, request: Request) -> (u64, Arc<Bell>) {
-        let bell: Arc<Bell> = Arc::default();
-        let (mut state, now, mut after) = self.changing();
-        let crowded = state.outside.contains_key(request.resource().name());
+    pub(super) fn add(&self, request: Request) -> (u64, Arc<Notifier>) {
+        let notifier: Arc<Notifier> = Arc::default();
+        let (mut state, now, mut effects) = self.changing();
+        let has_overflow = state.overflow.contains_key(request.resource().name());
         let shut_down = state.shut_down;
         state.arrivals += 1;
         let key = state.arrivals;
         state.keys.insert(request.id().uuid(), key);
         let row = Row {
             request,
-            bell: bell.clone(),
+            notifier: notifier.clone(),
             due: None,
-            outside: false,
+            overflow: false,
             owned: true,
             abandoned: false,
             bare: false,
@@ -85,14 +86,14 @@ impl Requests {
         let start = |request: &mut Request, cx: Cx<'_>| {
             if shut_down {
                 request.shut_down(cx.now);
-            } else if crowded {
+            } else if has_overflow {
                 request.find_no_room(cx.now);
             }
         };
-        state.change(key, now, start, &mut after);
+        state.change(key, now, start, &mut effects);
         drop(state);
-        self.carry_out(after);
-        (key, bell)
+        self.carry_out(effects);
+        (key, notifier)
     }
 
     /// Changes a request, and notes when it is due by that. `None` if it is gone.
@@ -101,10 +102,10 @@ impl Requests {
         key: u64,
         change: impl FnOnce(&mut Request, Cx<'_>) -> T,
     ) -> Option<T> {
-        let (mut state, now, mut after) = self.changing();
-        let changed = state.change(key, now, change, &mut after);
+        let (mut state, now, mut effects) = self.changing();
+        let changed = state.change(key, now, change, &mut effects);
         drop(state);
-        self.carry_out(after);
+        self.carry_out(effects);
         changed
     }
 
@@ -116,7 +117,7 @@ impl Requests {
     }
 
     pub(super) fn disown(&self, key: u64) {
-        let (mut state, now, mut after) = self.changing();
+        let (mut state, now, mut effects) = self.changing();
         // Without a ticker nothing is taken back any more; everything runs out by itself.
         let served = self.stopped().is_none();
         if let Some(row) = state.rows.get_mut(&key) {
@@ -127,10 +128,10 @@ impl Requests {
             key,
             now,
             |request, cx| request.end(End::Over, cx.now),
-            &mut after,
+            &mut effects,
         );
         drop(state);
-        self.carry_out(after);
+        self.carry_out(effects);
     }
 
     /// Nobody enters any more; the ticker ends when nobody is left.
@@ -145,10 +146,14 @@ impl Requests {
             return;
         }
         let state = self.state();
-        let bells: Vec<_> = state.rows.values().map(|row| row.bell.clone()).collect();
+        let notifiers: Vec<_> = state
+            .rows
+            .values()
+            .map(|row| row.notifier.clone())
+            .collect();
         let needed = !(state.closed && state.rows.is_empty());
         drop(state);
-        bells.iter().for_each(|bell| bell.ring());
+        notifiers.iter().for_each(|notifier| notifier.notify());
         telemetry::guarded(|| self.cleaned.notify_waiters());
         if needed {
             telemetry::stopped(cause);
@@ -206,14 +211,14 @@ impl Requests {
     }
 
     /// Completes when something is due earlier than the ticker knows.
-    pub(crate) async fn rung(&self) {
+    pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// Some of the requests that are due, with the nodes that are to be asked, in order of arrival where they are
     /// due at once; nothing when none is left.
     pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(usize, Urgency)>)> {
-        let (mut state, now, mut after) = self.changing();
+        let (mut state, now, mut effects) = self.changing();
         (state.ticked, state.asleep_until, state.looks_by) = (now, None, now);
         let mut taken = Vec::new();
         while taken.len() < AT_ONCE {
@@ -221,7 +226,7 @@ impl Requests {
             let Some((_, key)) = first.filter(|(due, _)| *due <= now) else {
                 break;
             };
-            let due = state.change(key, now, Request::take_due, &mut after);
+            let due = state.change(key, now, Request::take_due, &mut effects);
             taken.push((key, due.unwrap_or_default()));
             // What is due without anything to ask would be due again at once.
             if state.due.first().copied() == first {
@@ -229,14 +234,14 @@ impl Requests {
             }
         }
         drop(state);
-        self.carry_out(after);
+        self.carry_out(effects);
         taken
     }
 
-    /// The questions of `keys` to the node `place`, whose turn has come.
-    pub(crate) fn ask(&self, keys: &[u64], place: usize) -> Vec<(u64, Question)> {
+    /// The questions of `keys` to the node `index`, whose turn has come.
+    pub(crate) fn ask(&self, keys: &[u64], index: usize) -> Vec<(u64, Outgoing)> {
         let items = keys.iter().map(|key| (*key, ()));
-        let questions = self.each(items, |request, cx, ()| request.ask(place, cx));
+        let questions = self.each(items, |request, cx, ()| request.ask(index, cx));
         let asked = keys.iter().zip(questions);
         asked
             .filter_map(|(key, question)| Some((*key, question.flatten()?)))
@@ -252,13 +257,13 @@ impl Requests {
         let mut items = items.into_iter().peekable();
         let mut changed = Vec::with_capacity(items.size_hint().0);
         while items.peek().is_some() {
-            let (mut state, now, mut after) = self.changing();
+            let (mut state, now, mut effects) = self.changing();
             for (key, item) in items.by_ref().take(AT_ONCE) {
                 let change = |request: &mut Request, cx: Cx<'_>| change(request, cx, item);
-                changed.push(state.change(key, now, change, &mut after));
+                changed.push(state.change(key, now, change, &mut effects));
             }
             drop(state);
-            self.carry_out(after);
+            self.carry_out(effects);
         }
         changed
     }
@@ -270,8 +275,8 @@ impl Requests {
     }
 
     /// The first that waits for room in the line of a resource.
-    pub(crate) fn first_outside(&self, name: &str) -> Option<u64> {
-        self.state().outside.get(name)?.first().copied()
+    pub(crate) fn first_in_overflow(&self, name: &str) -> Option<u64> {
+        self.state().overflow.get(name)?.first().copied()
     }
 
     /// The request with this uuid.
@@ -286,33 +291,36 @@ impl Requests {
     }
 
     /// The table for a change, with what is known of the servers by now.
-    fn changing(&self) -> (MutexGuard<'_, Rows>, Time, After) {
-        let after = After {
-            heard: telemetry::heard(),
-            ..After::default()
+    fn changing(&self) -> (MutexGuard<'_, Rows>, Time, Effects) {
+        let effects = Effects {
+            interest: telemetry::interest(),
+            ..Effects::default()
         };
         let mut state = self.state();
         self.nodes.see(&mut state.servers);
         let now = self.nodes.clock.now();
-        (state, now, after)
+        (state, now, effects)
     }
 
     fn state(&self) -> MutexGuard<'_, Rows> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn carry_out(&self, after: After) {
-        if after.ring {
+    fn carry_out(&self, effects: Effects) {
+        if effects.wake_ticker {
             self.changed.notify_one();
         }
-        after.bells.iter().for_each(|bell| bell.ring());
-        if after.cleaned {
+        effects
+            .notifiers
+            .iter()
+            .for_each(|notifier| notifier.notify());
+        if effects.cleaned {
             telemetry::guarded(|| self.cleaned.notify_waiters());
         }
-        telemetry::waiters(after.waiters);
-        telemetry::bare(after.bare);
-        for tell in after.tells {
-            self.nodes.tell(tell);
+        telemetry::waiters(effects.waiters);
+        telemetry::bare(effects.bare);
+        for event in effects.events {
+            self.nodes.emit(event);
         }
     }
 }

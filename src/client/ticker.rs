@@ -1,13 +1,12 @@
-//! The ticker: carries everything that a client asks of its nodes, and hears everything that comes back.
+//! The ticker: sends everything that a client asks of its nodes, and hears everything that comes back.
 //!
-//! One task per client, whatever the number of requests. It asks the table which requests are due, sends their questions in
-//! batches per node, each decided on at the moment of sending, and tells the requests what was answered and
-//! pushed. So nothing on a node depends on whether somebody polls a future (C4, L6), what is sent is in the
-//! order in which it was decided on (C3), and a burst is paced (`in_flight`). It never waits for one node before it
-//! serves another. If it ends while it is needed, its client says so at every call.
+//! There is one task per client, whatever the number of requests. It asks the table which requests are due, sends
+//! their commands in batches per node, each decided on at the moment of sending, and tells the requests what the
+//! nodes answered and pushed. So nothing on a node depends on whether a caller polls its future (C4, L6), commands
+//! are sent in the order in which they were decided on (C3), and a burst is paced (`in_flight`). The ticker never
+//! waits for one node before it serves another. If it ends while it is needed, its client says so at every call.
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     panic::{AssertUnwindSafe, resume_unwind},
     sync::Arc,
@@ -21,289 +20,238 @@ use tokio::{
 };
 
 use crate::{
-    client::in_flight::{InFlight, Lane, Took},
-    client::nodes::Nodes,
-    client::requests::Requests,
+    client::{
+        batch::{self, Answered, Batch},
+        in_flight::InFlight,
+        nodes::Nodes,
+        requests::Requests,
+        window::Sample,
+    },
     error::{ClientStopped, NodeError},
     holder::Parts,
-    message::{Answer, Command, Reply},
-    node::{Event, punctual},
-    request::{Cx, Question, Request},
+    message::{Answer, NodeIndex, Reply},
+    node::NodeEvent,
+    request::{Cx, Outgoing, Request},
     telemetry,
     time::Time,
 };
 
-/// The farthest moment the ticker sleeps to when nothing is due.
+/// The farthest moment that the ticker sleeps to when nothing is due.
 const NEVER: Duration = Duration::from_secs(86_400);
 
 /// How often a call is sent again that came too late by the node's clock, or to a node that had forgotten the scripts.
 /// Both may happen to one call, and in a cluster the second on several servers.
 const MOST_LATE: u8 = 3;
 
-/// How many events are looked at before what follows from them is sent.
+/// How many events, and how many answers, are looked at before what follows from them is sent.
 const EVENTS_AT_ONCE: usize = 256;
-
-/// How often it goes on at once, as there is more to do, before others have their turn.
-const TURNS_AT_ONCE: u64 = 16;
-
-/// How many answers, besides.
 const ANSWERS_AT_ONCE: usize = 256;
 
+/// How often the ticker goes on at once, as there is more to do, before other tasks have their turn.
+const TURNS_AT_ONCE: u64 = 16;
+
+/// What the nodes tell of their own accord.
+pub(crate) type Events = mpsc::Receiver<(NodeIndex, NodeEvent)>;
+
 /// Serves the table until it is closed and empty.
-pub(crate) fn run(
-    requests: Arc<Requests>,
-    events: mpsc::Receiver<(usize, Event)>,
-) -> impl Future<Output = ()> {
+pub(crate) fn run(requests: Arc<Requests>, events: Events) -> impl Future<Output = ()> {
     // However this ends: also if its runtime does, before the first poll or after, or if it panics.
-    let watch = Watch(requests.clone());
+    let stop = StopOnDrop(requests.clone());
     async move {
-        // With a budget that runs out in the midst of it, calls would be sent in another order than they were made
-        // in, and a release overtake what it takes back (C3).
-        let served = unconstrained(serve(&requests, events));
+        // With a budget that runs out half-way, calls would be sent in another order than they were made in, and a
+        // release could overtake what it takes back (C3).
+        let served = unconstrained(Ticker::new(requests.clone()).serve(events));
         let served = AssertUnwindSafe(served).catch_unwind().await;
         if let Err(panic) = served {
             requests.stop(ClientStopped::Panicked);
             resume_unwind(panic);
         }
-        drop(watch);
+        drop(stop);
     }
 }
 
-async fn serve(requests: &Arc<Requests>, mut events: mpsc::Receiver<(usize, Event)>) {
-    let nodes = requests.nodes().clone();
-    let mut calls = FuturesUnordered::new();
-    let mut pace = InFlight::of(nodes.list.len());
-    let mut heard = Vec::with_capacity(EVENTS_AT_ONCE);
-    let mut answered_by = Time::ORIGIN;
-    for turn in 1_u64.. {
-        if turn.is_multiple_of(TURNS_AT_ONCE) {
-            yield_now().await;
-        }
-        let by = (!calls.is_empty()).then_some(answered_by);
-        let Some(wake_at) = requests.sleep_until(nodes.clock.now().plus(NEVER), by) else {
-            return;
-        };
-        tokio::select! {
-            biased;
-            // Few, and a turn may hang on each: before the answers, which may come without end.
-            _ = events.recv_many(&mut heard, EVENTS_AT_ONCE), if !events.is_closed() => {
-                heard.drain(..).for_each(|(place, event)| heed_event(requests, place, event));
-            }
-            Some(answered) = calls.next() => heed(requests, answered, &mut pace, &calls),
-            () = requests.rung() => {}
-            () = nodes.clock.sleep_until(wake_at) => {}
-        }
-        for _ in 0..ANSWERS_AT_ONCE {
-            let Some(Some(answered)) = calls.next().now_or_never() else {
-                break;
-            };
-            heed(requests, answered, &mut pace, &calls);
-        }
-        collect(requests, &mut pace);
-        let now = nodes.clock.now();
-        let limit = |place: usize| nodes.list.get(place).map_or(1, |node| node.batch_limit());
-        while let Some((place, lane, keys)) = pace.next(nodes.clock.now(), limit) {
-            // Before it is decided what to ask: what that may do, and until when, follows from a later moment.
-            let sent = nodes.clock.now();
-            for batch in batches(place, lane, requests.ask(&keys, place), sent) {
-                pace.sent(place, lane, batch.asked.len());
-                answered_by = answered_by.max(batch.deadline);
-                calls.push(send(&nodes, batch, now));
-            }
-        }
-    }
-}
+/// Tells the table that it is no longer served.
+struct StopOnDrop(Arc<Requests>);
 
-/// Tells the table that nobody serves it any more.
-struct Watch(Arc<Requests>);
-
-impl Drop for Watch {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         self.0.stop(ClientStopped::RuntimeEnded);
     }
 }
 
-/// Questions of one kind to one node, for one call.
-struct Batch {
-    asked: Vec<(u64, Question)>,
-    place: usize,
-    lane: Lane,
-    sent: Time,
-    deadline: Time,
-    /// How often it was sent, and not carried out.
-    late: u8,
+struct Ticker {
+    requests: Arc<Requests>,
+    nodes: Arc<Nodes>,
+    in_flight: InFlight,
+    calls: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// By when everything that was sent is answered, or counts as unanswered.
+    answered_by: Time,
 }
 
-/// A batch, and what came of it.
-struct Answered {
-    batch: Batch,
-    outcome: Result<Answer<Vec<Reply>>, NodeError>,
-}
-
-/// Who is due takes its place in line to ask.
-fn collect(requests: &Requests, pace: &mut InFlight) {
-    loop {
-        let due = requests.take_due();
-        if due.is_empty() {
-            return;
+impl Ticker {
+    fn new(requests: Arc<Requests>) -> Self {
+        let nodes = requests.nodes().clone();
+        Self {
+            in_flight: InFlight::of(nodes.list.len()),
+            requests,
+            nodes,
+            calls: FuturesUnordered::new(),
+            answered_by: Time::ORIGIN,
         }
-        for (key, places) in due {
-            for (place, urgency) in places {
-                pace.push(place, urgency, key);
+    }
+
+    async fn serve(mut self, mut events: Events) {
+        let mut heard = Vec::with_capacity(EVENTS_AT_ONCE);
+        let clock = self.nodes.clock;
+        for turn in 1_u64.. {
+            if turn.is_multiple_of(TURNS_AT_ONCE) {
+                yield_now().await;
+            }
+            let by = (!self.calls.is_empty()).then_some(self.answered_by);
+            let Some(wake_at) = self.requests.sleep_until(clock.now().plus(NEVER), by) else {
+                return;
+            };
+            tokio::select! {
+                biased;
+                // Before the answers, which may come without end: events are few, and a turn may hang on each.
+                _ = events.recv_many(&mut heard, EVENTS_AT_ONCE), if !events.is_closed() => {
+                    heard.drain(..).for_each(|(node, event)| self.on_event(node, event));
+                }
+                Some(answered) = self.calls.next() => self.on_answered(answered),
+                () = self.requests.changed() => {}
+                () = clock.sleep_until(wake_at) => {}
+            }
+            for _ in 0..ANSWERS_AT_ONCE {
+                let Some(Some(answered)) = self.calls.next().now_or_never() else {
+                    break;
+                };
+                self.on_answered(answered);
+            }
+            self.queue_due();
+            self.send_queued();
+        }
+    }
+
+    /// Has the commands of all requests that are due wait for their turn.
+    fn queue_due(&mut self) {
+        loop {
+            let due = self.requests.take_due();
+            if due.is_empty() {
+                return;
+            }
+            for (key, nodes) in due {
+                for (node, urgency) in nodes {
+                    self.in_flight.push(node, urgency, key);
+                }
             }
         }
     }
-}
 
-/// Puts together what goes into one call: questions of one kind, with the same time to be answered.
-fn batches(
-    place: usize,
-    lane: Lane,
-    asked: Vec<(u64, Question)>,
-    sent: Time,
-) -> impl Iterator<Item = Batch> {
-    let mut batches: BTreeMap<(u8, Duration, Duration), Vec<(u64, Question)>> = BTreeMap::new();
-    for (key, question) in asked {
-        let (kind, lease) = match question.send {
-            Command::Enqueue(_) => (0, question.lease),
-            Command::Extend(_) => (1, Duration::ZERO),
-            Command::Release(_) => (2, Duration::ZERO),
+    /// Sends what has its turn.
+    fn send_queued(&mut self) {
+        let clock = self.nodes.clock;
+        let now = clock.now();
+        let nodes = self.nodes.clone();
+        let limit = |node: NodeIndex| nodes.list.get(node).map_or(1, |node| node.batch_limit());
+        while let Some((node, lane, keys)) = self.in_flight.next(clock.now(), limit) {
+            // Before it is decided what to ask: what a command may do, and until when, follows from a later moment.
+            let sent = clock.now();
+            for batch in batch::of(node, lane, self.requests.ask(&keys, node), sent) {
+                self.answered_by = self.answered_by.max(batch.deadline);
+                self.send(batch, now);
+            }
+        }
+    }
+
+    fn send(&mut self, batch: Batch, now: Time) {
+        self.in_flight
+            .sent(batch.node, batch.lane, batch.commands.len());
+        self.calls.push(batch.send(&self.nodes, now));
+    }
+
+    /// Tells the requests what a batch has come to. A batch that was not carried out, as the node's clock was not
+    /// what it was taken for or its scripts were gone, is sent again. In a batch that was refused as a whole, one key
+    /// may be somebody else's: it is sent again one by one, or that key would cost all the others their leases. A
+    /// command that is no longer wanted by then is left out: its release may have been carried out (C3).
+    fn on_answered(&mut self, Answered { batch, outcome }: Answered) {
+        let now = self.nodes.clock.now();
+        let took = now.since(batch.sent);
+        let size = batch.commands.len();
+        let sample = Sample::of(&outcome, size, took, batch.timeout(), now);
+        self.in_flight.over(batch.node, batch.lane, size, sample);
+        let is_late = matches!(outcome, Err(NodeError::Late));
+        let size = match &outcome {
+            Err(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => size,
+            Err(NodeError::Refused(_) | NodeError::Garbled) if size > 1 => 1,
+            _ => return self.deal_out(&batch, outcome),
         };
-        let batch = batches.entry((kind, question.timeout, lease));
-        batch.or_default().push((key, question));
-    }
-    batches
-        .into_iter()
-        .map(move |((_, timeout, _), asked)| Batch {
-            asked,
-            place,
-            lane,
-            sent,
-            deadline: sent.plus(timeout),
-            late: 0,
-        })
-}
-
-/// Sends a batch in one call, with the terms of `now`.
-fn send(nodes: &Nodes, batch: Batch, now: Time) -> BoxFuture<'static, Answered> {
-    let lease = batch.asked.first().map(|(_, question)| question.lease);
-    let terms = nodes.terms(batch.deadline, lease.unwrap_or_default(), now);
-    let Some(node) = nodes.list.get(batch.place) else {
-        let outcome = Err(NodeError::Garbled);
-        return futures::future::ready(Answered { batch, outcome }).boxed();
-    };
-    let commands = batch
-        .asked
-        .iter()
-        .map(|(_, question)| question.send.clone());
-    let commands: Vec<Command> = commands.collect();
-    let call = punctual(nodes.clock, batch.deadline, node.call(&commands, terms));
-    call.map(|outcome| Answered { batch, outcome }).boxed()
-}
-
-/// Tells the requests what was answered. A batch that was not carried out, as the node's clock was not what it
-/// was taken for or its scripts were gone, is sent again. One that was refused as a whole may have one bad
-/// key in it, somebody else's: it is sent again one by one, or that key would take everyone's lease. What is not
-/// wanted any more by then is left out: its release may have been carried out (C3).
-fn heed(
-    requests: &Requests,
-    answered: Answered,
-    pace: &mut InFlight,
-    calls: &FuturesUnordered<BoxFuture<'static, Answered>>,
-) {
-    let Answered { batch, outcome } = answered;
-    let now = requests.nodes().clock.now();
-    let (took, of) = (now.since(batch.sent), batch.deadline.since(batch.sent));
-    let size = batch.asked.len();
-    let answer = match &outcome {
-        Ok(_) => Some(Some(took.min(of))),
-        Err(NodeError::TimedOut) => Some(None),
-        // It says nothing about how much a node can do.
-        Err(_) => None,
-    };
-    let took = answer.map(|answer| Took {
-        size,
-        answer,
-        of,
-        at: now,
-    });
-    pace.over(batch.place, batch.lane, size, took);
-    let size = match &outcome {
-        Err(NodeError::Late) if batch.late < MOST_LATE && now < batch.deadline => batch.asked.len(),
-        Err(NodeError::Refused(_) | NodeError::Garbled) if batch.asked.len() > 1 => 1,
-        _ => return hear(requests, batch, outcome),
-    };
-    let Batch {
-        asked,
-        place,
-        lane,
-        late,
-        ..
-    } = batch;
-    let is_late = matches!(outcome, Err(NodeError::Late));
-    let items = asked
-        .into_iter()
-        .map(|(key, question)| (key, (key, question)));
-    let wanted = |request: &mut Request, cx: Cx<'_>, (key, question): (u64, Question)| {
-        let wanted = request.ask_again(&question, !is_late, cx);
-        wanted.then_some((key, question))
-    };
-    let mut asked = requests
-        .each(items, wanted)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .peekable();
-    while asked.peek().is_some() {
-        let asked: Vec<_> = asked.by_ref().take(size).collect();
-        pace.sent(place, lane, asked.len());
-        let batch = Batch {
-            asked,
-            place,
-            lane,
-            sent: now,
-            deadline: now.plus(of),
-            late: late + u8::from(is_late),
+        let wanted = |request: &mut Request, cx: Cx<'_>, (key, sent): (u64, Outgoing)| {
+            let wanted = request.ask_again(&sent, !is_late, cx);
+            wanted.then_some((key, sent))
         };
-        calls.push(send(requests.nodes(), batch, now));
-    }
-}
-
-/// Deals the answers of a batch out to those who asked.
-fn hear(requests: &Requests, batch: Batch, outcome: Result<Answer<Vec<Reply>>, NodeError>) {
-    if let Err(error @ NodeError::Late) = &outcome {
-        let node = requests.nodes().list.get(batch.place);
-        telemetry::node_failed(node.map_or("?", |node| node.name()), error);
-    }
-    let mut values = outcome.map(|Answer { sent, era, value }| {
-        value
+        let timeout = batch.timeout();
+        let items = batch
+            .commands
             .into_iter()
-            .map(move |value| Answer { sent, era, value })
-    });
-    let dealt = batch.asked.iter().map(|(key, question)| {
-        let outcome = match &mut values {
-            Ok(values) => values.next().ok_or(NodeError::Garbled),
-            Err(error) => Err(error.clone()),
-        };
-        (*key, (question, outcome))
-    });
-    requests.each(dealt, |request, cx, (question, outcome)| {
-        request.on_reply(question, cx, outcome);
-    });
-}
-
-fn heed_event(requests: &Requests, place: usize, event: Event) {
-    match event {
-        Event::Granted { id, lease_end, seq } => {
-            let key = Parts::of(&id).and_then(|parts| requests.find(parts.uuid));
-            if let Some(key) = key {
-                requests.update(key, |request, cx| {
-                    request.on_push(place, &id, lease_end, seq, cx);
-                });
-            }
+            .map(|(key, sent)| (key, (key, sent)));
+        let wanted = self.requests.each(items, wanted);
+        let mut wanted = wanted.into_iter().flatten().flatten().peekable();
+        while wanted.peek().is_some() {
+            let batch = Batch {
+                commands: wanted.by_ref().take(size).collect(),
+                sent: now,
+                deadline: now.plus(timeout),
+                late: batch.late + u8::from(is_late),
+                ..batch
+            };
+            self.send(batch, now);
         }
-        Event::Up => {
-            requests.each(requests.all(), |request, _, ()| request.on_reconnect(place));
+    }
+
+    /// Gives each request its part of a batch's answer.
+    fn deal_out(&self, batch: &Batch, outcome: Result<Answer<Vec<Reply>>, NodeError>) {
+        if let Err(error @ NodeError::Late) = &outcome {
+            telemetry::node_failed(self.nodes.name(batch.node), error);
+        }
+        let mut replies = outcome.map(|answer| {
+            let (sent, incarnation) = (answer.sent, answer.incarnation);
+            let replies = answer.value.into_iter();
+            replies.map(move |value| Answer {
+                sent,
+                incarnation,
+                value,
+            })
+        });
+        let dealt = batch.commands.iter().map(|(key, sent)| {
+            let outcome = match &mut replies {
+                Ok(replies) => replies.next().ok_or(NodeError::Garbled),
+                Err(error) => Err(error.clone()),
+            };
+            (*key, (sent, outcome))
+        });
+        self.requests.each(dealt, |request, cx, (sent, outcome)| {
+            request.on_reply(sent, cx, outcome);
+        });
+    }
+
+    fn on_event(&self, node: NodeIndex, event: NodeEvent) {
+        let requests = &self.requests;
+        match event {
+            NodeEvent::Granted {
+                id,
+                waiter_end,
+                seq,
+            } => {
+                let key = Parts::of(&id).and_then(|parts| requests.find(parts.uuid));
+                if let Some(key) = key {
+                    requests.update(key, |request, cx| {
+                        request.on_push(node, &id, waiter_end, seq, cx);
+                    });
+                }
+            }
+            NodeEvent::Up => {
+                requests.each(requests.all(), |request, _, ()| request.on_reconnect(node));
+            }
         }
     }
 }

@@ -21,10 +21,10 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Reads the URL of the node with the place `place`.
-    pub(crate) fn parse(place: usize, url: &str) -> Result<Self, BuildError> {
+    /// Reads the URL of the node `index`.
+    pub(crate) fn parse(index: usize, url: &str) -> Result<Self, BuildError> {
         let refuse = |reason| BuildError::InvalidUrl {
-            node: place,
+            node: index,
             reason,
         };
         let mut url = parse_redis_url(url).ok_or_else(|| {

@@ -97,7 +97,7 @@ pub(super) struct Header {
     /// Milliseconds, as are the next.
     pub(super) keep: u64,
     pub(super) unheard: u64,
-    pub(super) lease: u64,
+    pub(super) waiter_ttl: u64,
 }
 
 /// A command and how its answer is read.
@@ -144,7 +144,7 @@ impl Encoded<Vec<Reply>> {
         let resources = batch.iter().map(Command::resource);
         let mut cmd = start(shas, script, header, resources, 7 + args * answers);
         if script == Script::Enqueue {
-            cmd.arg(header.lease);
+            cmd.arg(header.waiter_ttl);
         }
         for command in batch {
             add(&mut cmd, command);
@@ -233,7 +233,7 @@ mod tests {
         floor: 14,
         keep: 15,
         unheard: 16,
-        lease: 17,
+        waiter_ttl: 17,
     };
 
     fn shas() -> Shas {

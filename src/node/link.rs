@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Context, Event,
+    Context, NodeEvent,
     dial::Source,
     handshake::{shake, too_old},
     health::Health,
@@ -183,7 +183,7 @@ impl Supervisor {
         self.look_over(&session);
         self.reported = None;
         self.state.send_replace(State::Up(session.clone()));
-        self.context.events.tell(Event::Up);
+        self.context.events.tell(NodeEvent::Up);
         session.health().open();
 
         let cause = self.watch(&session).await;
@@ -211,10 +211,10 @@ impl Supervisor {
             return;
         };
         let now = self.context.clock.now();
-        let place = self.context.events.node;
+        let index = self.context.events.node;
         let apart = self
             .roster
-            .compare(place, &self.name, &found.node_clock, limit, now);
+            .compare(index, &self.name, &found.node_clock, limit, now);
         if let Some((other, ahead)) = apart {
             telemetry::clocks_apart(&self.name, &other, ahead, limit);
         }

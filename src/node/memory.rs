@@ -13,10 +13,10 @@ use std::{
 };
 
 use super::{
-    Context, Event, Events, Node,
+    Context, Events, Node, NodeEvent,
     table::{Header, Table, Told},
 };
-use crate::message::{Command, Era, Reply, Terms, millis_up};
+use crate::message::{Command, Incarnation, Reply, Terms, millis_up};
 use crate::{
     clock::{Clock, MEMORY_EPOCH_MILLIS},
     time::Time,
@@ -59,7 +59,7 @@ impl MemoryCluster {
     /// A cluster of `nodes` fresh nodes. Any odd number makes sense; 3 survives one failure, 5 two.
     pub fn new(nodes: usize) -> Self {
         let clock = Clock::tokio();
-        let server = |place| Arc::new(Server::new(place, clock));
+        let server = |index| Arc::new(Server::new(index, clock));
         Self {
             clock,
             servers: (0..nodes).map(server).collect(),
@@ -76,13 +76,13 @@ impl MemoryCluster {
         self.servers.is_empty()
     }
 
-    /// A handle on the node with the place `place`, from 0.
+    /// A handle on the node `index`, from 0.
     ///
     /// # Panics
     ///
     /// If there is no such node.
-    pub fn node(&self, place: usize) -> MemoryNode {
-        MemoryNode(self.servers[place].clone())
+    pub fn node(&self, index: usize) -> MemoryNode {
+        MemoryNode(self.servers[index].clone())
     }
 
     /// Handles on all nodes.
@@ -99,9 +99,9 @@ impl MemoryCluster {
         Arc::ptr_eq(&self.servers, &other.servers)
     }
 
-    /// A client's connection to the node with the place `place`.
-    pub(crate) fn link(&self, place: usize, context: Context) -> Option<Arc<dyn Node>> {
-        let server = self.servers.get(place)?.clone();
+    /// A client's connection to the node `index`.
+    pub(crate) fn link(&self, index: usize, context: Context) -> Option<Arc<dyn Node>> {
+        let server = self.servers.get(index)?.clone();
         Some(Arc::new(MemoryLink::open(server, context)))
     }
 }
@@ -286,9 +286,9 @@ enum Condition {
 }
 
 impl Server {
-    fn new(place: usize, clock: Clock) -> Self {
+    fn new(index: usize, clock: Clock) -> Self {
         Self {
-            name: format!("memory node {place}").into(),
+            name: format!("memory node {index}").into(),
             clock,
             state: Mutex::new(State {
                 condition: Condition::Running,
@@ -349,7 +349,7 @@ impl State {
         self.condition = Condition::Running;
         self.epoch += 1;
         for (_, events) in &self.clients {
-            events.tell(Event::Up);
+            events.tell(NodeEvent::Up);
         }
     }
 
@@ -360,14 +360,14 @@ impl State {
     }
 
     fn micros(&self, clock: Clock) -> u64 {
-        let era = self.era(self.offset(), Duration::ZERO);
-        era.node_micros(clock.now())
+        let incarnation = self.incarnation(self.offset(), Duration::ZERO);
+        incarnation.node_micros(clock.now())
     }
 
     /// The connection as a client knows it, whose clock began so much earlier.
-    fn era(&self, clock_offset: i64, lag: Duration) -> Era {
+    fn incarnation(&self, clock_offset: i64, lag: Duration) -> Incarnation {
         let started = self.started.plus(lag);
-        Era {
+        Incarnation {
             epoch: self.epoch,
             run: self.run,
             up_since: started,
@@ -380,7 +380,7 @@ impl State {
     fn header(&self, clock: Clock, terms: Option<&Terms>, lag: Duration) -> Header {
         let micros = self.micros(clock);
         match terms {
-            Some(terms) => Header::of(micros, terms, &self.era(self.offset(), lag)),
+            Some(terms) => Header::of(micros, terms, &self.incarnation(self.offset(), lag)),
             None => Header {
                 micros,
                 ..Header::default()
@@ -403,9 +403,9 @@ impl State {
             let heard = listening
                 .map(|(_, events)| {
                     if !*deaf {
-                        events.tell(Event::Granted {
+                        events.tell(NodeEvent::Granted {
                             id: told.id.to_string(),
-                            lease_end: told.lease_end,
+                            waiter_end: told.waiter_end,
                             seq: told.seq,
                         });
                     }

@@ -40,7 +40,7 @@ use crate::{
     clock::Clock,
     config::Config,
     error::NodeError,
-    message::{Answer, Command, Era, Reply, Report, Terms},
+    message::{Answer, Command, Incarnation, Reply, Report, Terms},
     resource::Resource,
     time::Time,
 };
@@ -63,7 +63,7 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
     fn inspect(&self, resource: &Arc<Resource>, deadline: Time) -> Call<Report>;
 
     /// The connection as it stands, or why there is none.
-    fn era(&self) -> Result<Era, NodeError>;
+    fn incarnation(&self) -> Result<Incarnation, NodeError>;
 
     /// How many requests one call may carry.
     fn batch_limit(&self) -> usize;
@@ -75,15 +75,15 @@ pub(crate) const BATCH: usize = 128;
 
 /// What a node tells without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A new era began: everything believed of the node is unknown.
+pub(crate) enum NodeEvent {
+    /// A new incarnation began: everything believed of the node is unknown.
     Up,
     /// A vote was given to one of our requests.
     Granted {
         /// The holder id as the node stores it.
         id: String,
-        /// The end of the waiter lease that the vote has grown from.
-        lease_end: u64,
+        /// The end of the waiter ttl that the vote has grown from.
+        waiter_end: u64,
         seq: u64,
     },
 }
@@ -92,17 +92,17 @@ pub(crate) enum Event {
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     node: usize,
-    sender: mpsc::Sender<(usize, Event)>,
+    sender: mpsc::Sender<(usize, NodeEvent)>,
 }
 
 impl Events {
     /// The sender of the node with the place `node`.
-    pub(crate) fn new(node: usize, sender: mpsc::Sender<(usize, Event)>) -> Self {
+    pub(crate) fn new(node: usize, sender: mpsc::Sender<(usize, NodeEvent)>) -> Self {
         Self { node, sender }
     }
 
     /// Tells `event`, or drops it if nobody keeps up.
-    pub(crate) fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, event: NodeEvent) {
         // A full channel means that thousands of handoffs wait to be looked at; the next poll finds
         // this one. Waiting instead would block the connection that the polls need.
         let _ = self.sender.try_send((self.node, event));

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{message::Era, time::Time};
+use crate::{message::Incarnation, time::Time};
 
 /// The most that the two clocks are taken to have drifted apart, in microseconds.
 const MOST_DRIFT: i64 = 50_000;
@@ -24,7 +24,7 @@ pub(crate) struct NodeClock(Mutex<Reading>);
 
 #[derive(Clone, Copy, Debug)]
 struct Reading {
-    /// Microseconds, as in [`Era`].
+    /// Microseconds, as in [`Incarnation`].
     offset: i64,
     /// How far off that may be, in microseconds.
     doubt: i64,
@@ -104,7 +104,7 @@ impl Reading {
         // Half the way there and back, and the millisecond that the reading is rounded down to.
         let doubt = micros(received.since(sent) / 2).saturating_add(1000);
         Self {
-            offset: Era::offset(millis, sent, received),
+            offset: Incarnation::offset(millis, sent, received),
             doubt,
             at: received,
             last: received,

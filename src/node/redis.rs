@@ -12,7 +12,7 @@ use super::{
     BATCH, Call, Context, Node, address::Address, dial::Source, encode::Encoded, link::Link,
     roster::Roster,
 };
-use crate::message::{Command, Era, Reply, Report, Terms};
+use crate::message::{Command, Incarnation, Reply, Report, Terms};
 use crate::{error::NodeError, resource::Resource, telemetry, time::Time};
 
 /// One Redis server.
@@ -107,8 +107,8 @@ impl Node for RedisNode {
         }
     }
 
-    fn era(&self) -> Result<Era, NodeError> {
-        self.link.look(|session| session.era())
+    fn incarnation(&self) -> Result<Incarnation, NodeError> {
+        self.link.look(|session| session.incarnation())
     }
 
     fn batch_limit(&self) -> usize {

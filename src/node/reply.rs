@@ -69,11 +69,11 @@ pub(super) fn report(clock: u64, rest: &[Value]) -> Option<Report> {
     if waiters.len() > MAX_REPORTED {
         return None;
     }
-    let waiter = |[id, number_, lease_end]: &[Value; 3]| {
+    let waiter = |[id, number_, waiter_end]: &[Value; 3]| {
         Some(Waiting {
             id: foreign(id)?,
             number: number(number_).unwrap_or_default(),
-            lease_end: number(lease_end).unwrap_or_default(),
+            waiter_end: number(waiter_end).unwrap_or_default(),
         })
     };
     let holder = match foreign(holder)? {
@@ -126,10 +126,10 @@ fn standing(answer: &Value) -> Option<Standing> {
             left: Duration::from_millis(number(left)?),
             outranked: *outranked == 1,
         }),
-        [Value::Int(2), place, ahead, lease_end, holder_left] => Some(Standing::Waiting {
+        [Value::Int(2), place, ahead, waiter_end, holder_left] => Some(Standing::Waiting {
             number: number(place)?,
             ahead: number(ahead)?,
-            lease_end: number(lease_end)?,
+            waiter_end: number(waiter_end)?,
             holder_left: ttl(holder_left)?,
         }),
         [waiting, holder_left] => Some(Standing::Full {
@@ -200,7 +200,7 @@ mod tests {
         let waiting = |holder_left| Standing::Waiting {
             number: 5,
             ahead: 1,
-            lease_end: 9,
+            waiter_end: 9,
             holder_left,
         };
         let full = Standing::Full {
@@ -377,7 +377,7 @@ mod tests {
                 };
                 let numbers = match answer {
                     Standing::Granted { seq, .. } => [seq, 0, 0],
-                    Standing::Waiting { number, ahead, lease_end, .. } => [number, ahead, lease_end],
+                    Standing::Waiting { number, ahead, waiter_end, .. } => [number, ahead, waiter_end],
                     Standing::Full { waiting, .. } => [waiting, 0, 0],
                     Standing::Superseded => [0; 3],
                 };

@@ -34,12 +34,12 @@ struct Known {
 }
 
 impl Roster {
-    /// Claims `run_id` for the node with the place `place`, or names the node that has it.
-    pub(super) fn claim(&self, place: usize, name: &str, run_id: &str) -> Result<(), String> {
+    /// Claims `run_id` for the node `index`, or names the node that has it.
+    pub(super) fn claim(&self, index: usize, name: &str, run_id: &str) -> Result<(), String> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         // Its former claim goes even if the new one fails: two nodes that swapped their addresses
         // would otherwise shut each other out for ever.
-        claims.remove(&place);
+        claims.remove(&index);
         if let Some(other) = claims.values().find(|claim| claim.run_id == run_id) {
             return Err(other.name.clone());
         }
@@ -47,16 +47,16 @@ impl Roster {
             run_id: run_id.to_owned(),
             name: name.to_owned(),
         };
-        claims.insert(place, claim);
+        claims.insert(index, claim);
         Ok(())
     }
 
-    /// Takes the clock of the node with the place `place` up, and finds the other node whose clock is furthest from
+    /// Takes the clock of the node `index` up, and finds the other node whose clock is furthest from
     /// it: its name, and by how many microseconds this one is ahead. `None` if no two are surely apart by more
     /// than `limit`.
     pub(super) fn compare(
         &self,
-        place: usize,
+        index: usize,
         name: &Arc<str>,
         clock: &Arc<NodeClock>,
         limit: Duration,
@@ -67,8 +67,8 @@ impl Roster {
             clock: Arc::downgrade(clock),
         };
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
-        clocks.insert(place, known);
-        let others = clocks.iter().filter(|(other, _)| **other != place);
+        clocks.insert(index, known);
+        let others = clocks.iter().filter(|(other, _)| **other != index);
         let apart = others.filter_map(|(_, other)| {
             let (ahead, doubt) = clock.ahead_of(&*other.clock.upgrade()?, now);
             let surely = ahead.unsigned_abs().saturating_sub(doubt.unsigned_abs());
@@ -97,8 +97,8 @@ mod tests {
         let roster = Roster::default();
         let now = Time::default();
         let clock = |seconds: u64| Arc::new(NodeClock::read(1000 * seconds, now, now));
-        let compare = |place, name: &str, clock: &Arc<NodeClock>| {
-            let found = roster.compare(place, &name.into(), clock, Duration::from_secs(14), now);
+        let compare = |index, name: &str, clock: &Arc<NodeClock>| {
+            let found = roster.compare(index, &name.into(), clock, Duration::from_secs(14), now);
             found.map(|(other, ahead)| (other.to_string(), ahead / 1_000_000))
         };
         let (a, b, c) = (clock(100), clock(110), clock(130));

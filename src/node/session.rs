@@ -29,7 +29,7 @@ use super::{
     reply::{self, envelope},
     unless_overdue,
 };
-use crate::message::{Answer, Era, Terms, millis_up};
+use crate::message::{Answer, Incarnation, Terms, millis_up};
 use crate::{clock::Clock, error::NodeError, time::Time};
 
 /// After so much silence the server is asked for a sign of life.
@@ -97,8 +97,8 @@ impl Session {
     }
 
     /// The connection as the core sees it.
-    pub(super) fn era(&self) -> Era {
-        Era {
+    pub(super) fn incarnation(&self) -> Incarnation {
+        Incarnation {
             epoch: self.epoch,
             run: self.run,
             up_since: self.found.up_since,
@@ -114,10 +114,10 @@ impl Session {
             deadline: self.deadline(terms.deadline),
             seed: terms.seed,
             extra: terms.extra,
-            floor: terms.floor(&self.era()),
+            floor: terms.floor(&self.incarnation()),
             keep: millis_up(terms.keep),
             unheard: millis_up(terms.unheard),
-            lease: millis_up(terms.lease),
+            waiter_ttl: millis_up(terms.waiter_ttl),
         }
     }
 
@@ -234,8 +234,12 @@ impl Session {
             _ => {}
         }
         let value = (request.decode)(millis, answers).ok_or(NodeError::Garbled)?;
-        let era = self.era();
-        Ok(Answer { sent, era, value })
+        let incarnation = self.incarnation();
+        Ok(Answer {
+            sent,
+            incarnation,
+            value,
+        })
     }
 
     fn heard(&self, reply: RedisResult<Value>) -> Result<Value, NodeError> {

@@ -11,8 +11,8 @@ use std::{
 
 use crate::holder::{HolderId, Parts};
 use crate::message::{
-    Command, Enqueue, Era, Extend, Extended, MAX_REPORTED, Release, Released, Reply, Report,
-    Standing, Terms, Waiting, millis_up,
+    Command, Enqueue, Extend, Extended, Incarnation, MAX_REPORTED, Release, Released, Reply,
+    Report, Standing, Terms, Waiting, millis_up,
 };
 
 /// How many older generations a newer one takes the place of.
@@ -45,20 +45,20 @@ pub(crate) struct Header {
     /// In milliseconds, as are the next.
     pub(crate) keep: u64,
     pub(crate) unheard: u64,
-    pub(crate) lease: u64,
+    pub(crate) waiter_ttl: u64,
 }
 
 impl Header {
     /// The header of a call on these terms over this connection, at `micros` of the node's clock.
-    pub(crate) fn of(micros: u64, terms: &Terms, era: &Era) -> Self {
+    pub(crate) fn of(micros: u64, terms: &Terms, incarnation: &Incarnation) -> Self {
         Self {
             micros,
             seed: terms.seed,
             extra: terms.extra,
-            floor: terms.floor(era),
+            floor: terms.floor(incarnation),
             keep: millis_up(terms.keep),
             unheard: millis_up(terms.unheard),
-            lease: millis_up(terms.lease),
+            waiter_ttl: millis_up(terms.waiter_ttl),
         }
     }
 
@@ -84,7 +84,7 @@ pub(crate) type Publish<'a> = &'a mut dyn FnMut(&Told) -> Option<bool>;
 pub(crate) struct Told {
     pub(crate) channel: String,
     pub(crate) id: Arc<str>,
-    pub(crate) lease_end: u64,
+    pub(crate) waiter_end: u64,
     pub(crate) seq: u64,
 }
 
@@ -94,7 +94,7 @@ struct Slot {
     lock: Option<(Arc<str>, Option<u64>)>,
     queue: BTreeSet<(u64, Arc<str>)>,
     waiters: BTreeMap<Arc<str>, Place>,
-    lease_ends: BTreeSet<(u64, Arc<str>)>,
+    waiter_ends: BTreeSet<(u64, Arc<str>)>,
     /// When queue and waiters expire as keys.
     line_ends: u64,
     seq: Option<(u64, u64)>,
@@ -103,7 +103,7 @@ struct Slot {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     number: u64,
-    lease_end: u64,
+    waiter_end: u64,
 }
 
 impl Table {
@@ -209,7 +209,10 @@ impl Table {
 impl Slot {
     fn enqueue(&mut self, header: Header, ask: &Enqueue, publish: Publish<'_>) -> Standing {
         let id = ask.id.text();
-        let (ttl, own) = (millis_up(ask.ttl), millis_up(ask.ttl).min(header.lease));
+        let (ttl, own) = (
+            millis_up(ask.ttl),
+            millis_up(ask.ttl).min(header.waiter_ttl),
+        );
         self.drop_dead(header.now());
         let mine = self.waiters.get(id).map(|place| place.number);
         if !self.holds(id) && mine.is_none() {
@@ -267,7 +270,7 @@ impl Slot {
                 self.count(header, None, false)
             }
         };
-        self.record(header.now(), id, number, header.lease);
+        self.record(header.now(), id, number, header.waiter_ttl);
         self.settle(header, Some((id, own)), publish);
         if self.holds(id) {
             let seq = self.count(header, Some(0), false);
@@ -284,7 +287,7 @@ impl Slot {
                 .iter()
                 .take_while(|(_, waiter)| waiter != id)
                 .count() as u64,
-            lease_end: header.now() + header.lease,
+            waiter_end: header.now() + header.waiter_ttl,
             holder_left: self.holder_left(header.now()),
         }
     }
@@ -344,7 +347,7 @@ impl Slot {
             .map(|(number, id)| Waiting {
                 id: id.to_string(),
                 number: *number,
-                lease_end: self.waiters.get(id).map_or(0, |place| place.lease_end),
+                waiter_end: self.waiters.get(id).map_or(0, |place| place.waiter_end),
             });
         Report {
             clock: now,
@@ -368,9 +371,9 @@ impl Slot {
             let Some((_, head)) = self.queue.first().cloned() else {
                 return;
             };
-            let lease_end = self.waiters.get(&head).map_or(0, |place| place.lease_end);
+            let waiter_end = self.waiters.get(&head).map_or(0, |place| place.waiter_end);
             self.forget(&head);
-            if lease_end <= header.now() {
+            if waiter_end <= header.now() {
                 continue;
             }
             let seq = self.count(header, None, false);
@@ -378,8 +381,8 @@ impl Slot {
                 self.lock = Some((head, Some(header.now() + own)));
                 return;
             }
-            let mut ends = lease_end.min(header.now() + LONGEST_VOTE);
-            if tell(&head, lease_end, seq, publish) == Some(false) {
+            let mut ends = waiter_end.min(header.now() + LONGEST_VOTE);
+            if tell(&head, waiter_end, seq, publish) == Some(false) {
                 ends = ends.min(header.now() + header.unheard);
                 self.cut_short(header.now() + header.unheard, &head, publish);
             }
@@ -405,10 +408,10 @@ impl Slot {
                 }
                 continue;
             }
-            if let Some(place) = self.waiters.get_mut(id).filter(|it| it.lease_end > ends) {
-                self.lease_ends.remove(&(place.lease_end, id.clone()));
-                self.lease_ends.insert((ends, id.clone()));
-                place.lease_end = ends;
+            if let Some(place) = self.waiters.get_mut(id).filter(|it| it.waiter_end > ends) {
+                self.waiter_ends.remove(&(place.waiter_end, id.clone()));
+                self.waiter_ends.insert((ends, id.clone()));
+                place.waiter_end = ends;
             }
         }
     }
@@ -447,13 +450,14 @@ impl Slot {
         self.queue.range(same).any(|(_, other)| newer(other))
     }
 
-    fn record(&mut self, now: u64, id: &Arc<str>, number: u64, lease: u64) {
-        let (ends, lease_end) = (self.line_ends, now + lease);
+    fn record(&mut self, now: u64, id: &Arc<str>, number: u64, waiter_ttl: u64) {
+        let (ends, waiter_end) = (self.line_ends, now + waiter_ttl);
         self.forget(id);
         self.queue.insert((number, id.clone()));
-        self.lease_ends.insert((lease_end, id.clone()));
-        self.waiters.insert(id.clone(), Place { number, lease_end });
-        self.line_ends = ends.max(lease_end);
+        self.waiter_ends.insert((waiter_end, id.clone()));
+        self.waiters
+            .insert(id.clone(), Place { number, waiter_end });
+        self.line_ends = ends.max(waiter_end);
     }
 
     fn forget(&mut self, id: &Arc<str>) -> bool {
@@ -461,7 +465,7 @@ impl Slot {
             return false;
         };
         self.queue.remove(&(place.number, id.clone()));
-        self.lease_ends.remove(&(place.lease_end, id.clone()));
+        self.waiter_ends.remove(&(place.waiter_end, id.clone()));
         if self.queue.is_empty() {
             self.line_ends = 0;
         }
@@ -470,7 +474,7 @@ impl Slot {
 
     fn drop_dead(&mut self, now: u64) {
         for _ in 0..DEAD_AT_ONCE {
-            let dead = self.lease_ends.first().filter(|(end, _)| *end <= now);
+            let dead = self.waiter_ends.first().filter(|(end, _)| *end <= now);
             let Some((_, id)) = dead.cloned() else {
                 return;
             };
@@ -512,7 +516,7 @@ impl Slot {
         if self.line_ends <= now || self.queue.is_empty() {
             self.queue.clear();
             self.waiters.clear();
-            self.lease_ends.clear();
+            self.waiter_ends.clear();
             self.line_ends = 0;
         }
         self.is_empty()
@@ -529,11 +533,11 @@ fn millis(millis: u64) -> Duration {
 
 /// Tells a waiter of its vote, or with zeros that it should look. Answers whether it heard; `None` if that is
 /// unknown, or if it polls.
-fn tell(id: &Arc<str>, lease_end: u64, seq: u64, publish: Publish<'_>) -> Option<bool> {
+fn tell(id: &Arc<str>, waiter_end: u64, seq: u64, publish: Publish<'_>) -> Option<bool> {
     publish(&Told {
         channel: channel(id)?,
         id: id.clone(),
-        lease_end,
+        waiter_end,
         seq,
     })
 }

@@ -1,19 +1,19 @@
-//! Taking back what a request has asked for, once it has ended or stands aside.
+//! Releasing what a request has asked for, once it has ended or is parked.
 //!
-//! Each node that may have been reached is released, again and again where it fails, until it has confirmed or
-//! everything has expired by itself (C1, C3). What was never answered may still be carried out until its
-//! deadline; the release is repeated after that (S4).
+//! Each node that may have been reached is released, again and again where that fails, until it has confirmed or
+//! everything has expired by itself (C1, C3). A command that was never answered may still be carried out until its
+//! deadline, so the release is repeated after that (S4).
 
 use crate::{
     error::NodeError,
-    message::Released,
+    message::{NodeIndex, Released},
     quorum::Quorum,
-    request::{End, Phase, Request, node_state::Outcome},
+    request::{End, Request, node_state::Outcome},
     time::Time,
     validity::drift,
 };
 
-/// So often may a node fail to confirm before those who shut down wait for it no longer.
+/// After so many failures in a row to confirm a release, a shutdown no longer waits for a node.
 const FAILURES: u32 = 5;
 
 /// What the nodes have answered to a release.
@@ -22,9 +22,9 @@ pub(crate) struct Tally {
     votes: usize,
     pub(crate) nothing: usize,
     others: usize,
-    /// Those that have not answered, or were never asked for anything.
+    /// How many have not answered, or were never asked for anything.
     pub(crate) open: usize,
-    pub(crate) failed: Vec<(usize, NodeError)>,
+    pub(crate) failed: Vec<(NodeIndex, NodeError)>,
 }
 
 impl Tally {
@@ -47,7 +47,7 @@ impl Request {
     pub(crate) fn tally(&self, now: Time) -> Option<Tally> {
         let quorum = self.quorum;
         let (mut tally, mut open, mut shaky) = (Tally::default(), false, false);
-        for (place, node) in self.nodes.iter().enumerate() {
+        for (index, node) in self.nodes.iter().enumerate() {
             if !node.touched() {
                 tally.open += 1;
                 continue;
@@ -56,7 +56,7 @@ impl Request {
                 Outcome::Open => (open, tally.open) = (true, tally.open + 1),
                 Outcome::Shaky => (shaky, tally.open) = (true, tally.open + 1),
                 Outcome::Confirmed(had) => tally.count(had),
-                Outcome::Failed(error) => tally.failed.push((place, error)),
+                Outcome::Failed(error) => tally.failed.push((index, error)),
             }
         }
         let certain = tally.votes.max(tally.others) >= quorum.size()
@@ -68,54 +68,46 @@ impl Request {
 
     /// Whether nothing is left of it on any node.
     pub(crate) fn is_clean(&self) -> bool {
-        matches!(self.phase, Phase::Ended(_)) && self.nodes.iter().all(|node| node.is_released())
+        self.has_ended() && self.nodes.iter().all(|node| node.is_released())
     }
 
-    /// When all of it has expired by itself.
+    /// When everything of it has expired by itself.
     pub(crate) fn expires(&self) -> Time {
         self.expires
     }
 
-    /// Whether all of it has expired by itself.
+    /// Whether everything of it has expired by itself.
     pub(crate) fn is_expired(&self, now: Time) -> bool {
-        matches!(self.phase, Phase::Ended(_)) && now >= self.expires
+        self.has_ended() && now >= self.expires
     }
 
-    /// Whether there is nothing that a shutdown should wait for: a quorum has confirmed, and what is left is
-    /// on nodes that fail again and again.
+    /// Whether a shutdown need not wait for it: a quorum has confirmed, and what is left is on nodes that fail again
+    /// and again.
     pub(crate) fn is_clean_enough(&self) -> bool {
-        if !matches!(self.phase, Phase::Ended(_)) {
+        if !self.has_ended() {
             return true;
         }
-        let confirmed = self.nodes.iter().filter(|node| node.is_released()).count();
-        let fails = |place: usize| self.nodes[place].release_fails(FAILURES);
-        let mut left = (0..self.nodes.len()).filter(|place| !self.nodes[*place].is_released());
-        confirmed >= self.quorum.size() && left.all(fails)
+        let clean = self.nodes.iter().filter(|node| node.is_released()).count();
+        let mut left = self.nodes.iter().filter(|node| !node.is_released());
+        clean >= self.quorum.size() && left.all(|node| node.release_fails(FAILURES))
     }
 
-    /// Somebody waits for it: nodes that have failed are asked again at once.
+    /// A caller awaits the release: nodes that have failed are asked again at once.
     pub(crate) fn release_anew(&mut self) {
         self.nodes.iter_mut().for_each(|node| node.release_anew());
     }
 
-    /// Gives up what it has, and keeps its number, until it is polled again (C4).
-    pub(super) fn stand_aside(&mut self, now: Time) {
-        self.start_undoing(now);
-        self.phase = Phase::Parked;
-        self.news.wake = true;
-    }
-
-    pub(super) fn start_undoing(&mut self, now: Time) {
+    pub(super) fn start_cleanup(&mut self, now: Time) {
         let config = &self.config;
-        let longest = self.longest.max(self.lease());
+        let longest = self.longest.max(self.waiter_ttl());
         // On a node whose clock is slow it lasts longer than that.
         let longest = longest.saturating_add(drift(longest, config.clock_drift_factor));
         self.expires = now.plus(longest).plus(config.node_timeout);
     }
 
-    /// Ends a request that waits; one that is held goes on.
+    /// Ends a request that waits; a request that is held goes on.
     pub(crate) fn shut_down(&mut self, now: Time) {
-        if self.phase != Phase::Held {
+        if self.lease().is_none() {
             self.end(End::ShutDown, now);
         }
     }

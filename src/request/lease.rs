@@ -1,187 +1,203 @@
-//! Granted, taken, held: the majority behind a lease, and its end.
+//! The lease of a holder: for how long it can be trusted, how it is renewed, and how it is lost.
 
 use std::time::Duration;
 
 use crate::{
     error::LeaseLost,
-    event::{Fault, What},
-    quorum::{Majority, Vote},
-    request::{Cx, End, Phase, Renewal, Request, Taken, is_later, node_state::NodeState},
+    event::{EventKind, Fault},
+    message::NodeIndex,
+    quorum::Majority,
+    request::{End, Phase, Request, is_later, node_state::NodeState},
+    resource::Ttl,
     time::Time,
 };
 
-/// What a round of questions about a lease came to.
+/// What only a holder has.
+#[derive(Clone, Debug)]
+pub(crate) struct Lease {
+    token: u64,
+    /// When the guard was handed out.
+    since: Time,
+    renewal: Renewal,
+    /// When `max_hold` ends the lease.
+    ends: Option<Time>,
+    /// When to warn that the lock is held for long.
+    warns: Option<Time>,
+    /// The validity that the last renewal gave; none before a quorum has the full ttl.
+    renewed_until: Option<Time>,
+    /// When the user last asked for an extension, and for a check: commands above these numbers are the answer.
+    extend_asked: Option<u32>,
+    check_asked: Option<u32>,
+    /// Until when the lease is to last by all extensions that were asked for.
+    wanted_until: Time,
+}
+
+/// How a held lease is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Round {
-    /// On a quorum.
+pub(crate) enum Renewal {
+    Off,
+    /// When a third of its validity is over.
+    Third,
+    /// At an interval of the user's.
+    Every(Duration),
+}
+
+/// What the nodes say to an extension or a check by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The lease stands on a quorum.
     Stands,
     /// A quorum has it no more.
     Gone,
-    /// Too few have answered.
+    /// Too few nodes have answered.
     Unknown,
 }
 
-impl Request {
-    /// Takes what was granted, for a guard. Nothing is handed out that is not valid at `now`.
-    pub(crate) fn take(
-        &mut self,
-        cx: Cx<'_>,
+/// By how much timers may be late in all between two renewals.
+const TIMERS: Duration = Duration::from_millis(5);
+
+impl Lease {
+    pub(super) fn new(
+        token: u64,
         renewal: Renewal,
         max_hold: Option<Duration>,
-    ) -> Taken {
-        let now = cx.now;
-        match self.phase {
-            Phase::Ended(end) => return Taken::Ended(end),
-            Phase::Parked if self.rests_until.is_some() => {}
-            Phase::Parked if self.room == Some(0) => self.begin_anew(),
-            Phase::Parked => {
-                // Polled again: it is first in line again, by its number.
-                self.trace("stood aside, and is polled again");
-                self.phase = Phase::Waiting;
-                self.progress = now;
-                self.next_generation();
-            }
-            Phase::Granted { since } => {
-                let Some(majority) = self.majority(cx) else {
-                    self.stand_again(now);
-                    return Taken::NotYet;
-                };
-                // A renewal brings the full ttl, where there is time for one; else it has to be there before.
-                let fit = |node: &&NodeState| {
-                    node.stands(now) && (renewal != Renewal::Off || node.full_ttl)
-                };
-                let fit = self.nodes.iter().filter(fit).count() >= self.quorum.size();
-                let high = majority.token() >= self.least_token(cx);
-                if majority.agreed() && high && fit && self.lasts(majority, renewal, now) {
-                    return Taken::Lease(self.hold(majority, now, renewal, max_hold));
-                }
-                self.fence(majority, since, cx);
-            }
-            Phase::Fencing { done: true, .. } => match self.fenced_majority(cx) {
-                // It is kept fresh for as long as its turn lasts. To write it once more for whoever comes late would
-                // go on as long as somebody does, and keep all others waiting (C4).
-                Some(majority) if self.lasts(majority, Renewal::Third, now) => {
-                    return Taken::Lease(self.hold(majority, now, renewal, max_hold));
-                }
-                _ => self.stand_again(now),
-            },
-            _ => {}
-        }
-        Taken::NotYet
-    }
-
-    /// Whether enough is left of the votes: time for a renewal to be answered, or, where none comes, all but that.
-    fn lasts(&self, majority: Majority, renewal: Renewal, now: Time) -> bool {
-        let config = &self.config;
-        let (left, answer) = (majority.until().since(now), config.timeout(self.ttl));
-        match renewal {
-            Renewal::Off => left + answer >= config.validity(self.ttl),
-            _ => left >= answer,
+        long_hold: Option<Duration>,
+        now: Time,
+    ) -> Self {
+        Self {
+            token,
+            since: now,
+            renewal,
+            ends: max_hold.map(|span| now.plus(span)),
+            warns: long_hold.map(|span| now.plus(span)),
+            renewed_until: None,
+            extend_asked: None,
+            check_asked: None,
+            wanted_until: Time::default(),
         }
     }
 
-    /// Writes the fencing token, and the full ttl.
-    fn fence(&mut self, majority: Majority, since: Time, cx: Cx<'_>) {
-        self.trace(if majority.agreed() {
-            "the votes are short or in doubt, extending before the guard is out"
-        } else {
-            "counters differ, writing the fencing token"
-        });
-        self.token = majority.token().max(self.least_token(cx));
-        self.phase = Phase::Fencing { since, done: false };
-        for node in &mut self.nodes {
-            node.fenced = None;
+    pub(crate) fn token(&self) -> u64 {
+        self.token
+    }
+
+    pub(crate) fn renews(&self) -> bool {
+        self.renewal != Renewal::Off
+    }
+
+    /// When to warn that the lock is held for long.
+    pub(super) fn warns(&self) -> Option<Time> {
+        self.warns
+    }
+
+    /// How long after the send that it counts from a vote of `span` is to be renewed.
+    pub(super) fn interval(&self, span: Duration) -> Duration {
+        match self.renewal {
+            Renewal::Off | Renewal::Third => span / 3,
+            // An interval of the user's never takes the lease to its end: an answer may take a third.
+            Renewal::Every(every) => every.min((span * 2 / 3).saturating_sub(TIMERS)),
         }
-        self.ask_all();
     }
 
-    /// What its fencing token has to be at least, by what the nodes that voted may have forgotten.
-    fn least_token(&self, cx: Cx<'_>) -> u64 {
-        let counts = |node: &&NodeState| {
-            node.vote.is_some() && cx.servers.grace_left(node.up_since, cx.now).is_zero()
-        };
-        let least = self
-            .nodes
-            .iter()
-            .filter(counts)
-            .map(|node| cx.servers.least_token(node.up_since));
-        least.max().unwrap_or(0)
+    /// Until when the lease is to last by all extensions that were asked for.
+    pub(super) fn wanted_until(&self) -> Time {
+        self.wanted_until
     }
 
-    /// Sees to it that whoever asks from now on comes later, whatever becomes of this request (F1); answers
-    /// whether that is so. A grant may have come before its number was on a quorum: its token must be.
-    pub(crate) fn secure_place(&mut self, cx: Cx<'_>) -> bool {
-        let now = cx.now;
-        match self.phase {
-            Phase::Granted { since } => match self.majority(cx) {
-                Some(majority) if majority.agreed() => {
-                    self.stand_by_token(majority.token());
-                    return true;
-                }
-                Some(majority) => self.fence(majority, since, cx),
-                None => self.stand_again(now),
-            },
-            Phase::Fencing { done: false, .. } => {}
-            _ => return self.is_settled(),
-        }
-        false
+    /// Whether a node is still to answer the user's last extension.
+    pub(super) fn is_extension_open(&self, node: &NodeState) -> bool {
+        is_open(self.extend_asked, node.extended_stamp)
     }
 
-    /// The counters of a quorum are at `token` or past it. A higher number would let those come first who ask
-    /// from now on. A lower one stays: others may have come in between.
-    pub(super) fn stand_by_token(&mut self, token: u64) {
-        self.number = Some(self.number.map_or(token, |number| number.min(token)));
+    /// Whether a node is still to answer the user's last check.
+    pub(super) fn is_check_open(&self, node: &NodeState) -> bool {
+        is_open(self.check_asked, node.ended_stamp)
     }
+}
 
-    fn hold(
+/// Whether no command above `asked` has ended, where `done` was the last.
+fn is_open(asked: Option<u32>, done: u32) -> bool {
+    asked.is_some_and(|asked| !is_later(done, asked))
+}
+
+impl Request {
+    pub(super) fn hold(
         &mut self,
         majority: Majority,
         now: Time,
         renewal: Renewal,
         max_hold: Option<Duration>,
     ) -> Majority {
-        self.phase = Phase::Held;
+        let token = majority.token();
+        let lease = Lease::new(token, renewal, max_hold, self.config.long_hold, now);
+        self.phase = Phase::Held(Box::new(lease));
         self.missed_turns = 0;
-        self.token = majority.token();
-        self.renewal = renewal;
-        self.held_until = max_hold.map(|span| now.plus(span));
-        self.held_since = now;
-        self.long_hold = self.config.long_hold.map(|span| now.plus(span));
-        self.tell(What::Acquired {
-            token: self.token,
-            wait: now.since(self.asked),
-        });
+        let wait = now.since(self.made_at);
+        self.emit(EventKind::Acquired { token, wait });
         majority
     }
 
     /// Until when the lease may be trusted; `now` if it may not.
     pub(crate) fn valid_until(&self, now: Time) -> Time {
-        let votes = self.votes(now, |_| true).map(|vote| vote.until);
-        let until = self.quorum.weakest(votes).unwrap_or(now);
-        self.held_until.map_or(until, |end| until.min(end))
+        let votes = self.nodes.iter().filter_map(NodeState::vote);
+        let valid = votes.map(|vote| vote.until).filter(|until| *until > now);
+        let until = self.quorum.weakest(valid).unwrap_or(now);
+        let ends = self.lease().and_then(|lease| lease.ends);
+        ends.map_or(until, |ends| until.min(ends))
+    }
+
+    pub(super) fn time_left(&self, now: Time) -> Duration {
+        self.valid_until(now).since(now)
     }
 
     /// Whether the lease stands at `now`, by the clock alone.
     pub(crate) fn is_held(&self, now: Time) -> bool {
-        self.phase == Phase::Held && self.valid_until(now) > now
+        self.lease().is_some() && self.valid_until(now) > now
+    }
+
+    /// The user wants the lease to last `ttl` from now on, on all nodes. Commands above the number that this returns
+    /// are the answer.
+    pub(crate) fn ask_to_extend(&mut self, ttl: Ttl, now: Time) -> u32 {
+        let (ttl, stamps) = (ttl.get(), self.stamps);
+        self.ttl = ttl;
+        self.longest = self.longest.max(ttl);
+        if let Some(lease) = self.lease_mut() {
+            lease.wanted_until = lease.wanted_until.max(now.plus(ttl));
+            lease.extend_asked = Some(stamps);
+        }
+        stamps
+    }
+
+    /// The user wants to know whether the votes stand. Commands above the number that this returns are the answer.
+    pub(crate) fn ask_to_check(&mut self) -> u32 {
+        let stamps = self.stamps;
+        if let Some(lease) = self.lease_mut() {
+            lease.check_asked = Some(stamps);
+        }
+        stamps
     }
 
     /// The lease is renewed every `every` to last `ttl`, from now on.
-    pub(crate) fn renew(&mut self, every: Duration, ttl: Duration, now: Time) {
-        self.renewal = Renewal::Every(every);
-        self.renewed_until = None;
-        self.wish_extended(ttl, now);
+    pub(crate) fn start_renewing(&mut self, every: Duration, ttl: Ttl, now: Time) {
+        self.set_renewal(Renewal::Every(every));
+        self.ask_to_extend(ttl, now);
     }
 
-    /// The lease is not renewed any more.
+    /// The lease is no longer renewed.
     pub(crate) fn stop_renewing(&mut self) {
-        self.renewal = Renewal::Off;
-        self.renewed_until = None;
+        self.set_renewal(Renewal::Off);
     }
 
-    /// What the nodes have answered to questions above `wish`, once that is certain: those that prolong the lease
+    fn set_renewal(&mut self, renewal: Renewal) {
+        if let Some(lease) = self.lease_mut() {
+            lease.renewal = renewal;
+            lease.renewed_until = None;
+        }
+    }
+
+    /// What the nodes say to commands above `asked`, once that is certain. Only those count that prolonged the lease
     /// if it is to be `extended`.
-    pub(crate) fn round(&self, wish: u32, extended: bool) -> Option<Round> {
+    pub(crate) fn verdict(&self, asked: u32, extended: bool) -> Option<Verdict> {
         let (mut stand, mut gone, mut open) = (0, 0, false);
         for node in &self.nodes {
             let answered = if extended {
@@ -189,38 +205,32 @@ impl Request {
             } else {
                 node.checked_stamp
             };
-            if is_later(answered, wish) {
-                let stands = node.vote.is_some();
+            if is_later(answered, asked) {
+                let stands = node.vote().is_some();
                 stand += usize::from(stands);
                 gone += usize::from(!stands);
             } else {
-                let failed = node.failure.is_some() && is_later(node.ended_stamp, wish);
+                let failed = node.failure.is_some() && is_later(node.ended_stamp, asked);
                 open |= !failed;
             }
         }
         let quorum = self.quorum;
         if stand >= quorum.size() {
-            Some(Round::Stands)
+            Some(Verdict::Stands)
         } else if !quorum.possible_without(gone) {
-            Some(Round::Gone)
+            Some(Verdict::Gone)
         } else {
-            (!open).then_some(Round::Unknown)
+            (!open).then_some(Verdict::Unknown)
         }
-    }
-
-    pub(crate) fn renews(&self) -> bool {
-        self.renewal != Renewal::Off
     }
 
     /// Declares the lease lost if it is; returns why.
     pub(crate) fn check(&mut self, now: Time) -> Option<LeaseLost> {
-        if self.phase == Phase::Held {
-            self.check_lease(now);
-        }
+        self.check_lease(now);
         self.ended()
     }
 
-    /// Why there is no lease any more, if it ended.
+    /// Why there is no lease any more, if the request has ended.
     pub(crate) fn ended(&self) -> Option<LeaseLost> {
         match self.phase {
             Phase::Ended(End::Lost(why)) => Some(why),
@@ -230,142 +240,117 @@ impl Request {
     }
 
     pub(super) fn check_lease(&mut self, now: Time) {
-        let gone = self.nodes.iter().filter(|node| node.gone).count();
-        if self.held_until.is_some_and(|end| end <= now) {
-            self.end(End::Lost(LeaseLost::MaxHold), now);
+        let Some(lease) = self.lease() else {
+            return;
+        };
+        let gone = self.nodes.iter().filter(|node| node.is_gone()).count();
+        let why = if lease.ends.is_some_and(|ends| ends <= now) {
+            LeaseLost::MaxHold
         } else if !self.quorum.possible_without(gone) {
-            self.end(End::Lost(LeaseLost::QuorumLost), now);
+            LeaseLost::QuorumLost
         } else if self.valid_until(now) <= now {
-            self.end(End::Lost(LeaseLost::Expired), now);
+            LeaseLost::Expired
+        } else {
+            return;
+        };
+        self.end(End::Lost(why), now);
+    }
+
+    pub(super) fn warn_of_long_hold(&mut self, now: Time) {
+        let Some(lease) = self.lease_mut() else {
+            return;
+        };
+        if lease.warns.take_if(|due| *due <= now).is_some() {
+            let (token, held) = (lease.token, now.since(lease.since));
+            self.emit(EventKind::HeldLong { token, held });
         }
     }
 
-    /// Ends the request. What it has on the nodes is taken back from here on.
+    /// Ends the request. What it has on the nodes is released from here on.
     pub(crate) fn end(&mut self, end: End, now: Time) {
-        if matches!(self.phase, Phase::Ended(_)) {
+        if self.has_ended() {
             return;
         }
-        self.tell_end(end, now);
+        if let Some(kind) = self.last_event(end, now) {
+            self.emit(kind);
+        }
         self.phase = Phase::Ended(end);
         self.news.wake = true;
-        // Also of one that stands aside: what it had may not have been given up yet.
-        self.start_undoing(now);
+        // Also of a parked request: its votes and places may not have been given up yet.
+        self.start_cleanup(now);
     }
 
-    fn tell_end(&mut self, end: End, now: Time) {
-        let (held, token) = (now.since(self.held_since), self.token);
-        let what = match (self.phase, end) {
-            (Phase::Held, End::Lost(why)) => What::Lost {
+    /// What its end is, for the log and the metrics.
+    fn last_event(&self, end: End, now: Time) -> Option<EventKind> {
+        let Some(&Lease { token, since, .. }) = self.lease() else {
+            return self.is_in_line().then(|| EventKind::Left {
+                position: self.position,
+                wait: now.since(self.made_at),
+            });
+        };
+        let held = now.since(since);
+        Some(match end {
+            End::Lost(why) => EventKind::Lost {
                 token,
                 held,
                 why,
                 overdue: now.since(self.trusted_until().unwrap_or(now)),
                 faults: self.faults(),
             },
-            (Phase::Held, _) => What::Released { token, held },
-            _ if self.is_in_line() => What::Left {
-                position: self.position,
-                wait: now.since(self.asked),
-            },
-            _ => return,
-        };
-        self.tell(what);
+            _ => EventKind::Released { token, held },
+        })
     }
 
     /// Until when the votes may be trusted, or could have been.
     fn trusted_until(&self) -> Option<Time> {
-        let votes = self.nodes.iter().filter_map(|node| node.vote);
+        let votes = self.nodes.iter().filter_map(NodeState::vote);
         self.quorum.weakest(votes.map(|vote| vote.until))
     }
 
-    /// Tells of a renewal once a quorum has it. Nodes answer one by one, each moving the validity by a
-    /// little; only half an interval in all is a renewal.
+    /// Tells of a renewal once a quorum has it. The nodes answer one by one, and each answer moves the validity by a
+    /// little; a move by half an interval in all counts as a renewal.
     pub(super) fn note_renewal(&mut self, now: Time) {
-        let full = self.nodes.iter().filter(|node| node.full_ttl);
+        let full = self.nodes.iter().filter(|node| node.has_full_ttl());
         if full.count() < self.quorum.size() {
             return;
         }
-        let until = self.trusted_until();
         let validity = self.config.validity(self.ttl);
-        let every = match self.renewal {
-            Renewal::Off => None,
-            Renewal::Third => Some(validity / 3),
-            Renewal::Every(every) => Some(every),
-        };
-        let (Some(every), Some(before), Some(after)) = (every, self.renewed_until, until) else {
-            self.renewed_until = until;
+        let (until, ttl) = (self.trusted_until(), self.ttl);
+        let Some(lease) = self.lease_mut() else {
             return;
         };
-        if after < before.plus(every / 2) {
+        let every = lease.interval(validity);
+        let (Some(before), Some(after)) = (lease.renewed_until, until) else {
+            lease.renewed_until = until;
             return;
-        }
-        self.renewed_until = until;
-        self.tell(What::Renewed {
-            token: self.token,
-            margin: before.since(now),
-            usual: validity.saturating_sub(every),
-            ttl: self.ttl,
-        });
-    }
-
-    pub(super) fn check_hold(&mut self, now: Time) {
-        if self.phase == Phase::Held && self.long_hold.take_if(|due| *due <= now).is_some() {
-            self.tell(What::HeldLong {
-                token: self.token,
-                held: now.since(self.held_since),
-            });
+        };
+        if !lease.renews() {
+            lease.renewed_until = until;
+        } else if after >= before.plus(every / 2) {
+            lease.renewed_until = until;
+            let kind = EventKind::Renewed {
+                token: lease.token,
+                margin: before.since(now),
+                usual: validity.saturating_sub(every),
+                ttl,
+            };
+            self.emit(kind);
         }
     }
 
-    pub(super) fn majority(&self, cx: Cx<'_>) -> Option<Majority> {
-        let now = cx.now;
-        self.majority_of(now, |node| {
-            cx.servers.grace_left(node.up_since, now).is_zero()
-        })
-    }
-
-    /// The majority of those that have the fencing token, too: votes that came later do not count, or
-    /// their counters would raise the token after it was written (S2).
-    pub(super) fn fenced_majority(&self, cx: Cx<'_>) -> Option<Majority> {
-        let now = cx.now;
-        self.majority_of(now, |node| {
-            node.fenced == Some(self.token) && cx.servers.grace_left(node.up_since, now).is_zero()
-        })
-    }
-
-    pub(super) fn majority_of(
-        &self,
-        now: Time,
-        counts: impl Fn(&NodeState) -> bool + Clone,
-    ) -> Option<Majority> {
-        Majority::of(self.quorum, self.votes(now, counts), now)
-    }
-
-    fn votes(
-        &self,
-        now: Time,
-        counts: impl Fn(&NodeState) -> bool + Clone,
-    ) -> impl Iterator<Item = Vote> + Clone {
-        let stands = move |vote: &Vote| vote.until > now;
-        self.nodes.iter().filter_map(move |node| {
-            let vote = node.vote.filter(stands)?;
-            counts(node).then_some(vote)
-        })
-    }
-
-    /// Whether the lease stands on a quorum and no node more, so that one fault may end it.
+    /// Whether the lease stands on a quorum and on no node more, so that one more fault may end it.
     pub(crate) fn is_bare(&self, now: Time) -> bool {
         let standing = self.nodes.iter().filter(|node| node.stands(now)).count();
-        self.phase == Phase::Held
+        self.lease().is_some()
             && standing <= self.quorum.size()
             && self.nodes.len() > self.quorum.size()
     }
 
     /// What is wrong with which node; nothing if all have answered and have the vote.
     fn faults(&self) -> Vec<Fault> {
-        let fault = |(place, node): (usize, &NodeState)| match &node.failure {
-            Some(error) => Some((place, Some((**error).clone()))),
-            None => node.gone.then_some((place, None)),
+        let fault = |(index, node): (NodeIndex, &NodeState)| match &node.failure {
+            Some(error) => Some((index, Some((**error).clone()))),
+            None => node.is_gone().then_some((index, None)),
         };
         self.nodes.iter().enumerate().filter_map(fault).collect()
     }

@@ -1,9 +1,10 @@
 //! The core: one request for a lock, what each node is believed to have of it, and what follows from that.
 //!
-//! A request sends nothing, locks nothing and reads no clock. Each step is given the time and what is known of the
-//! servers ([`Cx`]). The request is told what a node answered, and says which node to ask next, what, and when. The
-//! client's ticker carries all of that, so nothing on a node depends on whether a caller's future is polled. What
-//! the log and the metrics are to hear is left in the request's [`News`], since a user's code may run there.
+//! A request sends nothing, locks nothing and reads no clock. Every step is given the time and what is known of
+//! the servers ([`Cx`]). The request is told what each node answered, and says which node to send what to, and
+//! when. The client's ticker carries that out, so nothing on a node depends on whether a caller polls its future.
+//! Events for the log and the metrics are left in the request's [`News`], since subscribers and recorders are user
+//! code and run when nothing is locked.
 //!
 //! ```text
 //! Asking ──votes from a quorum──▶ Granted ──taken──▶ Held ──▶ Ended
@@ -13,48 +14,41 @@
 //!                          ▲          └─nobody took─▶ Parked ──polled──▶ Waiting
 //! ```
 //!
-//! Rules. A vote counts only under the current holder id: giving votes back takes a new generation, and
-//! whatever is said of an older one is void. A waiter gives its votes back as soon as it hears that a
-//! waiter on one of those nodes comes before it: then that one collects them all (L3). The ticket is
-//! the maximum over a quorum, and is written to every node that has another (F1).
+//! Rules. A vote counts only under the current holder id: to give its votes back a request takes a new generation
+//! of the id, and answers to an older one are void. A waiter gives its votes back as soon as it hears that another
+//! waiter on one of those nodes comes first; that waiter then collects them all (L3). The ticket is the maximum
+//! over a quorum, and is written to every node that has another number (F1).
 //!
-//! A request that has ended or is parked releases whatever was ever asked for, node by node (`cleanup`).
+//! A request that has ended or is parked releases, node by node, whatever it ever asked for (`cleanup`).
 
-use std::{sync::Arc, time::Duration};
+use std::{mem::Discriminant, sync::Arc, time::Duration};
 
 use crate::{
     config::Config,
     error::{LeaseLost, NodeError},
-    event::{Heard, Tell, What, Who},
+    event::{Event, EventKind, Interest, Subject},
     holder::HolderId,
-    message::Command,
+    message::{Command, NodeIndex},
     quorum::{Majority, Quorum},
-    resource::Resource,
+    resource::{Resource, Ttl},
     servers::Servers,
     time::Time,
 };
 
 mod ask;
 mod cleanup;
+mod grant;
 mod lease;
+mod line;
 mod node_state;
 mod reply;
 
 pub(crate) use cleanup::Tally;
-pub(crate) use lease::Round;
+pub(crate) use grant::Taken;
+pub(crate) use lease::{Lease, Renewal, Verdict};
 use node_state::NodeState;
 
-/// Rounds that follow each other at once after a vote came without a quorum.
-const EAGER_ROUNDS: u8 = 3;
-
-/// So many questions in a row may go unanswered over a connection that stands before a waiter lets its place
-/// there lapse between them: one that never hears of its turn must not keep it from the others (L1).
-const MISSES: u8 = 3;
-
-/// So many turns in a row may end before they can be taken; then the others come first for a while.
-const MISSED_TURNS: u8 = 3;
-
-/// What one request is believed to have.
+/// One request, and what each node is believed to have of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     config: Arc<Config>,
@@ -62,84 +56,67 @@ pub(crate) struct Request {
     resource: Arc<Resource>,
     id: HolderId,
     ttl: Duration,
-    /// The longest that was ever asked for: nothing shortens what a node has.
+    /// The longest ttl that was ever asked for: nothing shortens what a node has.
     longest: Duration,
+    /// How many may wait in the line that it is to join; `None`: any number, 0: it does not wait.
     room: Option<u64>,
+    /// The ticket, once a quorum has agreed on it.
     number: Option<u64>,
     nodes: Box<[NodeState]>,
     phase: Phase,
+    /// How many waiters are ahead, as last heard.
     position: u64,
-    /// When it was made.
-    asked: Time,
+    made_at: Time,
     /// When the request last moved forward.
     progress: Time,
+    /// How many more rounds may follow each other at once, since a vote came without a quorum.
     eager: u8,
-    /// The question that was asked last when the last vote came.
+    /// The number of the last command when the last vote came.
     vote_stamp: u32,
-    /// How many turns in a row could not be taken, and until when it stands aside for that.
+    /// How many turns in a row ended before they could be taken, and until when the request rests for that.
     missed_turns: u8,
     rests_until: Option<Time>,
     /// When votes may be given back again, if that goes on.
     next_give_back: Time,
-    token: u64,
-    renewal: Renewal,
-    held_until: Option<Time>,
-    /// When the guard was handed out.
-    held_since: Time,
-    /// The validity that the last renewal gave; none before a quorum has the full ttl.
-    renewed_until: Option<Time>,
-    /// When to warn that it is held for long.
-    long_hold: Option<Time>,
-    /// Numbers the questions, so that an answer finds its own; short, as ten thousand wait at once.
+    /// Numbers the commands, so that an answer finds its own. Short, as ten thousand requests may wait at once.
     stamps: u32,
-    /// What the user has asked for last: questions above these numbers are the answer.
-    extend_wish: Option<u32>,
-    /// Until when the user wants the lease to last, by all that was wished.
-    wanted_until: Time,
-    check_wish: Option<u32>,
-    /// When all that was asked for has expired by itself, once it has ended.
+    /// When everything that was asked for has expired by itself, once the request has ended.
     expires: Time,
-    /// Whether it was told that nodes are in their grace.
+    /// Whether an event has told that nodes are in their grace.
     told_of_grace: bool,
-    /// What anybody may hear of it.
-    heard: Heard,
+    interest: Interest,
     news: News,
 }
 
-/// What a step is taken with: the time, and what is known of the servers. No step reads a clock, or asks a node.
+/// What a step is taken with: the time, and what is known of the servers. No step reads a clock or asks a node.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cx<'a> {
     pub(crate) now: Time,
     pub(crate) servers: &'a Servers,
 }
 
-/// How a held lease is renewed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Renewal {
-    Off,
-    /// When a third of its validity is over.
-    Third,
-    /// As often as its user has said.
-    Every(Duration),
-}
-
 /// Where a request stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Phase {
     /// The first round is under way.
     Asking,
-    /// There was no room; asks again until there is.
+    /// The line was full. The request asks again until there is room.
     NoRoom,
     /// In line, with an agreed ticket.
     Waiting,
-    /// Has the votes of a quorum; nobody took them yet.
+    /// A quorum has voted for it, and nobody has taken the lease yet.
     Granted { since: Time },
-    /// Was taken; the fencing token and the full ttl are being written to a quorum.
-    Fencing { since: Time, done: bool },
-    /// Had something that nobody took in time. Keeps its number, but no place on any node (C4).
+    /// The fencing token and the full ttl are being written to a quorum, before a guard is handed out.
+    Fencing {
+        since: Time,
+        token: u64,
+        /// Whether a quorum has them.
+        done: bool,
+    },
+    /// Nobody took what was granted in time. The request keeps its number, but no place on any node (C4).
     Parked,
     /// A guard is out.
-    Held,
+    Held(Box<Lease>),
     /// Nothing more happens.
     Ended(End),
 }
@@ -148,11 +125,11 @@ pub(crate) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Lost(LeaseLost),
-    /// Left, released, or given up.
+    /// It was released, left, or dropped.
     Over,
-    /// An attempt without waiting: it is held or waited for.
+    /// An attempt without waiting found the lock held or waited for.
     NotFree,
-    /// An attempt without waiting: too few nodes that may vote have answered, or not soon enough.
+    /// An attempt without waiting was not answered, or not soon enough, by enough nodes that may vote.
     Unanswered,
     ShutDown,
 }
@@ -160,28 +137,27 @@ pub(crate) enum End {
 /// What became of a request since it was last looked at.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct News {
-    /// Whoever waits for it should look.
+    /// Whether those who await it should look.
     pub(crate) wake: bool,
-    /// The number of waiters ahead has changed.
+    /// Whether the number of waiters ahead has changed.
     pub(crate) moved: bool,
-    pub(crate) tells: Vec<Tell>,
+    pub(crate) events: Vec<Event>,
 }
 
-/// A question to one node.
+/// A command to one node, and how long it may take.
 #[derive(Clone, Debug)]
-pub(crate) struct Question {
-    pub(crate) place: usize,
+pub(crate) struct Outgoing {
+    pub(crate) node: NodeIndex,
     pub(crate) stamp: u32,
     pub(crate) timeout: Duration,
-    /// The waiter lease.
-    pub(crate) lease: Duration,
-    pub(crate) send: Command,
+    pub(crate) waiter_ttl: Duration,
+    pub(crate) command: Command,
 }
 
-/// In which order questions are sent that wait for their turn.
+/// In which order commands are sent that wait for their turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Urgency {
-    /// It keeps something that would run out: sent after that moment, it may be answered too late.
+    /// It keeps something that would run out; sent after `by`, it may be answered too late.
     Keep { by: Time },
     /// It asks for something.
     Ask,
@@ -190,31 +166,20 @@ pub(crate) enum Urgency {
 }
 
 impl Urgency {
-    /// Whether both wait in the same line.
+    /// Whether commands of both wait in the same line.
     pub(crate) fn is_like(self, other: Self) -> bool {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 }
 
-/// What taking a granted request comes to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Taken {
-    /// The lease is there.
-    Lease(Majority),
-    /// Not yet. If it stood aside it asks again now.
-    NotYet,
-    /// There is nothing to take any more.
-    Ended(End),
-}
-
 impl Request {
-    /// A new request. Nothing is sent before its questions are asked for.
+    /// A new request. Nothing is sent before its commands are asked for.
     pub(crate) fn new(
         config: Arc<Config>,
         quorum: Quorum,
         resource: Arc<Resource>,
         id: HolderId,
-        ttl: Duration,
+        ttl: Ttl,
         room: Option<u64>,
         now: Time,
     ) -> Self {
@@ -224,32 +189,23 @@ impl Request {
             config,
             quorum,
             resource,
-            ttl,
-            longest: ttl,
+            ttl: ttl.get(),
+            longest: ttl.get(),
             room,
             number: None,
             phase: Phase::Asking,
             position: 0,
-            asked: now,
+            made_at: now,
             progress: now,
             eager: 0,
             vote_stamp: 0,
             missed_turns: 0,
             rests_until: None,
             next_give_back: now,
-            token: 0,
-            renewal: Renewal::Off,
-            held_until: None,
-            held_since: now,
-            renewed_until: None,
-            long_hold: None,
             stamps: 0,
-            extend_wish: None,
-            wanted_until: Time::default(),
-            check_wish: None,
             expires: Time::default(),
             told_of_grace: false,
-            heard: Heard::default(),
+            interest: Interest::default(),
             news: News::default(),
         }
     }
@@ -262,44 +218,73 @@ impl Request {
         &self.id
     }
 
-    pub(crate) fn phase(&self) -> Phase {
-        self.phase
+    pub(crate) fn phase(&self) -> &Phase {
+        &self.phase
     }
 
-    /// Whom an event about this request names.
-    pub(crate) fn who(&self) -> Who {
-        Who {
+    /// The lease, while a guard is out.
+    pub(crate) fn lease(&self) -> Option<&Lease> {
+        match &self.phase {
+            Phase::Held(lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    fn lease_mut(&mut self) -> Option<&mut Lease> {
+        match &mut self.phase {
+            Phase::Held(lease) => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// What an event about this request names.
+    pub(crate) fn subject(&self) -> Subject {
+        Subject {
             resource: self.resource.clone(),
             holder_id: self.id.text().clone(),
             ticket: self.number,
         }
     }
 
-    fn tell(&mut self, what: What) {
-        if self.heard.of(&what) {
-            let who = self.who();
-            self.news.tells.push(Tell { who, what });
+    fn emit(&mut self, kind: EventKind) {
+        if self.interest.covers(&kind) {
+            let subject = self.subject();
+            self.news.events.push(Event { subject, kind });
         }
     }
 
     fn trace(&mut self, words: &'static str) {
-        self.tell(What::Step(words));
+        self.emit(EventKind::Step(words));
+    }
+
+    /// Returns what is to be told of the last change, and notes which events anybody listens to.
+    pub(crate) fn take_news(&mut self, interest: Interest) -> News {
+        self.interest = interest;
+        std::mem::take(&mut self.news)
+    }
+
+    /// Whether the request never waits.
+    fn is_attempt(&self) -> bool {
+        self.room == Some(0)
     }
 
     /// Whether it is in line: anywhere between its first answers and its guard.
     pub(crate) fn is_in_line(&self) -> bool {
         match self.phase {
-            // An attempt without waiting.
-            _ if self.room == Some(0) => false,
+            _ if self.is_attempt() => false,
             Phase::NoRoom | Phase::Waiting => true,
             Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Parked => self.number.is_some(),
-            Phase::Asking | Phase::Held | Phase::Ended(_) => false,
+            Phase::Asking | Phase::Held(_) | Phase::Ended(_) => false,
         }
     }
 
     /// Whether its turn may still come.
     pub(crate) fn waits(&self) -> bool {
-        !matches!(self.phase, Phase::Held | Phase::Ended(_))
+        !matches!(self.phase, Phase::Held(_) | Phase::Ended(_))
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
     }
 
     /// How many waiters are ahead, as last heard.
@@ -307,8 +292,8 @@ impl Request {
         self.position
     }
 
-    /// When the request last moved forward; the present while it has a quorum, or only a restart grace is in
-    /// the way.
+    /// When the request last moved forward. That is the present while it has a quorum, or lacks one only because of a
+    /// restart grace.
     pub(crate) fn progress(&self, now: Time) -> Time {
         match self.phase {
             Phase::Granted { .. } | Phase::Fencing { .. } => now,
@@ -316,47 +301,37 @@ impl Request {
         }
     }
 
-    /// What is to be told of the last change; and what of the next anybody may hear.
-    pub(crate) fn take_news(&mut self, heard: Heard) -> News {
-        self.heard = heard;
-        std::mem::take(&mut self.news)
-    }
-
     /// What is left of the holder's lease, as last heard.
     pub(crate) fn holder_left(&self, now: Time) -> Option<Duration> {
-        let left = |node: &NodeState| {
-            node.place
-                .as_ref()?
-                .holder_until
-                .map(|until| until.since(now))
-        };
-        self.nodes.iter().filter_map(left).max()
+        let until = |node: &NodeState| node.place()?.holder_until;
+        let left = self.nodes.iter().filter_map(until);
+        left.map(|until| until.since(now)).max()
     }
 
-    /// How many waiters the nodes that had no room told of; `None` if none did.
-    pub(crate) fn crowd(&self) -> Option<u64> {
-        let told = self.nodes.iter().filter_map(|node| node.crowd).max();
-        told.map(u64::from)
+    /// How many waiters were in line by the nodes that had no room; `None` if none said so.
+    pub(crate) fn full_with(&self) -> Option<u64> {
+        let waiting = self.nodes.iter().filter_map(NodeState::no_room).max();
+        waiting.map(u64::from)
     }
 
-    /// How many may wait in the line that it is to stand in; `None`: any number.
+    /// How many may wait in the line that it is to join; `None`: any number.
     pub(crate) fn room(&self) -> Option<u64> {
         self.room
     }
 
-    /// The nodes that gave no usable answer, and why. Once there was a verdict, also that there is no quorum, a
-    /// question that is under way is no failure.
-    pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, NodeError)> + '_ {
-        let failure = |(place, node): (usize, &NodeState)| {
+    /// The nodes that gave no usable answer, and why. Once there is a verdict, even that there is no quorum, a
+    /// command that is still under way is no failure.
+    pub(crate) fn failures(&self) -> impl Iterator<Item = (NodeIndex, NodeError)> + '_ {
+        let failure = |(index, node): (NodeIndex, &NodeState)| {
             let error = node.failure.as_deref().cloned();
             let silent = self.is_silent(node).then_some(NodeError::TimedOut);
-            Some((place, error.or(silent)?))
+            Some((index, error.or(silent)?))
         };
         self.nodes.iter().enumerate().filter_map(failure)
     }
 
     fn is_silent(&self, node: &NodeState) -> bool {
-        node.asked() && self.phase == Phase::Asking && !self.is_cut_off()
+        node.is_asked() && matches!(self.phase, Phase::Asking) && !self.is_cut_off()
     }
 
     /// How many nodes have neither answered nor are among the [failures](Self::failures).
@@ -367,26 +342,18 @@ impl Request {
         self.nodes.iter().filter(open).count()
     }
 
-    /// Whether it still waits for the answer to `question`.
-    pub(crate) fn asks(&self, question: &Question) -> bool {
-        let node = self.nodes.get(question.place);
-        let waits = node.is_some_and(|node| node.waits_for(question.stamp));
-        let ended = matches!(self.phase, Phase::Ended(_) | Phase::Parked);
-        waits && (!ended || matches!(question.send, Command::Release(_)))
-    }
-
     /// Whether some node is still to be asked, or to answer.
     pub(crate) fn is_asking(&self) -> bool {
-        let open = |node: &NodeState| node.asked() || node.queued.is_some() || node.urgent;
+        let open = |node: &NodeState| node.is_asked() || node.queued.is_some() || node.urgent;
         self.nodes.iter().any(open)
     }
 
     /// Whether it asks for room in the line until there is some.
     pub(crate) fn waits_for_room(&self) -> bool {
-        self.phase == Phase::NoRoom && self.room != Some(0)
+        matches!(self.phase, Phase::NoRoom) && !self.is_attempt()
     }
 
-    /// Whether the first round has come to nothing: too many nodes failed to make a quorum.
+    /// Whether the first round has come to nothing, as too few nodes answered to make a quorum.
     pub(crate) fn is_hopeless(&self) -> bool {
         match self.phase {
             Phase::Asking => !self.is_asking() || self.is_cut_off(),
@@ -395,10 +362,10 @@ impl Request {
         }
     }
 
-    /// Whether it is known what `enqueue` came to: a quorum has the ticket under its agreed number, so that
-    /// whoever asks from now on comes later (F1); or it is past that, or too many nodes failed.
+    /// Whether it is known what `enqueue` came to: a quorum has recorded the ticket under its agreed number, so that
+    /// later requests come later (F1); or the request is past that; or too many nodes failed.
     pub(crate) fn is_settled(&self) -> bool {
-        self.phase != Phase::Waiting || self.is_recorded() || self.is_cut_off()
+        !matches!(self.phase, Phase::Waiting) || self.is_recorded() || self.is_cut_off()
     }
 
     pub(crate) fn is_recorded(&self) -> bool {
@@ -406,12 +373,13 @@ impl Request {
         self.nodes.iter().filter(recorded).count() >= self.quorum.size()
     }
 
-    /// What whoever waits looks for: a change of it is worth a look.
-    pub(crate) fn outlook(&self) -> (Phase, bool, bool) {
-        (self.phase, self.is_hopeless(), self.is_settled())
+    /// What those who await the request look for; a change of it is worth a look.
+    pub(crate) fn outlook(&self) -> (Discriminant<Phase>, bool, bool) {
+        let phase = std::mem::discriminant(&self.phase);
+        (phase, self.is_hopeless(), self.is_settled())
     }
 
-    /// Whether too many nodes failed to answer their last question to make a quorum.
+    /// Whether too many nodes failed to answer their last command to make a quorum.
     pub(crate) fn is_cut_off(&self) -> bool {
         let failed = self.nodes.iter().filter(|node| node.failure.is_some());
         !self.quorum.possible_without(failed.count())
@@ -419,28 +387,48 @@ impl Request {
 
     /// Whether a quorum of nodes whose votes count has answered.
     pub(crate) fn is_answered(&self, cx: Cx<'_>) -> bool {
-        let now = cx.now;
         let answered = |node: &&NodeState| {
             let answered = node.ended_stamp > 0 && node.failure.is_none();
-            answered && cx.servers.grace_left(node.up_since, now).is_zero()
+            answered && may_vote(node, cx)
         };
         self.nodes.iter().filter(answered).count() >= self.quorum.size()
     }
 
     /// Whether enough nodes voted, but too many of them restarted too recently.
     pub(crate) fn waits_for_grace(&self, cx: Cx<'_>) -> bool {
-        let now = cx.now;
-        self.majority(cx).is_none() && self.majority_of(now, |_| true).is_some()
+        self.majority(cx).is_none() && self.majority_of(cx.now, |_| true).is_some()
     }
 
-    /// For how long a node keeps its place, or a vote that comes of it: no longer than the lease that is asked
-    /// for, which bounds what a restarted node may have forgotten (S5), and what a dead holder costs (L2).
-    pub(super) fn lease(&self) -> Duration {
+    /// For how long a node keeps the place of a waiter, or a vote that the place turns into. It is no longer than the
+    /// ttl, which bounds what a restarted node may have forgotten (S5) and how long a dead waiter's vote lasts (L2).
+    fn waiter_ttl(&self) -> Duration {
         self.config.fifo_ephemeral_ttl.min(self.ttl)
+    }
+
+    /// The majority of the nodes whose votes count now.
+    fn majority(&self, cx: Cx<'_>) -> Option<Majority> {
+        self.majority_of(cx.now, |node| may_vote(node, cx))
+    }
+
+    fn majority_of(
+        &self,
+        now: Time,
+        counts: impl Fn(&NodeState) -> bool + Clone,
+    ) -> Option<Majority> {
+        let votes = self.nodes.iter().filter_map(move |node| {
+            let vote = node.vote().filter(|vote| vote.until > now)?;
+            counts(node).then_some(vote.counted())
+        });
+        Majority::of(self.quorum, votes, now)
     }
 }
 
-/// Whether the question `stamp` came after `than`. There are fewer than two billion in between.
+/// Whether the node's restart grace is over.
+fn may_vote(node: &NodeState, cx: Cx<'_>) -> bool {
+    cx.servers.grace_left(node.up_since, cx.now).is_zero()
+}
+
+/// Whether the command `stamp` came after `than`. There are fewer than two billion in between.
 fn is_later(stamp: u32, than: u32) -> bool {
     let ahead = stamp.wrapping_sub(than);
     ahead != 0 && ahead <= u32::MAX / 2

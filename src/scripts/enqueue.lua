@@ -4,10 +4,10 @@
 -- in the same call. With the number of its ticket the request keeps its place (F1, C2); without one it
 -- is new, gets the vote if nobody is in the way (F4), or the next number if there is room.
 --
--- ARGV[7] lease  ms; the waiter lease                                        (F2, F3)
+-- ARGV[7] lease  ms; the waiter ttl                                        (F2, F3)
 -- group:  id, number ('' if new), ttl ms, room (most waiters; '' unlimited)
 -- answer: {1, seq, ms left of the vote, 1 if a waiter here comes before}     granted
---         {2, number, waiters ahead, ms clock when the waiter lease ends, ms left of the holder}  waiting
+--         {2, number, waiters ahead, ms clock when the waiter ttl ends, ms left of the holder}  waiting
 --         {waiters, ms left of the holder}                                   full
 --         3                                                                  superseded
 -- The forms differ by more than one value, so that no answer without a vote is one fault away from a vote.

@@ -3,7 +3,7 @@
 -- KEYS: lock, queue, waiters, seq
 -- ARGV[1] most waiters to list
 -- answer: {ms clock, holder or '', ms left of it, seq or 0, waiters in all, then id, number and ms clock
---          when the waiter lease ends of each waiter in order}
+--          when the waiter ttl ends of each waiter in order}
 
 local clock = redis.call('TIME')
 local now = math.floor((clock[1] * 1000000 + clock[2]) / 1000)

@@ -128,10 +128,10 @@ local function crowd()
     end
   end
 
-  -- A free vote goes to the head of the queue, for what is left of its waiter lease, and it is told. To
+  -- A free vote goes to the head of the queue, for what is left of its waiter ttl, and it is told. To
   -- the caller it goes for `own` ms, and the answer tells it. Returns who has the vote; false if the line is empty,
   -- or if this call may look no further into it.
-  -- No waiter lease of ours is longer than an hour; whatever else stands in the queue gets no more either.
+  -- No waiter ttl of ours is longer than an hour; whatever else stands in the queue gets no more either.
   function c.settle(lock, queue, waiters, seq, caller, own)
     local holder = redis.call('GET', lock)
     if holder then return holder end

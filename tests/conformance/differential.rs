@@ -10,7 +10,7 @@ use super::subject::{self, Scripts, resource};
 use crate::{
     holder::{ClientId, HolderId},
     message::{Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},
-    node::Event,
+    node::NodeEvent,
     rng::Rng,
 };
 
@@ -51,7 +51,7 @@ impl Subject {
 
     fn terms(&self, lease: Duration, more: More) -> Terms {
         Terms {
-            lease,
+            waiter_ttl: lease,
             unheard: Duration::from_millis(more.unheard),
             extra: more.extra,
             lead: if more.distrust { 1 << 55 } else { i64::MIN },
@@ -294,7 +294,7 @@ async fn state(subject: &mut Subject) -> String {
         let line: Vec<_> = line
             .into_iter()
             .map(|place| {
-                let lease = about(place.lease_end.saturating_sub(clock));
+                let lease = about(place.waiter_end.saturating_sub(clock));
                 let rank = if place.number == 0 {
                     0
                 } else {
@@ -307,7 +307,7 @@ async fn state(subject: &mut Subject) -> String {
         told += &format!("{name}: {holder:?} {seq:?} {waiting} {line:?}\n");
     }
     for event in subject.subject.told_so_far() {
-        if let Event::Granted { id, seq, .. } = event {
+        if let NodeEvent::Granted { id, seq, .. } = event {
             told += &format!("told {id} {}\n", subject.rank(seq));
         }
     }

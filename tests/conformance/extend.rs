@@ -113,7 +113,7 @@ async fn s2_a_counter_from_before_this_run_of_the_server_is_not_trusted(s: Subje
     let id = s.id();
     let before = s.join(&id).await;
     let terms = Terms {
-        at: s.node.era().expect("connected").up_since,
+        at: s.node.incarnation().expect("connected").up_since,
         seed: before + 1_000_000,
         lead: 0,
         ..s.terms()

@@ -9,7 +9,7 @@ use super::rig::{Rig, impatient, until};
 use crate::{
     error::NodeError,
     message::{Released, Standing},
-    node::{Event, Node},
+    node::{Node, NodeEvent},
     server::Server,
 };
 
@@ -38,7 +38,7 @@ async fn a_forgotten_script_costs_one_round_trip() {
     // All are learned at once, with the call that follows.
     assert_eq!(loads(&after) - loads(&before), 5);
     assert_eq!(after["evalsha"] - before["evalsha"], 4);
-    assert_eq!(rig.node.era().expect("up").epoch, 1);
+    assert_eq!(rig.node.incarnation().expect("up").epoch, 1);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn a_silent_server_is_found_out_without_a_call() {
     let server = Server::start();
     let rig = Rig::open_with(&server.url(), impatient()).up().await;
     server.pause();
-    until(|| async { rig.node.era().is_err() }).await;
+    until(|| async { rig.node.incarnation().is_err() }).await;
     server.resume();
     rig.back_after(1).await;
 }
@@ -112,23 +112,23 @@ async fn leases_too_short_for_the_way_say_nothing_about_the_connection() {
     }
     server.resume();
     assert!(rig.enqueue("r", &rig.id()).await.is_ok());
-    assert_eq!(rig.node.era().expect("up").epoch, 1);
+    assert_eq!(rig.node.incarnation().expect("up").epoch, 1);
 }
 
 #[tokio::test]
 async fn a_restart_is_a_new_era() {
     let server = Server::start();
     let mut rig = Rig::open(&server.url()).up().await;
-    assert_eq!(rig.event().await, Event::Up);
-    let before = rig.node.era().expect("up");
+    assert_eq!(rig.event().await, NodeEvent::Up);
+    let before = rig.node.incarnation().expect("up");
     server.pause();
     let call = rig.node.enqueue(&[rig.ask("r", &rig.id())], rig.terms());
     let (call, ()) = future::join(call, async { server.kill() }).await;
     assert_eq!(call.map(|answer| answer.value), Err(NodeError::Broken));
-    until(|| async { matches!(rig.node.era(), Err(NodeError::Down(_))) }).await;
+    until(|| async { matches!(rig.node.incarnation(), Err(NodeError::Down(_))) }).await;
     server.restart();
-    assert_eq!(rig.event().await, Event::Up);
-    let after = rig.node.era().expect("up");
+    assert_eq!(rig.event().await, NodeEvent::Up);
+    let after = rig.node.incarnation().expect("up");
     assert_eq!(after.epoch, before.epoch + 1);
     assert!(after.up_since > before.up_since);
     let grace = rig.context.config.restart_grace;
@@ -146,7 +146,7 @@ async fn somebody_elses_key_is_refused_by_its_code() {
     server.command(&["SET", "{s}:redlock-fifo:seq", "99999999999999999"]);
     assert_eq!(rig.enqueue("s", &rig.id()).await, Err(NodeError::Garbled));
     assert_eq!(
-        rig.node.era().expect("up").epoch,
+        rig.node.incarnation().expect("up").epoch,
         1,
         "the connection is not to blame"
     );

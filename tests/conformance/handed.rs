@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     error::NodeError,
     message::{Released, Standing},
-    node::{Event, Node, redis::RedisNode},
+    node::{Node, NodeEvent, redis::RedisNode},
     server::Server,
 };
 
@@ -120,8 +120,8 @@ async fn a_handed_connection_is_a_node_that_is_polled() {
     let rig = rig.up().await;
     assert_eq!(rig.node.name(), "mine");
     assert_eq!(rig.node.batch_limit(), 1);
-    let era = rig.node.era().expect("up");
-    assert!(!era.pushes);
+    let incarnation = rig.node.incarnation().expect("up");
+    assert!(!incarnation.pushes);
     let id = rig.id();
     assert!(matches!(
         rig.enqueue("r", &id).await,
@@ -140,11 +140,11 @@ async fn a_handed_manager_is_a_new_era_after_an_error() {
     let mut rig = Rig::new(0, impatient(), Clock::Boot, |context| {
         RedisNode::over("manager", manager, context, Arc::default())
     });
-    assert_eq!(rig.event().await, Event::Up);
+    assert_eq!(rig.event().await, NodeEvent::Up);
     server.restart();
     assert_eq!(rig.enqueue("r", &rig.id()).await, Err(NodeError::Broken));
-    assert_eq!(rig.event().await, Event::Up);
-    assert_eq!(rig.node.era().expect("up").epoch, 2);
+    assert_eq!(rig.event().await, NodeEvent::Up);
+    assert_eq!(rig.node.incarnation().expect("up").epoch, 2);
     assert!(matches!(
         rig.enqueue("r", &rig.id()).await,
         Ok(Standing::Granted { .. })
@@ -186,11 +186,11 @@ async fn l6_a_connection_that_panics_fails_its_own_call_alone() {
     let mut rig = Rig::new(0, impatient(), Clock::Boot, |context| {
         RedisNode::over("odd", odd, context, Arc::default())
     });
-    assert_eq!(rig.event().await, Event::Up);
+    assert_eq!(rig.event().await, NodeEvent::Up);
     panics.store(true, Ordering::Relaxed);
     assert_eq!(rig.enqueue("r", &rig.id()).await, Err(NodeError::Broken));
     panics.store(false, Ordering::Relaxed);
-    assert_eq!(rig.event().await, Event::Up);
+    assert_eq!(rig.event().await, NodeEvent::Up);
     assert!(matches!(
         rig.enqueue("r", &rig.id()).await,
         Ok(Standing::Granted { .. })

@@ -11,7 +11,7 @@ use super::rig::{Rig, until};
 use crate::{
     config::Config,
     error::{NodeError, WrongServer},
-    node::{Event, Node},
+    node::{Node, NodeEvent},
     server::Server,
     time::Time,
 };
@@ -91,16 +91,16 @@ async fn a_connection_names_its_run_its_start_and_its_clock() {
     let server = Server::start();
     let before = crate::clock::Clock::Boot.now();
     let mut rig = Rig::open(&server.url()).up().await;
-    let era = rig.node.era().expect("up");
-    assert_eq!(era.epoch, 1);
-    assert!(era.pushes);
+    let incarnation = rig.node.incarnation().expect("up");
+    assert_eq!(incarnation.epoch, 1);
+    assert!(incarnation.pushes);
     // It started a moment ago, and never seems older than it is by more than that.
-    assert!(era.up_since.since(before) < Duration::from_secs(20));
-    assert!(before.since(era.up_since) < Duration::from_secs(3));
+    assert!(incarnation.up_since.since(before) < Duration::from_secs(20));
+    assert!(before.since(incarnation.up_since) < Duration::from_secs(3));
     let ours = i64::try_from(rig.context.clock.unix_millis()).expect("a time") * 1000;
-    let theirs = i64::try_from(era.node_micros(rig.context.clock.now())).expect("a time");
+    let theirs = i64::try_from(incarnation.node_micros(rig.context.clock.now())).expect("a time");
     assert!((ours - theirs).abs() < 1_000_000, "{ours} {theirs}");
-    assert_eq!(rig.event().await, Event::Up);
+    assert_eq!(rig.event().await, NodeEvent::Up);
     let channels = server.command(&["PUBSUB", "CHANNELS"]);
     let channels: Vec<String> = redis::from_redis_value(channels).expect("channels");
     assert_eq!(channels, [&*rig.context.channel]);
@@ -112,7 +112,7 @@ async fn a_connection_that_speaks_resp2_is_polled() {
     let rig = Rig::open(&format!("{}?protocol=resp2", server.url()))
         .up()
         .await;
-    assert!(!rig.node.era().expect("up").pushes);
+    assert!(!rig.node.incarnation().expect("up").pushes);
     assert!(rig.enqueue("r", &rig.id()).await.is_ok());
 }
 
@@ -132,7 +132,7 @@ async fn an_idle_connection_is_asked_for_a_sign_of_life() {
     let signs = || server.commandstats()["time"];
     let before = signs();
     until(|| async { signs() > before }).await;
-    assert_eq!(rig.node.era().expect("up").epoch, 1);
+    assert_eq!(rig.node.incarnation().expect("up").epoch, 1);
 }
 
 #[tokio::test]
@@ -145,7 +145,10 @@ async fn rights_to_some_keys_only_suffice_for_those() {
         .await
         .expect_err("out of reach");
     assert_eq!(refused, NodeError::Refused("NOPERM".to_owned()));
-    assert!(rig.node.era().is_ok(), "the other names are not affected");
+    assert!(
+        rig.node.incarnation().is_ok(),
+        "the other names are not affected"
+    );
 }
 
 #[tokio::test]
@@ -200,7 +203,7 @@ async fn a_replica_is_refused_and_used_once_promoted() {
 
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(rig.enqueue("s", &rig.id()).await, Err(replica.clone()));
-    until(|| async { rig.node.era() == Err(replica.clone()) }).await;
+    until(|| async { rig.node.incarnation() == Err(replica.clone()) }).await;
 }
 
 #[tokio::test]
@@ -289,8 +292,11 @@ async fn a_server_that_is_not_there_is_down_until_it_is() {
     server.kill();
     let rig = Rig::open(&server.url());
     assert!(matches!(rig.node.greeted().await, Err(NodeError::Down(_))));
-    assert!(matches!(rig.node.era(), Err(NodeError::Down(_))));
+    assert!(matches!(rig.node.incarnation(), Err(NodeError::Down(_))));
     server.restart();
     rig.back_after(0).await;
-    assert_ne!(rig.node.era().expect("up").up_since, Time::default());
+    assert_ne!(
+        rig.node.incarnation().expect("up").up_since,
+        Time::default()
+    );
 }

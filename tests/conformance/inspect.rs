@@ -42,6 +42,6 @@ async fn the_holder_and_the_line_are_listed(s: Subject) {
         report
             .line
             .iter()
-            .all(|waiting| (report.clock..=most).contains(&waiting.lease_end))
+            .all(|waiting| (report.clock..=most).contains(&waiting.waiter_end))
     );
 }

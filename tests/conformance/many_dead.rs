@@ -18,7 +18,7 @@ async fn line(subject: &Subject, dead: usize) -> Enqueue {
     }
     let ask = subject.ask(&subject.id());
     let terms = Terms {
-        lease: 12 * LEASE,
+        waiter_ttl: 12 * LEASE,
         ..subject.terms()
     };
     let Standing::Waiting { number, .. } = only(

@@ -49,7 +49,7 @@ async fn a_foreign_value_of_any_length_is_no_reason_to_disconnect() {
     let report = rig.node.inspect(&resource("r"), deadline).await;
     let (holder, _) = report.expect("answered").value.holder.expect("held");
     assert_eq!(holder, "x".repeat(1024));
-    assert_eq!(rig.node.era().expect("up").epoch, 1);
+    assert_eq!(rig.node.incarnation().expect("up").epoch, 1);
 }
 
 #[tokio::test]

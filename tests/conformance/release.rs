@@ -22,14 +22,14 @@ async fn a_release_hands_over_and_tells(mut s: Subject) {
     let (holder, waiter) = (s.id(), s.id());
     let seq = s.join(&holder).await;
     let Standing::Waiting {
-        lease_end, number, ..
+        waiter_end, number, ..
     } = s.enqueue(&s.ask(&waiter)).await
     else {
         panic!("not waiting");
     };
     assert_eq!(s.release(&holder).await, Released::Vote);
     let (id, told_end, told_seq) = s.told().await;
-    assert_eq!((id.as_str(), told_end), (&**waiter.text(), lease_end));
+    assert_eq!((id.as_str(), told_end), (&**waiter.text(), waiter_end));
     assert!(told_seq > number && number > seq);
     let (held, left) = s.inspect().await.holder.expect("handed over");
     assert_eq!(held, **waiter.text());
@@ -115,7 +115,7 @@ async fn the_waiters_of_a_process_that_does_not_hear_end_together(mut s: Subject
     let ends: Vec<u64> = report
         .line
         .iter()
-        .map(|waiting| waiting.lease_end)
+        .map(|waiting| waiting.waiter_end)
         .collect();
     let soon = report.clock + unheard;
     assert!(
@@ -123,7 +123,7 @@ async fn the_waiters_of_a_process_that_does_not_hear_end_together(mut s: Subject
         "{ends:?}, at {}",
         report.clock
     );
-    assert_eq!(ends[1], before[2].lease_end, "of another process");
+    assert_eq!(ends[1], before[2].waiter_end, "of another process");
     // One of them is alive after all, and asks in time.
     let number = Enqueue {
         number,

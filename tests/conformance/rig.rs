@@ -15,7 +15,7 @@ use crate::{
     holder::{ClientId, HolderId},
     message::{Enqueue, Extend, Extended, Release, Released, Standing, Terms},
     node::{
-        Call, Context, Event, Events, Node, address::Address, punctual, redis::RedisNode,
+        Call, Context, Events, Node, NodeEvent, address::Address, punctual, redis::RedisNode,
         roster::Roster,
     },
     resource::Resource,
@@ -42,7 +42,7 @@ pub(super) struct Rig {
     pub(super) node: Arc<RedisNode>,
     pub(super) context: Context,
     signature: ClientId,
-    events: mpsc::Receiver<(usize, Event)>,
+    events: mpsc::Receiver<(usize, NodeEvent)>,
 }
 
 impl Rig {
@@ -109,7 +109,7 @@ impl Rig {
     pub(super) fn terms_until(&self, after: Duration) -> Terms {
         Terms {
             deadline: self.context.clock.now().plus(after),
-            lease: LEASE,
+            waiter_ttl: LEASE,
             unheard: Duration::from_millis(400),
             seed: 0,
             keep: Duration::from_secs(60),
@@ -182,7 +182,7 @@ impl Rig {
         Ok(answer.value[0])
     }
 
-    pub(super) async fn event(&mut self) -> Event {
+    pub(super) async fn event(&mut self) -> NodeEvent {
         let event = timeout(PATIENCE, self.events.recv())
             .await
             .expect("an event in time");
@@ -191,7 +191,12 @@ impl Rig {
 
     /// Waits until the node is connected again, in a later epoch.
     pub(super) async fn back_after(&self, epoch: u64) {
-        until(|| async { self.node.era().is_ok_and(|era| era.epoch > epoch) }).await;
+        until(|| async {
+            self.node
+                .incarnation()
+                .is_ok_and(|incarnation| incarnation.epoch > epoch)
+        })
+        .await;
     }
 }
 

@@ -18,7 +18,7 @@ use crate::{
         Terms,
     },
     node::{
-        Call, Context, Event, Events, Node,
+        Call, Context, Events, Node, NodeEvent,
         address::Address,
         memory::{MemoryCluster, MemoryNode},
         redis::RedisNode,
@@ -70,7 +70,7 @@ pub(super) struct Subject {
     kind: Kind,
     clock: Clock,
     signature: ClientId,
-    events: mpsc::Receiver<(usize, Event)>,
+    events: mpsc::Receiver<(usize, NodeEvent)>,
 }
 
 enum Kind {
@@ -122,7 +122,7 @@ impl Subject {
     pub(super) fn terms(&self) -> Terms {
         Terms {
             deadline: self.clock.now().plus(Duration::from_secs(5)),
-            lease: LEASE,
+            waiter_ttl: LEASE,
             unheard: Duration::from_millis(500),
             seed: 0,
             keep: Duration::from_secs(60),
@@ -214,14 +214,19 @@ impl Subject {
     /// The next vote that the node tells of.
     pub(super) async fn told(&mut self) -> (String, u64, u64) {
         loop {
-            if let Event::Granted { id, lease_end, seq } = self.event().await {
-                return (id, lease_end, seq);
+            if let NodeEvent::Granted {
+                id,
+                waiter_end,
+                seq,
+            } = self.event().await
+            {
+                return (id, waiter_end, seq);
             }
         }
     }
 
     /// What was told so far.
-    pub(super) fn told_so_far(&mut self) -> Vec<Event> {
+    pub(super) fn told_so_far(&mut self) -> Vec<NodeEvent> {
         std::iter::from_fn(|| self.events.try_recv().ok().map(|(_, event)| event)).collect()
     }
 
@@ -265,14 +270,14 @@ impl Subject {
         }
     }
 
-    async fn event(&mut self) -> Event {
+    async fn event(&mut self) -> NodeEvent {
         let patience = Duration::from_secs(20);
         let event = tokio::time::timeout(patience, self.events.recv()).await;
         event.expect("told in time").expect("a living node").1
     }
 }
 
-fn context(clock: Clock, signature: &ClientId) -> (Context, mpsc::Receiver<(usize, Event)>) {
+fn context(clock: Clock, signature: &ClientId) -> (Context, mpsc::Receiver<(usize, NodeEvent)>) {
     let (sender, events) = mpsc::channel(1000);
     let context = Context {
         clock,

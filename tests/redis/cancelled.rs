@@ -11,7 +11,7 @@ use crate::{
     server::Server,
 };
 
-/// Long enough to be told from a lease that was left behind, as is the waiter lease of 5 s.
+/// Long enough to be told from a lease that was left behind, as is the waiter ttl of 5 s.
 const TTL: Duration = Duration::from_secs(30);
 const QUICKLY: Duration = Duration::from_secs(2);
 

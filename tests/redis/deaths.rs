@@ -106,7 +106,7 @@ fn listeners(servers: &[Server]) -> i64 {
     servers.iter().map(listeners).max().expect("servers")
 }
 
-/// However long the waiter lease is: who is not heard of is passed over, and the next one looks in time.
+/// However long the waiter ttl is: who is not heard of is passed over, and the next one looks in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f3_waiters_that_died_before_their_turn_cost_two_polls_each() {
     let lease = Duration::from_secs(30);

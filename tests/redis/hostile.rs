@@ -20,7 +20,7 @@ use crate::{
     server::Server,
 };
 
-/// Of leases and of waiter leases: what a hostile node does not confirm is given up after that.
+/// Of leases and of waiter ttls: what a hostile node does not confirm is given up after that.
 const TTL: Duration = Duration::from_secs(1);
 
 /// Counts the panics of tasks, which nobody else would hear of. Those of tests have their own way out.

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a busy machine may add to a promised time. Sixteen waiters that cost two polls each would take 6.4 s, and
-/// a waiter lease 5 s.
+/// a waiter ttl 5 s.
 const SLACK: Duration = Duration::from_millis(1500);
 const DEAD: i64 = 16;
 

@@ -26,7 +26,7 @@ async fn connect(builder: FifoRedlockBuilder) -> FifoRedlock {
     builder.connect().await.expect("connected")
 }
 
-/// The waiter lease is above the grace here, as it is by default for every grace below five seconds.
+/// The waiter ttl is above the grace here, as it is by default for every grace below five seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s5_a_vote_that_was_handed_over_is_forgotten_only_for_as_long_as_the_grace_lasts() {
     let ttl = Duration::from_secs(1);

@@ -25,7 +25,7 @@ pub(super) type Counts = BTreeMap<&'static str, u64>;
 pub(super) const LOGGED: &[&str] = &[
     "votes are split, giving mine back",
     "granted, but nobody took it",
-    "stood aside, and is polled again",
+    "was parked, and is polled again",
     "node restarted, its vote does not count yet",
     "numbers differ, the highest is written back",
     "some votes and no quorum, asking again",
@@ -35,7 +35,7 @@ pub(super) const LOGGED: &[&str] = &[
     "no room in the line",
     "no place in the line, giving a vote back",
     "a push came before its answer",
-    "a push matches no known lease",
+    "a push matches no known waiter ttl",
     "a push came after the verdict",
     "a vote came after the verdict",
     "a vote came after the end",

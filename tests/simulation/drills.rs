@@ -141,7 +141,7 @@ impl Drill<'_> {
         );
     }
 
-    /// F3: all dead waiters together delay the next live one by one waiter lease.
+    /// F3: all dead waiters together delay the next live one by one waiter ttl.
     async fn dead_waiters(&mut self) {
         let (holder, live) = (self.enter(), self.enter());
         let (first, guard) = self.lock(holder, 3000).await;

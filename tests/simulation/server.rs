@@ -15,9 +15,9 @@ use super::{
 };
 use crate::{
     clock::MEMORY_EPOCH_MILLIS,
-    message::{Enqueue, Era, Extend, Extended, Release, Released, Report, Standing, Terms},
+    message::{Enqueue, Extend, Extended, Incarnation, Release, Released, Report, Standing, Terms},
     node::{
-        Event, Events,
+        Events, NodeEvent,
         table::{Header, Table, Told},
     },
     resource::Resource,
@@ -111,7 +111,7 @@ struct Seen {
     holder: Option<(u16, u32, u64)>,
     /// Since when it is that call's.
     since: Ms,
-    /// Number and end of the waiter lease.
+    /// Number and end of the waiter ttl.
     line: BTreeMap<u16, (u64, u64)>,
 }
 
@@ -233,7 +233,7 @@ impl Server {
     fn header(&self, terms: &Terms, now: Ms) -> Header {
         let micros = self.micros(now);
         // As a client knows it: uptime counts whole seconds, and one is taken off.
-        let era = Era {
+        let incarnation = Incarnation {
             epoch: 1,
             run: self.run,
             up_since: Time::ORIGIN.plus(Duration::from_millis(self.started + 1000)),
@@ -241,7 +241,7 @@ impl Server {
             clock_offset: micros as i64 - now as i64 * 1000,
             pushes: true,
         };
-        Header::of(micros, terms, &era)
+        Header::of(micros, terms, &incarnation)
     }
 }
 
@@ -354,9 +354,9 @@ impl World {
             let hears = |listener: &&Listener| *listener.channel == *message.channel;
             let hearing: Vec<_> = listeners.iter().filter(hears).collect();
             for listener in &hearing {
-                let event = Event::Granted {
+                let event = NodeEvent::Granted {
                     id: message.id.to_string(),
-                    lease_end: message.lease_end,
+                    waiter_end: message.waiter_end,
                     seq: message.seq,
                 };
                 told.push((
@@ -410,7 +410,7 @@ impl World {
         }
         for waiting in &report.line {
             if let Some((call, _)) = call_of(&waiting.id) {
-                new.line.insert(call, (waiting.number, waiting.lease_end));
+                new.line.insert(call, (waiting.number, waiting.waiter_end));
             }
         }
         let old = server

@@ -16,8 +16,8 @@ use super::{
     world::World,
 };
 use crate::{
-    message::Era,
-    node::{Context, Event, Events, NodeClock, READ_EVERY},
+    message::Incarnation,
+    node::{Context, Events, NodeClock, NodeEvent, READ_EVERY},
     time::Time,
 };
 
@@ -156,9 +156,9 @@ impl Way {
         }
     }
 
-    pub(super) fn era(&self) -> Option<Era> {
+    pub(super) fn incarnation(&self) -> Option<Incarnation> {
         let link = self.link.as_ref()?;
-        Some(Era {
+        Some(Incarnation {
             epoch: link.epoch,
             run: link.run,
             up_since: link.up_since,
@@ -461,7 +461,7 @@ impl World {
         node: usize,
         epoch: u64,
         events: &Events,
-        event: Event,
+        event: NodeEvent,
     ) {
         let weather = self.ways[client][node].weather;
         if self.chance.is(weather.loses_pushes) {
@@ -617,7 +617,7 @@ impl World {
         });
         if epoch > 1 {
             count("connected again");
-            way.context.events.tell(Event::Up);
+            way.context.events.tell(NodeEvent::Up);
         }
         self.read_clock_later(client, node, epoch);
         self.review(client, node);

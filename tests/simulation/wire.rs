@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::NodeError,
-    message::{self, Answer, Command, Enqueue, Era, Extend, Release, Report, Terms},
+    message::{self, Answer, Command, Enqueue, Extend, Incarnation, Release, Report, Terms},
     node::{BATCH, Call, Node, unless_overdue},
     resource::Resource,
     time::Time,
@@ -66,11 +66,11 @@ impl Node for Wire {
         )
     }
 
-    fn era(&self) -> Result<Era, NodeError> {
-        let era = self
+    fn incarnation(&self) -> Result<Incarnation, NodeError> {
+        let incarnation = self
             .sim
-            .with(|world| world.ways[self.client][self.node].era());
-        era.ok_or_else(|| NodeError::Down("not connected".into()))
+            .with(|world| world.ways[self.client][self.node].incarnation());
+        incarnation.ok_or_else(|| NodeError::Down("not connected".into()))
     }
 
     fn batch_limit(&self) -> usize {
@@ -140,15 +140,15 @@ impl Wire {
         under_way: &mut Option<(u64, u64)>,
     ) -> Result<Answer<T>, NodeError> {
         let sent = self.clock.now();
-        let (era, clock, answer) = self
+        let (incarnation, clock, answer) = self
             .sim
             .with(|world| {
                 let way = &world.ways[self.client][self.node];
-                let (era, clock) = (way.era()?, way.clock()?);
+                let (incarnation, clock) = (way.incarnation()?, way.clock()?);
                 let (epoch, answer) =
                     world.send(self.client, self.node, ask.clone(), refused_after)?;
                 *under_way = Some((epoch, world.requests));
-                Some((era, clock, answer))
+                Some((incarnation, clock, answer))
             })
             .ok_or_else(|| NodeError::Down("not connected".into()))?;
         let (millis, reply) = answer.await.map_err(|_| NodeError::Broken)?;
@@ -157,11 +157,15 @@ impl Wire {
         if reply.is_none() {
             clock.correct(millis, sent, received);
         }
-        let era = Era {
+        let incarnation = Incarnation {
             clock_offset: clock.offset(),
-            ..era
+            ..incarnation
         };
         let value = read(reply.ok_or(NodeError::Late)?).ok_or(NodeError::Garbled)?;
-        Ok(Answer { sent, era, value })
+        Ok(Answer {
+            sent,
+            incarnation,
+            value,
+        })
     }
 }

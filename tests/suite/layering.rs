@@ -22,8 +22,8 @@ const LAYERS: &[&[&str]] = &[
     // The core: it names no node, no clock, no telemetry, and nothing of tokio's.
     &["request"],
     &["servers"],
-    &["quorum", "grace", "config"],
-    &["message", "event"],
+    &["quorum", "grace", "config", "event"],
+    &["message"],
     &["validity", "resource", "holder", "requeue"],
     &["rng", "clock", "error", "task"],
     &["time"],

@@ -163,7 +163,7 @@ async fn l6_a_turn_that_is_taken_at_its_very_end_gives_a_lease_that_lasts() {
     }
 }
 
-/// A turn lives for the waiter lease, of which so large a drift leaves less than half.
+/// A turn lives for the waiter ttl, of which so large a drift leaves less than half.
 #[tokio::test(start_paused = true)]
 async fn l6_no_handoff_is_lost_with_a_short_waiter_lease_and_the_largest_drift() {
     for latency in [0, 2, 5, 10, 20, 40] {

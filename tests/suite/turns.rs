@@ -8,7 +8,7 @@ use crate::rig::{millis, nodes, patient};
 
 const TTL: Duration = Duration::from_secs(10);
 
-/// Whether a waiter with default settings is served behind one with this waiter lease.
+/// Whether a waiter with default settings is served behind one with this waiter ttl.
 async fn is_served_behind(lease: Duration) -> bool {
     let cluster = nodes(&[50; 3]);
     let in_front = patient(&cluster).fifo_ephemeral_ttl(lease).connect().await;
@@ -43,7 +43,7 @@ async fn l1_a_waiter_whose_lease_is_too_short_for_its_turn_blocks_nobody() {
     }
     assert!(
         stuck.is_empty(),
-        "a waiter lease of that many milliseconds in front: {stuck:?}"
+        "a waiter ttl of that many milliseconds in front: {stuck:?}"
     );
 }
 

@@ -224,7 +224,7 @@ async fn l6_f2_a_longer_way_costs_no_lease_and_no_place() {
     assert!(fails.is_empty(), "L6: {fails:?}");
 }
 
-/// A waiter in second place, and the nodes hang for less than half of the waiter lease.
+/// A waiter in second place, and the nodes hang for less than half of the waiter ttl.
 async fn f2(node_timeout: u64, from: u64, to: u64) -> (bool, Vec<&'static str>) {
     let cluster = MemoryCluster::new(3);
     let make = || patient(&cluster).node_timeout(millis(node_timeout));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use redis::{PushInfo, PushKind, Value, aio::SendError};
 
 use crate::node::{
-    Context, Event,
+    Context, NodeEvent,
     health::Health,
     reply::{digits, text},
 };
@@ -33,25 +33,29 @@ pub(super) fn listener(
     }
 }
 
-fn granted(channel: &str, push: &PushInfo) -> Option<Event> {
+fn granted(channel: &str, push: &PushInfo) -> Option<NodeEvent> {
     let [on, payload] = push.data.as_slice() else {
         return None;
     };
     if text(on)? != channel {
         return None;
     }
-    let (lease_end, seq, id) = told(payload)?;
+    let (waiter_end, seq, id) = told(payload)?;
     let id = id.to_owned();
-    Some(Event::Granted { id, lease_end, seq })
+    Some(NodeEvent::Granted {
+        id,
+        waiter_end,
+        seq,
+    })
 }
 
-/// The end of the waiter lease, the counter and the holder id of which a push tells.
+/// The end of the waiter ttl, the counter and the holder id of which a push tells.
 fn told(payload: &Value) -> Option<(u64, u64, &str)> {
     let mut parts = text(payload)?.splitn(3, ' ');
-    let lease_end = digits(parts.next()?)?;
+    let waiter_end = digits(parts.next()?)?;
     let seq = digits(parts.next()?)?;
     let id = parts.next().filter(|id| (1..=MAX_ID).contains(&id.len()))?;
-    Some((lease_end, seq, id))
+    Some((waiter_end, seq, id))
 }
 
 #[cfg(test)]
@@ -74,9 +78,9 @@ mod tests {
 
     #[test]
     fn only_messages_on_our_channel_count() {
-        let expected = Event::Granted {
+        let expected = NodeEvent::Granted {
             id: "an id".to_owned(),
-            lease_end: 5,
+            waiter_end: 5,
             seq: 6,
         };
         assert_eq!(granted("c", &push(&["c", "5 6 an id"])), Some(expected));

@@ -16,7 +16,7 @@ use super::{Condition, Header, Server, State};
 use crate::{
     clock::Clock,
     error::NodeError,
-    message::{Answer, Command, Era, Reply, Report, Terms},
+    message::{Answer, Command, Incarnation, Reply, Report, Terms},
     node::{BATCH, Call, Context, Node, unless_overdue},
     resource::Resource,
     task,
@@ -98,11 +98,11 @@ impl Node for MemoryLink {
         })
     }
 
-    fn era(&self) -> Result<Era, NodeError> {
+    fn incarnation(&self) -> Result<Incarnation, NodeError> {
         let state = self.server.state();
         match state.condition {
             Condition::Stopped => Err(stopped()),
-            _ => Ok(state.era(self.offset.load(Ordering::Relaxed), self.lag())),
+            _ => Ok(state.incarnation(self.offset.load(Ordering::Relaxed), self.lag())),
         }
     }
 
@@ -181,15 +181,19 @@ where
         let (answer, answered) = oneshot::channel();
         let arrival = self.arrival(answer);
         self.way.send(self.clock, epoch, latency / 2, arrival);
-        let (era, clock, value) = answered.await.map_err(|_| NodeError::Broken)??;
+        let (incarnation, clock, value) = answered.await.map_err(|_| NodeError::Broken)??;
         let back = latency / 2;
         if !back.is_zero() {
             self.clock.sleep_until(self.clock.now().plus(back)).await;
         }
-        let offset = Era::offset(clock, sent, self.clock.now());
+        let offset = Incarnation::offset(clock, sent, self.clock.now());
         self.offset.store(offset, Ordering::Relaxed);
         let value = value.ok_or(NodeError::Late)?;
-        Ok(Answer { sent, era, value })
+        Ok(Answer {
+            sent,
+            incarnation,
+            value,
+        })
     }
 
     /// What happens when the request arrives: it is carried out, or left with a paused node.
@@ -203,14 +207,14 @@ where
         let refused_after = self.refused_after;
         let job = move |state: &mut State| -> Outcome<T> {
             state.calls += 1;
-            let era = state.era(offset, lag);
+            let incarnation = state.incarnation(offset, lag);
             let now = state.micros(clock) / 1000;
-            let limit = refused_after.map(|time| era.node_micros(time).div_ceil(1000));
+            let limit = refused_after.map(|time| incarnation.node_micros(time).div_ceil(1000));
             if limit.is_some_and(|limit| now > limit) {
-                return (era, now, None);
+                return (incarnation, now, None);
             }
             let header = state.header(clock, terms.as_ref(), lag);
-            (era, now, Some(act(state, header)))
+            (incarnation, now, Some(act(state, header)))
         };
         let server = self.server.clone();
         move || {
@@ -234,7 +238,7 @@ where
 }
 
 /// The connection, the node's clock in milliseconds, and the answer unless the request was late.
-type Outcome<T> = (Era, u64, Option<T>);
+type Outcome<T> = (Incarnation, u64, Option<T>);
 
 fn stopped() -> NodeError {
     NodeError::Down("stopped".into())

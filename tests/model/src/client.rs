@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     config::Config,
     error::NodeError,
-    event::Heard,
+    event::Interest,
     holder::{ClientId, HolderId},
     message::{Answer, Reply},
     node::Push,
     quorum::Quorum,
-    request::{Cx, End, Question, Renewal, Request, Taken},
-    resource::Resource,
+    request::{Cx, End, Outgoing, Renewal, Request, Taken},
+    resource::{Resource, Ttl},
     rng::{Rng, draw_for},
     servers::Servers,
     time::Time,
@@ -44,7 +44,7 @@ pub(crate) enum Stage {
 /// What a step of a client comes to.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) questions: Vec<Question>,
+    pub(crate) outgoing: Vec<Outgoing>,
     /// It is due again and again without anything to ask.
     pub(crate) spins: bool,
 }
@@ -65,8 +65,9 @@ impl Client {
         draw_for(number);
         let id = HolderId::new(Rng, &ClientId::new(Rng, "client", true), 0);
         let resource = Arc::new(Resource::new("", "r").expect("a name"));
+        let ttl = Ttl::new(TTL).expect("a ttl");
         let room = config.fifo_queue_length;
-        let request = Request::new(config.clone(), quorum, resource, id, TTL, room, now);
+        let request = Request::new(config.clone(), quorum, resource, id, ttl, room, now);
         self.request = Some(request);
         self.stage = Stage::Waiting;
     }
@@ -80,16 +81,16 @@ impl Client {
     /// What a node has answered, or why it has not.
     pub(crate) fn hear(
         &mut self,
-        question: &Question,
+        outgoing: &Outgoing,
         outcome: Result<Answer<Reply>, NodeError>,
         now: Time,
     ) {
-        self.change(now, |request, cx| request.on_reply(question, cx, outcome));
+        self.change(now, |request, cx| request.on_reply(outgoing, cx, outcome));
     }
 
     pub(crate) fn hear_push(&mut self, node: usize, push: &Push, now: Time) {
         self.change(now, |request, cx| {
-            request.on_push(node, &push.id, push.lease_end, push.seq, cx);
+            request.on_push(node, &push.id, push.waiter_end, push.seq, cx);
         });
     }
 
@@ -107,17 +108,17 @@ impl Client {
         let cx = Cx { now, servers };
         for _ in 0..ROUNDS {
             self.stage = look(self.stage, &mut request, cx);
-            drop(request.take_news(Heard::default()));
+            drop(request.take_news(Interest::default()));
             let due = request.due(cx).is_some_and(|due| due <= now);
             if !due {
                 break;
             }
-            let asked = outcome.questions.len();
+            let asked = outcome.outgoing.len();
             for (node, _) in request.take_due(cx) {
-                outcome.questions.extend(request.ask(node, cx));
+                outcome.outgoing.extend(request.ask(node, cx));
             }
             outcome.spins =
-                outcome.questions.len() == asked && request.due(cx).is_some_and(|due| due <= now);
+                outcome.outgoing.len() == asked && request.due(cx).is_some_and(|due| due <= now);
         }
         self.request =
             Some(request).filter(|request| self.stage != Stage::Over || !request.is_clean());

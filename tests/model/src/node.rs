@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    message::{Command, Era, Released, Reply, Standing},
+    message::{Command, Incarnation, Released, Reply, Standing},
     table::{Header, Table},
     time::Time,
     world::{Asked, CLOCK},
@@ -21,7 +21,7 @@ pub(crate) struct Node {
 pub(crate) struct Push {
     pub(crate) channel: String,
     pub(crate) id: Arc<str>,
-    pub(crate) lease_end: u64,
+    pub(crate) waiter_end: u64,
     pub(crate) seq: u64,
 }
 
@@ -56,8 +56,8 @@ impl Node {
     }
 
     /// A connection to this node.
-    pub(crate) fn era(&self, epoch: u64) -> Era {
-        Era {
+    pub(crate) fn incarnation(&self, epoch: u64) -> Incarnation {
+        Incarnation {
             epoch,
             run: self.run,
             up_since: self.up_since,
@@ -74,7 +74,7 @@ impl Node {
         self.up_since = now;
     }
 
-    /// Carries a question out; `None` if it comes too late.
+    /// Carries a outgoing out; `None` if it comes too late.
     pub(crate) fn carry_out(
         &mut self,
         asked: &Asked,
@@ -82,25 +82,29 @@ impl Node {
         lie: Lie,
         pushes: &mut Vec<Push>,
     ) -> Option<Reply> {
-        let release = matches!(asked.question.send, Command::Release(_));
+        let release = matches!(asked.outgoing.command, Command::Release(_));
         if now > asked.deadline && !release && lie != Lie::CarriesOutLate {
             return None;
         }
-        let micros = asked.era.node_micros(now);
-        let header = Header::of(micros, &asked.terms, &self.era(asked.era.epoch));
+        let micros = asked.incarnation.node_micros(now);
+        let header = Header::of(
+            micros,
+            &asked.terms,
+            &self.incarnation(asked.incarnation.epoch),
+        );
         let repeats = lie == Lie::RepeatsItsCounter;
         let mut publish = |told: &crate::table::Told| {
             if lie != Lie::TellsNobody {
                 pushes.push(Push {
                     channel: told.channel.clone(),
                     id: told.id.clone(),
-                    lease_end: told.lease_end,
+                    waiter_end: told.waiter_end,
                     seq: if repeats { REPEATED } else { told.seq },
                 });
             }
             Some(true)
         };
-        let command = match &asked.question.send {
+        let command = match &asked.outgoing.command {
             Command::Release(_) if lie == Lie::KeepsWhatIsReleased => {
                 return Some(Reply::Released(Released::Vote));
             }
@@ -130,7 +134,7 @@ impl Node {
 
     /// Whether anything is left on it but counters.
     pub(crate) fn is_clean(&self, now: Time) -> bool {
-        let micros = self.era(0).node_micros(now);
+        let micros = self.incarnation(0).node_micros(now);
         self.table.clone().residue(micros).is_empty()
     }
 }

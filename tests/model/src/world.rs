@@ -12,10 +12,10 @@ use crate::{
     client::{Client, Stage},
     config::Config,
     error::NodeError,
-    message::{Answer, Era, Reply, Terms},
+    message::{Answer, Incarnation, Reply, Terms},
     node::{Lie, Node, Push},
     quorum::Quorum,
-    request::Question,
+    request::Outgoing,
     servers,
     time::Time,
 };
@@ -82,23 +82,23 @@ pub(crate) struct Link {
     pub(crate) there: VecDeque<Asked>,
     pub(crate) back: VecDeque<Back>,
     /// What is waited for, and until when.
-    waiting: Vec<(Question, Time)>,
+    waiting: Vec<(Outgoing, Time)>,
 }
 
-/// A question under way.
+/// A outgoing under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    pub(crate) question: Question,
+    pub(crate) outgoing: Outgoing,
     pub(crate) sent: Time,
     pub(crate) deadline: Time,
     pub(crate) terms: Terms,
-    pub(crate) era: Era,
+    pub(crate) incarnation: Incarnation,
 }
 
 /// What is under way to a client.
 #[derive(Clone, Debug)]
 pub(crate) enum Back {
-    Answer(Question, Answer<Reply>),
+    Answer(Outgoing, Answer<Reply>),
     Push(Push),
 }
 
@@ -134,14 +134,14 @@ impl World {
         world
     }
 
-    fn era(&self, client: usize, node: usize) -> Era {
-        self.nodes[node].era(self.links[client][node].epoch)
+    fn incarnation(&self, client: usize, node: usize) -> Incarnation {
+        self.nodes[node].incarnation(self.links[client][node].epoch)
     }
 
     fn connect(&mut self, client: usize, node: usize) {
         self.links[client][node].epoch += 1;
-        let era = self.era(client, node);
-        self.clients[client].servers.see(node, Some(era));
+        let incarnation = self.incarnation(client, node);
+        self.clients[client].servers.see(node, Some(incarnation));
     }
 
     pub(crate) fn start(&mut self, me: usize) {
@@ -177,33 +177,33 @@ impl World {
                 others.any(|(earlier, before)| *before && earlier.stage == Stage::Waiting);
         }
         self.facts.lost |= after == Stage::Lost;
-        for question in outcome.questions {
-            self.send(me, question);
+        for outgoing in outcome.outgoing {
+            self.send(me, outgoing);
         }
     }
 
-    fn send(&mut self, me: usize, question: Question) {
-        let (node, now) = (question.place, self.now);
-        let deadline = now.plus(question.timeout);
-        let eras: Vec<Era> = (0..self.nodes.len())
-            .map(|node| self.era(me, node))
+    fn send(&mut self, me: usize, outgoing: Outgoing) {
+        let (node, now) = (outgoing.node, self.now);
+        let deadline = now.plus(outgoing.timeout);
+        let incarnations: Vec<Incarnation> = (0..self.nodes.len())
+            .map(|node| self.incarnation(me, node))
             .collect();
         let terms = servers::terms(
-            eras.iter().copied(),
+            incarnations.iter().copied(),
             self.quorum,
             &self.config,
             deadline,
-            question.lease,
+            outgoing.waiter_ttl,
             now,
         );
         let link = &mut self.links[me][node];
-        link.waiting.push((question.clone(), deadline));
+        link.waiting.push((outgoing.clone(), deadline));
         link.there.push_back(Asked {
-            question,
+            outgoing,
             sent: now,
             deadline,
             terms,
-            era: eras[node],
+            incarnation: incarnations[node],
         });
     }
 
@@ -215,15 +215,15 @@ impl World {
         let reply = self.carry_out(node, &asked);
         let link = &mut self.links[me][node];
         let Some(value) = reply else { return };
-        if !link.awaits(asked.question.stamp) {
+        if !link.awaits(asked.outgoing.stamp) {
             return;
         }
         let answer = Answer {
             sent: asked.sent,
-            era: asked.era,
+            incarnation: asked.incarnation,
             value,
         };
-        link.back.push_back(Back::Answer(asked.question, answer));
+        link.back.push_back(Back::Answer(asked.outgoing, answer));
         if !slow && link.back.len() == 1 {
             self.hear(me, node);
         }
@@ -254,14 +254,14 @@ impl World {
     pub(crate) fn hear(&mut self, me: usize, node: usize) {
         let now = self.now;
         match self.links[me][node].back.pop_front() {
-            Some(Back::Answer(question, answer)) => {
+            Some(Back::Answer(outgoing, answer)) => {
                 let link = &mut self.links[me][node];
-                if !link.awaits(question.stamp) {
+                if !link.awaits(outgoing.stamp) {
                     return;
                 }
                 link.waiting
-                    .retain(|(other, _)| other.stamp != question.stamp);
-                self.clients[me].hear(&question, Ok(answer), now);
+                    .retain(|(other, _)| other.stamp != outgoing.stamp);
+                self.clients[me].hear(&outgoing, Ok(answer), now);
             }
             Some(Back::Push(push)) => self.clients[me].hear_push(node, &push, now),
             None => return,
@@ -281,8 +281,8 @@ impl World {
                 .extend(there.into_iter().map(|asked| (node, asked)));
         }
         self.connect(me, node);
-        for (question, _) in waiting {
-            self.clients[me].hear(&question, Err(NodeError::Broken), now);
+        for (outgoing, _) in waiting {
+            self.clients[me].hear(&outgoing, Err(NodeError::Broken), now);
         }
         self.clients[me].hear_reconnect(node, now);
         self.go_on(me);
@@ -310,14 +310,14 @@ impl World {
         for me in 0..self.clients.len() {
             for node in 0..self.nodes.len() {
                 let link = &mut self.links[me][node];
-                let over = |(_, until): &(Question, Time)| *until <= now;
+                let over = |(_, until): &(Outgoing, Time)| *until <= now;
                 let (ended, open) = std::mem::take(&mut link.waiting)
                     .into_iter()
                     .partition(over);
                 link.waiting = open;
-                let ended: Vec<(Question, Time)> = ended;
-                for (question, _) in ended {
-                    self.clients[me].hear(&question, Err(NodeError::TimedOut), now);
+                let ended: Vec<(Outgoing, Time)> = ended;
+                for (outgoing, _) in ended {
+                    self.clients[me].hear(&outgoing, Err(NodeError::TimedOut), now);
                 }
             }
             self.go_on(me);
@@ -366,13 +366,13 @@ impl Link {
     fn awaits(&self, stamp: u32) -> bool {
         self.waiting
             .iter()
-            .any(|(question, _)| question.stamp == stamp)
+            .any(|(outgoing, _)| outgoing.stamp == stamp)
     }
 
     /// Whether somebody waits for the answer to what arrives next.
     pub(crate) fn next_is_awaited(&self) -> bool {
         let next = self.there.front();
-        next.is_some_and(|asked| self.awaits(asked.question.stamp))
+        next.is_some_and(|asked| self.awaits(asked.outgoing.stamp))
     }
 }
 

@@ -226,7 +226,7 @@ impl<'a> Trial<'a> {
                 let span = (free_since.max(next.asked), acquired);
                 free_since = free_since.max(until);
                 let idle = length(span);
-                // A lease, a waiter lease or a vote may be left from a fault before that.
+                // A lease, a waiter ttl or a vote may be left from a fault before that.
                 let before = span.0.saturating_sub(LONGEST_TTL + EPHEMERAL + RECOVERY);
                 let mut nearby: Vec<Span> =
                     overlaps(&self.disturbances, (before, span.1)).collect();

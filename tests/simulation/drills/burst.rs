@@ -143,7 +143,7 @@ impl Drill<'_> {
     pub(super) async fn crowd(&mut self) {
         let many = self.chance.between(100, 400) as usize;
         let (holder, party) = (self.enter(), self.enter());
-        // A node must be able to carry out what keeps so many places: three questions in each waiter lease.
+        // A node must be able to carry out what keeps so many places: three questions in each waiter ttl.
         let settings = self.stage.settings();
         let lease = settings.trusted(settings.ephemeral.min(4000));
         let most = lease * 1000 / (8 * many as Ms);

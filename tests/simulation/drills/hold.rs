@@ -417,7 +417,7 @@ impl Drill<'_> {
     }
 
     /// C4: a future that was polled in its first round, and never again, is in nobody's way for longer than a
-    /// waiter lease, whatever its ttl.
+    /// waiter ttl, whatever its ttl.
     pub(super) async fn polled_once(&mut self) {
         let (party, next) = (self.enter(), self.enter());
         let ttl = self.chance.between(4000, 20_000);
@@ -484,7 +484,7 @@ impl Drill<'_> {
         tokio::spawn(life.gate(super::Part::Callers, Box::pin(task)));
         let served = self.served(waits).await;
         let what = format!(
-            "in front was a waiter lease of {ephemeral} ms and a ttl of {ttl} ms, the round trip being {trip} ms"
+            "in front was a waiter ttl of {ephemeral} ms and a ttl of {ttl} ms, the round trip being {trip} ms"
         );
         let calls = vec![first, second, third];
         self.tell("nobody stuck", calls, free, served, 20_000, &what);

@@ -60,7 +60,7 @@ impl Drill<'_> {
         );
     }
 
-    /// F3, S3: a waiter that sleeps costs one waiter lease, and what it is told of a vote that has expired
+    /// F3, S3: a waiter that sleeps costs one waiter ttl, and what it is told of a vote that has expired
     /// makes no lease.
     pub(super) async fn push_after_expiry(&mut self) {
         let (holder, sleeper, next) = (self.enter(), self.enter(), self.enter());

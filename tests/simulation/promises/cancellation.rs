@@ -107,7 +107,7 @@ pub(super) fn c3(history: &History) -> Vec<Violation> {
     found
 }
 
-/// C4: a grant that nobody polls is passed on within one waiter lease.
+/// C4: a grant that nobody polls is passed on within one waiter ttl.
 ///
 /// A request that nobody polls has the votes of a quorum for no longer than that, as long as its client reaches
 /// the nodes.

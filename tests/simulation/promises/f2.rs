@@ -1,7 +1,7 @@
 //! F2: a live waiter is never evicted for waiting long.
 //!
 //! A ticket of a request that goes on may run out on a node only if its client could not reach that node, or
-//! did not run, for some part of a waiter lease. It is a ticket once a quorum has had it.
+//! did not run, for some part of a waiter ttl. It is a ticket once a quorum has had it.
 
 use std::collections::BTreeSet;
 

@@ -16,16 +16,16 @@ fn canonical(payload: &str) -> String {
         let digits = parts.next().unwrap_or_default().trim_start_matches('0');
         if digits.is_empty() { "0" } else { digits }
     };
-    let (lease_end, seq) = (number(), number());
-    format!("{lease_end} {seq} {}", parts.next().unwrap_or_default())
+    let (waiter_end, seq) = (number(), number());
+    format!("{waiter_end} {seq} {}", parts.next().unwrap_or_default())
 }
 
 /// Whatever is taken from `payload` says what it said.
 fn is_faithful(payload: &Value) -> Result<(), TestCaseError> {
-    if let Some((lease_end, seq, id)) = told(payload) {
-        prop_assert!(lease_end < 1 << 53 && seq < 1 << 53 && (1..=MAX_ID).contains(&id.len()));
+    if let Some((waiter_end, seq, id)) = told(payload) {
+        prop_assert!(waiter_end < 1 << 53 && seq < 1 << 53 && (1..=MAX_ID).contains(&id.len()));
         let said = text(payload).expect("it is a text");
-        prop_assert_eq!(format!("{lease_end} {seq} {id}"), canonical(said));
+        prop_assert_eq!(format!("{waiter_end} {seq} {id}"), canonical(said));
     }
     Ok(())
 }
@@ -48,15 +48,15 @@ proptest! {
 
     #[test]
     fn a_damaged_push_tells_what_it_says_or_nothing(
-        (lease_end, seq) in (0..1_u64 << 53, 0..1_u64 << 53),
+        (waiter_end, seq) in (0..1_u64 << 53, 0..1_u64 << 53),
         id in "[0-9a-f]{8}-[0-9a-f]{4}:[0-9]:[a-z ]{0,9}:[0-9]{1,13}",
         at in any::<Index>(),
         fault in 0..4_u8,
         byte in prop_oneof![any::<u8>(), prop::sample::select(b"0123456789+- ".to_vec())],
     ) {
-        let mut payload = format!("{lease_end} {seq} {id}").into_bytes();
+        let mut payload = format!("{waiter_end} {seq} {id}").into_bytes();
         let sound = bulk(payload.clone());
-        prop_assert_eq!(told(&sound), Some((lease_end, seq, id.as_str())));
+        prop_assert_eq!(told(&sound), Some((waiter_end, seq, id.as_str())));
         let at = at.index(payload.len());
         match fault {
             0 => payload[at] = byte,
