@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     error::{LeaseLost, NodeError},
-    message::NodeIndex,
     resource::Resource,
 };
 
@@ -65,8 +64,8 @@ pub(crate) enum EventKind {
     Unpolled { granted: Duration },
     /// The same task has left the line of the resource again and again.
     KeepsLeaving { times: u32 },
-    /// A quorum is missing because these nodes restarted, whose votes do not count yet for so long.
-    InGrace { nodes: Vec<(NodeIndex, Duration)> },
+    /// A quorum is missing because these nodes, by their index, restarted: their votes do not count for so long.
+    InGrace { nodes: Vec<(usize, Duration)> },
     /// Nodes do not answer within the short time that a short lease leaves them.
     TooSlow {
         waited: Duration,
@@ -74,8 +73,8 @@ pub(crate) enum EventKind {
     },
 }
 
-/// What is wrong with a node: why it did not answer; `None` if it has the lease no more.
-pub(crate) type Fault = (NodeIndex, Option<NodeError>);
+/// What is wrong with a node, by its index: why it did not answer; `None` if it no longer has the lease.
+pub(crate) type Fault = (usize, Option<NodeError>);
 
 /// Which events a subscriber or a recorder may want.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,16 +16,10 @@ use std::{
 };
 
 use crate::{
-    client::{
-        Client,
-        entry::{Entry, Look},
-    },
+    client::{Client, entry::Entry, notifier::Look},
     error::{ExtendError, LeaseLost, ReleaseError},
-    event::{Event, EventKind},
-    quorum::Majority,
     request::{Cx, Lease, Request, Verdict},
     resource::{Resource, Ttl},
-    time::Time,
 };
 
 /// A held lock. It is extended in the background until it is dropped or released.
@@ -64,18 +58,17 @@ pub struct LockGuard {
 }
 
 impl LockGuard {
-    /// A guard on what a quorum granted.
     pub(crate) fn new(
         client: Arc<Client>,
         resource: Arc<Resource>,
         entry: Entry,
-        majority: Majority,
+        token: u64,
     ) -> Self {
         Self {
             client,
             resource,
             entry,
-            token: majority.token(),
+            token,
         }
     }
 
@@ -131,14 +124,11 @@ impl LockGuard {
     /// [`ExtendError::NoQuorum`] if too few nodes answered to tell; [`ExtendError::Stopped`] if the client's
     /// runtime has ended.
     pub async fn is_valid(&self) -> Result<bool, ExtendError> {
-        let check = |request: &mut Request, now: Time| match request.check(now) {
+        let check = |request: &mut Request, cx: Cx<'_>| match request.check(cx.now) {
             Some(why) => Err(why),
             None => Ok(request.ask_to_check()),
         };
-        let Some(Ok(asked)) = self
-            .entry
-            .update(|request, cx| Some(check(request, cx.now)))
-        else {
+        let Some(Ok(asked)) = self.entry.update(|request, cx| Some(check(request, cx))) else {
             return Ok(false);
         };
         match self.verdict(asked, false).await {
@@ -169,13 +159,11 @@ impl LockGuard {
     pub async fn extend(&self, ttl: Duration) -> Result<(), ExtendError> {
         let ttl = Ttl::new(ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
-        let extend = |request: &mut Request, now: Time| match request.check(now) {
+        let extend = |request: &mut Request, cx: Cx<'_>| match request.check(cx.now) {
             Some(why) => Err(why),
-            None => Ok(request.ask_to_extend(ttl, now)),
+            None => Ok(request.ask_to_extend(ttl, cx.now)),
         };
-        let asked = self
-            .entry
-            .update(|request, cx| Some(extend(request, cx.now)));
+        let asked = self.entry.update(|request, cx| Some(extend(request, cx)));
         let asked = asked.unwrap_or(Err(LeaseLost::Released));
         match self
             .verdict(asked.map_err(ExtendError::Lost)?, true)
@@ -205,7 +193,7 @@ impl LockGuard {
         if let Some(cause) = self.client.requests.stopped() {
             return Err(ExtendError::Stopped(cause));
         }
-        let start = |request: &mut Request, now: Time| {
+        let start = |request: &mut Request, Cx { now, .. }: Cx<'_>| {
             if let Some(why) = request.check(now) {
                 return Err(ExtendError::Lost(why));
             }
@@ -215,9 +203,7 @@ impl LockGuard {
             request.start_renewing(every, ttl, now);
             Ok(())
         };
-        let started = self
-            .entry
-            .update(|request, cx| Some(start(request, cx.now)));
+        let started = self.entry.update(|request, cx| Some(start(request, cx)));
         started.unwrap_or(Err(ExtendError::Lost(LeaseLost::Released)))
     }
 
@@ -265,10 +251,8 @@ impl LockGuard {
         let tally = self.client.release(&self.entry).await?;
         let nodes = &self.client.nodes;
         if !nodes.quorum.possible_without(tally.nothing) {
-            if let Some(subject) = self.entry.look(|request, _| Some(request.subject())) {
-                let kind = EventKind::LostUnnoticed { token: self.token };
-                nodes.emit(Event { subject, kind });
-            }
+            self.entry
+                .update(|request, _| request.note_unnoticed_loss(self.token));
             return Err(ReleaseError::Lost(LeaseLost::QuorumLost));
         }
         self.client.confirmed(tally)

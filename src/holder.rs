@@ -14,8 +14,6 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::rng::Rng;
-
 /// What a client writes into all its holder ids.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientId {
@@ -27,8 +25,8 @@ pub(crate) struct ClientId {
 
 impl ClientId {
     /// A fresh one; `listens` if some node can push to this client.
-    pub(crate) fn new(rng: Rng, name: &str, listens: bool) -> Self {
-        let [.., a, b, c, d, e, f] = *rng.uuid().as_bytes();
+    pub(crate) fn new(random: Uuid, name: &str, listens: bool) -> Self {
+        let [.., a, b, c, d, e, f] = *random.as_bytes();
         Self {
             name: name.into(),
             node: [a, b, c, d, e, f],
@@ -42,8 +40,8 @@ impl ClientId {
         format!("{CHANNEL_PREFIX}{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
     }
 
-    fn uuid(&self, rng: Rng) -> Uuid {
-        let mut bytes = *rng.uuid().as_bytes();
+    fn uuid(&self, random: Uuid) -> Uuid {
+        let mut bytes = *random.as_bytes();
         if self.listens {
             bytes[6] = (bytes[6] & 0x0f) | 0x80;
             bytes[10..].copy_from_slice(&self.node);
@@ -65,8 +63,8 @@ pub(crate) struct HolderId {
 
 impl HolderId {
     /// The id of a new request.
-    pub(crate) fn new(rng: Rng, signature: &ClientId, unix_millis: u64) -> Self {
-        let uuid = signature.uuid(rng);
+    pub(crate) fn new(random: Uuid, signature: &ClientId, unix_millis: u64) -> Self {
+        let uuid = signature.uuid(random);
         let mut text = String::with_capacity(64 + signature.name.len());
         // Writing to a string cannot fail.
         let _ = write!(text, "{uuid}:0:{}:{unix_millis}", signature.name);
@@ -153,11 +151,12 @@ impl<'a> Parts<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::rng::Rng;
 
     #[test]
     fn an_id_is_taken_apart_as_it_was_put_together() {
-        let signature = ClientId::new(Rng, "web-1:4242", true);
-        let id = HolderId::new(Rng, &signature, 1_700_000_000_000).next();
+        let signature = ClientId::new(Rng.uuid(), "web-1:4242", true);
+        let id = HolderId::new(Rng.uuid(), &signature, 1_700_000_000_000).next();
         let parts = Parts::of(id.text()).expect("our own id");
         assert_eq!(parts.uuid, id.uuid());
         assert_eq!(parts.generation, 1);
@@ -168,8 +167,8 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_listen_names_no_channel() {
-        let signature = ClientId::new(Rng, "batch", false);
-        let id = HolderId::new(Rng, &signature, 0);
+        let signature = ClientId::new(Rng.uuid(), "batch", false);
+        let id = HolderId::new(Rng.uuid(), &signature, 0);
         assert_eq!(Parts::of(id.text()).expect("our own id").channel(), None);
     }
 

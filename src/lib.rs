@@ -68,30 +68,23 @@
 mod acquire;
 mod builder;
 mod client;
-mod clock;
 mod config;
-mod connect;
 mod error;
 mod event;
-mod grace;
 mod guard;
 mod holder;
 mod inspection;
 mod message;
 mod node;
-mod place;
 mod quorum;
 mod redlock;
 mod request;
-mod requeue;
 mod resource;
-mod rng;
+mod runtime;
 mod servers;
-mod task;
 mod telemetry;
 mod ticket;
 mod time;
-mod validity;
 
 #[cfg(test)]
 #[path = "../tests/conformance/mod.rs"]

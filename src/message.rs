@@ -4,9 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{error::NodeError, holder::HolderId, resource::Resource, time::Time};
 
-/// The index of a node in its client's list.
-pub(crate) type NodeIndex = usize;
-
 /// What all commands of a call have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {

@@ -2,6 +2,9 @@
 
 use crate::time::Time;
 
+/// The index of a node in its client's list.
+pub(crate) type NodeIndex = usize;
+
 /// How many nodes there are, and so how many make a quorum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quorum {

@@ -2,17 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use futures::future::join_all;
-
 use crate::{
     acquire::{self, LockRequest},
     builder::FifoRedlockBuilder,
-    client::{self, Client},
-    error::{BuildError, ClientStopped, LockError, NodeError, ReleaseError},
+    client::Client,
+    error::{BuildError, LockError, ReleaseError},
     guard::LockGuard,
     inspection::{Inspection, NodeInspection},
-    node::{Node, memory::MemoryCluster, punctual},
-    resource::Resource,
     ticket::Ticket,
 };
 
@@ -102,8 +98,7 @@ impl FifoRedlock {
     /// # }
     /// ```
     pub fn in_memory(nodes: usize) -> Self {
-        assert!(nodes > 0, "a lock needs at least one node");
-        FifoRedlockBuilder::on_memory(&MemoryCluster::new(nodes))
+        FifoRedlockBuilder::in_memory(nodes)
     }
 
     /// Asks for the lock on `resource`, in order of arrival. Await what it returns.
@@ -290,40 +285,10 @@ impl FifoRedlock {
     /// # }
     /// ```
     pub async fn inspect(&self, resource: &str) -> Result<Inspection, LockError> {
-        self.client.start().map_err(LockError::Stopped)?;
+        let reports = self.client.inspect(resource).await?;
         let nodes = &self.client.nodes;
-        let name = Arc::new(Resource::new(&nodes.config.key_prefix, resource)?);
-        let (clock, deadline) = (
-            nodes.clock,
-            nodes.clock.now().plus(nodes.config.node_timeout),
-        );
-        let ask = |node: &Arc<dyn Node>| {
-            let (node, name) = (node.clone(), name.clone());
-            async move {
-                let inspect = || punctual(clock, deadline, node.inspect(&name, deadline));
-                match inspect().await {
-                    // It had forgotten the script, and learns it now.
-                    Err(NodeError::Late) => inspect().await,
-                    outcome => outcome,
-                }
-            }
-        };
-        let asks: Vec<_> = nodes.list.iter().map(ask).collect();
-        let reports = client::apart(join_all(asks)).await;
-        let reports = reports.ok_or(LockError::Stopped(ClientStopped::RuntimeEnded))?;
-        let failures: Vec<_> = reports
-            .iter()
-            .enumerate()
-            .filter_map(|(place, report)| Some((place, report.as_ref().err()?.clone())))
-            .collect();
-        if !nodes.quorum.possible_without(failures.len()) {
-            return Err(LockError::NoQuorum(
-                nodes.no_quorum(failures.into_iter(), 0),
-            ));
-        }
-        let views = nodes.list.iter().zip(reports).map(|(node, report)| {
-            NodeInspection::new(node.name(), report.map(|answer| answer.value))
-        });
+        let views = nodes.list.iter().zip(reports);
+        let views = views.map(|(node, report)| NodeInspection::new(node.name(), report));
         Ok(Inspection::merge(resource, nodes.quorum, views.collect()))
     }
 

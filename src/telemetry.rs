@@ -22,9 +22,9 @@ use tracing::{
 };
 
 use crate::{
-    clock::Clock,
     error::{ClientStopped, LeaseLost, LockError, NodeError, WrongServer},
     event::{Event, EventKind, Fault, Interest, Subject},
+    runtime::clock::Clock,
     time::Time,
 };
 

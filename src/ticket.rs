@@ -7,10 +7,10 @@ use std::{
 };
 
 use crate::{
+    acquire::place::{HoldOptions, Place, WaitPolicy},
     client::entry::View,
     error::{LockError, ReleaseError},
     guard::LockGuard,
-    place::{HoldOptions, Place, WaitPolicy},
 };
 use futures::{
     Stream, StreamExt,

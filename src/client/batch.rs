@@ -7,8 +7,9 @@ use futures::{FutureExt, future::BoxFuture};
 use crate::{
     client::{nodes::Nodes, window::Lane},
     error::NodeError,
-    message::{Answer, Command, NodeIndex, Reply},
+    message::{Answer, Command, Reply},
     node::punctual,
+    quorum::NodeIndex,
     request::Outgoing,
     time::Time,
 };

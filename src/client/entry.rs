@@ -1,19 +1,15 @@
 //! Handles on a request in the table: the one that owns it, and those that only see it.
 
-use std::{
-    pin::pin,
-    sync::{Arc, OnceLock, Weak, atomic::AtomicBool, atomic::Ordering},
-};
-
-use tokio::sync::Notify;
+use std::sync::{Arc, Weak};
 
 use crate::{
-    client::requests::Requests,
-    clock::Clock,
+    client::{
+        notifier::{Look, Notifier},
+        requests::Requests,
+    },
     error::{ClientStopped, LeaseLost},
     request::{Cx, Request},
-    telemetry,
-    time::Time,
+    runtime::clock::Clock,
 };
 
 /// The only owner of a request. Its drop ends the request, and the ticker releases what it has on the nodes.
@@ -22,20 +18,6 @@ pub(crate) struct Entry {
     requests: Arc<Requests>,
     key: u64,
     notifier: Arc<Notifier>,
-}
-
-/// What a look at a request comes to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Look<T> {
-    Done(T),
-    /// Look again when the request has changed, or at this moment.
-    Again(Option<Time>),
-}
-
-impl<T> Default for Look<T> {
-    fn default() -> Self {
-        Self::Again(None)
-    }
 }
 
 impl Entry {
@@ -77,7 +59,7 @@ impl Entry {
 
     /// Wakes those who wait also when the number of waiters ahead changes.
     pub(crate) fn follow(&self) {
-        self.notifier.followed.store(true, Ordering::Relaxed);
+        self.notifier.follow();
     }
 
     /// A handle that sees the request without owning it.
@@ -140,53 +122,5 @@ impl View {
 
     fn update<T>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> Option<T> {
         self.requests.upgrade()?.update(self.key, change)
-    }
-}
-
-/// Wakes those who await something of a request.
-#[derive(Debug, Default)]
-pub(crate) struct Notifier {
-    changed: Notify,
-    /// Whether somebody follows how many waiters are ahead.
-    followed: AtomicBool,
-    /// Why the lease ended. It stays here when the request is gone from the table.
-    lost: OnceLock<LeaseLost>,
-}
-
-impl Notifier {
-    /// Wakes those who wait. Their wakers are user code, which may panic.
-    pub(super) fn notify(&self) {
-        telemetry::guarded(|| self.changed.notify_waiters());
-    }
-
-    pub(super) fn is_followed(&self) -> bool {
-        self.followed.load(Ordering::Relaxed)
-    }
-
-    /// The request has ended.
-    pub(super) fn note_end(&self, why: LeaseLost) {
-        let _ = self.lost.set(why);
-    }
-
-    fn lost(&self) -> Option<LeaseLost> {
-        self.lost.get().copied()
-    }
-
-    /// Looks now, at each change, and at the moment that the last look named, until a look comes to something.
-    async fn wait<T>(&self, clock: Clock, look: impl Fn() -> Look<T>) -> T {
-        loop {
-            let mut changed = pin!(self.changed.notified());
-            // Before the look, so that no change in between is missed.
-            changed.as_mut().enable();
-            match look() {
-                Look::Done(done) => return done,
-                Look::Again(None) => changed.await,
-                Look::Again(Some(until)) => tokio::select! {
-                    biased;
-                    () = changed => {}
-                    () = clock.sleep_until(until) => {}
-                },
-            }
-        }
     }
 }

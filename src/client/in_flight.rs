@@ -18,7 +18,7 @@ use std::{
 
 use crate::{
     client::window::{LEAST, Lane, MOST, MinRtt, Sample, Window},
-    message::NodeIndex,
+    quorum::NodeIndex,
     request::Urgency,
     time::Time,
 };

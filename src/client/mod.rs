@@ -8,7 +8,9 @@ mod batch;
 pub(crate) mod entry;
 pub(crate) mod in_flight;
 pub(crate) mod nodes;
+pub(crate) mod notifier;
 pub(crate) mod requests;
+pub(crate) mod requeue;
 pub(crate) mod rows;
 pub(crate) mod ticker;
 mod window;
@@ -18,17 +20,21 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
-    client::entry::{Entry, Look},
     client::nodes::Nodes,
     client::requests::Requests,
-    error::{ClientStopped, LockError, ReleaseError},
+    client::requeue::RequeueDetector,
+    client::{entry::Entry, notifier::Look},
+    error::{ClientStopped, LockError, NodeError, ReleaseError},
+    message::Report,
+    node::{Node, punctual},
     request::{Cx, End, Request, Tally},
-    requeue::RequeueDetector,
     resource::{Resource, Ttl},
-    task, telemetry,
+    runtime::task,
+    telemetry,
 };
 
 /// One client. It lives as long as any handle, ticket or guard of it.
@@ -100,6 +106,42 @@ impl Client {
         ))
     }
 
+    /// What each node knows of a resource; an error if a quorum does not say.
+    pub(crate) async fn inspect(
+        &self,
+        resource: &str,
+    ) -> Result<Vec<Result<Report, NodeError>>, LockError> {
+        self.start().map_err(LockError::Stopped)?;
+        let nodes = &self.nodes;
+        let resource = Arc::new(Resource::new(&nodes.config.key_prefix, resource)?);
+        let clock = nodes.clock;
+        let deadline = clock.now().plus(nodes.config.node_timeout);
+        let ask = |node: &Arc<dyn Node>| {
+            let (node, resource) = (node.clone(), resource.clone());
+            async move {
+                let inspect = || punctual(clock, deadline, node.inspect(&resource, deadline));
+                let report = match inspect().await {
+                    // The node had forgotten the script, and learns it now.
+                    Err(NodeError::Late) => inspect().await,
+                    report => report,
+                };
+                report.map(|answer| answer.value)
+            }
+        };
+        let asks: Vec<_> = nodes.list.iter().map(ask).collect();
+        let reports = apart(join_all(asks)).await;
+        let reports = reports.ok_or(LockError::Stopped(ClientStopped::RuntimeEnded))?;
+        let failure = |(index, report): (usize, &Result<Report, NodeError>)| {
+            Some((index, report.as_ref().err()?.clone()))
+        };
+        let failures: Vec<_> = reports.iter().enumerate().filter_map(failure).collect();
+        if nodes.quorum.possible_without(failures.len()) {
+            return Ok(reports);
+        }
+        let failures = failures.into_iter();
+        Err(LockError::NoQuorum(nodes.no_quorum(failures, 0)))
+    }
+
     /// Ends what waits, and returns when everything that was left is taken back.
     pub(crate) async fn shut_down(&self) {
         self.nodes.close();
@@ -125,9 +167,7 @@ impl Client {
 
 /// Runs `calls` in a task of its own where there is a runtime: whoever waits may not be polled for long, and no
 /// call must run into its deadline by that. `None` if the runtime ends meanwhile.
-pub(crate) async fn apart<T: Send + 'static>(
-    calls: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
+async fn apart<T: Send + 'static>(calls: impl Future<Output = T> + Send + 'static) -> Option<T> {
     if Handle::try_current().is_err() {
         return Some(calls.await);
     }

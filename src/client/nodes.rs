@@ -9,16 +9,16 @@ use std::{
 };
 
 use crate::{
-    clock::Clock,
     config::Config,
     error::{LockError, NoQuorum, NodeError, NodeFailure},
     event::Event,
     holder::{ClientId, HolderId},
     message::Terms,
     node::Node,
-    quorum::Quorum,
+    quorum::{NodeIndex, Quorum},
     resource::Ttl,
-    rng::Rng,
+    runtime::clock::Clock,
+    runtime::rng::Rng,
     servers::{self, Servers},
     telemetry::{self, Limits},
     time::Time,
@@ -61,7 +61,7 @@ impl Nodes {
 
     /// A fresh holder id.
     pub(crate) fn holder_id(&self) -> HolderId {
-        HolderId::new(self.rng, &self.signature, self.clock.unix_millis())
+        HolderId::new(self.rng.uuid(), &self.signature, self.clock.unix_millis())
     }
 
     /// The terms of calls that have until `deadline`, with this waiter ttl.
@@ -91,14 +91,14 @@ impl Nodes {
     }
 
     /// The name of a node, for people.
-    pub(crate) fn name(&self, index: usize) -> &str {
+    pub(crate) fn name(&self, index: NodeIndex) -> &str {
         self.list.get(index).map_or("?", |node| node.name())
     }
 
     /// The error of a question that too few nodes answered; so many were not waited for.
     pub(crate) fn no_quorum(
         &self,
-        failures: impl Iterator<Item = (usize, NodeError)>,
+        failures: impl Iterator<Item = (NodeIndex, NodeError)>,
         open: usize,
     ) -> NoQuorum {
         let failures: Vec<NodeFailure> = failures

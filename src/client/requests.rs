@@ -19,11 +19,12 @@ use uuid::Uuid;
 
 use crate::{
     client::{
-        entry::Notifier,
         nodes::Nodes,
+        notifier::Notifier,
         rows::{Effects, Row, Rows},
     },
     error::ClientStopped,
+    quorum::NodeIndex,
     request::{Cx, End, Outgoing, Request, Urgency},
     telemetry,
     time::Time,
@@ -217,7 +218,7 @@ impl Requests {
 
     /// Some of the requests that are due, with the nodes that are to be asked, in order of arrival where they are
     /// due at once; nothing when none is left.
-    pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(usize, Urgency)>)> {
+    pub(crate) fn take_due(&self) -> Vec<(u64, Vec<(NodeIndex, Urgency)>)> {
         let (mut state, now, mut effects) = self.changing();
         (state.ticked, state.asleep_until, state.looks_by) = (now, None, now);
         let mut taken = Vec::new();
@@ -239,7 +240,7 @@ impl Requests {
     }
 
     /// The questions of `keys` to the node `index`, whose turn has come.
-    pub(crate) fn ask(&self, keys: &[u64], index: usize) -> Vec<(u64, Outgoing)> {
+    pub(crate) fn ask(&self, keys: &[u64], index: NodeIndex) -> Vec<(u64, Outgoing)> {
         let items = keys.iter().map(|key| (*key, ()));
         let questions = self.each(items, |request, cx, ()| request.ask(index, cx));
         let asked = keys.iter().zip(questions);

@@ -9,7 +9,7 @@ use std::{
 use uuid::Uuid;
 
 use crate::{
-    client::entry::Notifier,
+    client::notifier::Notifier,
     event::{Event, Interest},
     request::{Cx, Request},
     servers::Servers,

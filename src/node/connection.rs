@@ -7,7 +7,7 @@ use redis::{
 };
 use std::{future::Future, panic::AssertUnwindSafe, sync::Arc};
 
-use crate::task::Owned;
+use crate::runtime::task::Owned;
 
 /// A connection that many calls share.
 #[derive(Clone)]

@@ -223,7 +223,7 @@ mod tests {
     use crate::{
         holder::{ClientId, HolderId},
         message::{Enqueue, Release},
-        rng::Rng,
+        runtime::rng::Rng,
     };
 
     const HEADER: Header = Header {
@@ -251,7 +251,7 @@ mod tests {
     fn enqueue(name: &str, number: Option<u64>, room: Option<u64>) -> Enqueue {
         Enqueue {
             resource: Arc::new(Resource::new("", name).expect("valid")),
-            id: HolderId::new(Rng, &ClientId::new(Rng, "me", true), 7),
+            id: HolderId::new(Rng.uuid(), &ClientId::new(Rng.uuid(), "me", true), 7),
             number,
             ttl: Duration::from_micros(1500),
             room,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{NodeError, WrongServer},
-    rng::Rng,
+    runtime::rng::Rng,
     time::Time,
 };
 

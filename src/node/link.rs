@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     error::{NodeError, WrongServer},
-    rng::Rng,
-    task::Owned,
+    runtime::rng::Rng,
+    runtime::task::Owned,
     telemetry::{self, Connected},
     time::Time,
 };

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::message::{Command, Incarnation, Reply, Terms, millis_up};
 use crate::{
-    clock::{Clock, MEMORY_EPOCH_MILLIS},
+    runtime::clock::{Clock, MEMORY_EPOCH_MILLIS},
     time::Time,
 };
 use link::MemoryLink;

@@ -37,11 +37,11 @@ use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::{
-    clock::Clock,
     config::Config,
     error::NodeError,
     message::{Answer, Command, Incarnation, Reply, Report, Terms},
     resource::Resource,
+    runtime::clock::Clock,
     time::Time,
 };
 

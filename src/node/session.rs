@@ -30,7 +30,7 @@ use super::{
     unless_overdue,
 };
 use crate::message::{Answer, Incarnation, Terms, millis_up};
-use crate::{clock::Clock, error::NodeError, time::Time};
+use crate::{error::NodeError, runtime::clock::Clock, time::Time};
 
 /// After so much silence the server is asked for a sign of life.
 const SILENCE: Duration = Duration::from_secs(2);

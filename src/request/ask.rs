@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::{
     error::NodeError,
     event::EventKind,
-    message::{Command, Enqueue, Extend, NodeIndex, Release},
-    quorum::Majority,
+    message::{Command, Enqueue, Extend, Release},
+    quorum::{Majority, NodeIndex},
     request::{
         Cx, Lease, Outgoing, Phase, Request, Urgency,
         node_state::{Belief, NodeState},

@@ -6,11 +6,10 @@
 
 use crate::{
     error::NodeError,
-    message::{NodeIndex, Released},
-    quorum::Quorum,
+    message::Released,
+    quorum::{NodeIndex, Quorum},
     request::{End, Request, node_state::Outcome},
     time::Time,
-    validity::drift,
 };
 
 /// After so many failures in a row to confirm a release, a shutdown no longer waits for a node.
@@ -100,9 +99,8 @@ impl Request {
     pub(super) fn start_cleanup(&mut self, now: Time) {
         let config = &self.config;
         let longest = self.longest.max(self.waiter_ttl());
-        // On a node whose clock is slow it lasts longer than that.
-        let longest = longest.saturating_add(drift(longest, config.clock_drift_factor));
-        self.expires = now.plus(longest).plus(config.node_timeout);
+        let lasts = config.by_a_slow_clock(longest);
+        self.expires = now.plus(lasts).plus(config.node_timeout);
     }
 
     /// Ends a request that waits; a request that is held goes on.

@@ -5,8 +5,7 @@ use std::time::Duration;
 use crate::{
     error::LeaseLost,
     event::{EventKind, Fault},
-    message::NodeIndex,
-    quorum::Majority,
+    quorum::{Majority, NodeIndex},
     request::{End, Phase, Request, is_later, node_state::NodeState},
     resource::Ttl,
     time::Time,
@@ -264,6 +263,11 @@ impl Request {
             let (token, held) = (lease.token, now.since(lease.since));
             self.emit(EventKind::HeldLong { token, held });
         }
+    }
+
+    /// A release found that a quorum no longer had the lease.
+    pub(crate) fn note_unnoticed_loss(&mut self, token: u64) {
+        self.emit(EventKind::LostUnnoticed { token });
     }
 
     /// Ends the request. What it has on the nodes is released from here on.

@@ -126,6 +126,11 @@ impl Request {
         self.news.wake = true;
     }
 
+    /// The same task has left this line so many times in a row.
+    pub(crate) fn warn_of_requeuing(&mut self, times: u32) {
+        self.emit(EventKind::KeepsLeaving { times });
+    }
+
     /// Notes how many are ahead: as many as a quorum of the nodes says at most.
     pub(super) fn move_up(&mut self, now: Time) {
         let ahead = self.nodes.iter().filter_map(NodeState::ahead);

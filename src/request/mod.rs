@@ -28,8 +28,8 @@ use crate::{
     error::{LeaseLost, NodeError},
     event::{Event, EventKind, Interest, Subject},
     holder::HolderId,
-    message::{Command, NodeIndex},
-    quorum::{Majority, Quorum},
+    message::Command,
+    quorum::{Majority, NodeIndex, Quorum},
     resource::{Resource, Ttl},
     servers::Servers,
     time::Time,
@@ -238,7 +238,7 @@ impl Request {
     }
 
     /// What an event about this request names.
-    pub(crate) fn subject(&self) -> Subject {
+    fn subject(&self) -> Subject {
         Subject {
             resource: self.resource.clone(),
             holder_id: self.id.text().clone(),

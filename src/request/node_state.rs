@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use crate::{
+    config::Config,
     error::NodeError,
     message::{Answer, Extended, Incarnation, Standing},
     quorum::Vote,
     request::Urgency,
     time::Time,
-    validity::valid_until,
 };
 
 mod pending;
@@ -193,7 +193,7 @@ impl NodeState {
         asked: Option<u64>,
         answer: &Answer<Standing>,
         waiter_ttl: Duration,
-        factor: f64,
+        config: &Config,
     ) -> bool {
         self.on_answer(answer);
         match answer.value {
@@ -202,7 +202,7 @@ impl NodeState {
                 left,
                 outranked,
             } => {
-                let until = valid_until(answer.sent, left, factor);
+                let until = answer.sent.plus(config.validity(left));
                 self.number = asked.or(self.number).or(Some(seq));
                 self.has = Belief::Vote(NodeVote {
                     full_ttl: left >= ttl,
@@ -232,7 +232,7 @@ impl NodeState {
                     sent: answer.sent,
                 });
                 if let Some(early) = self.early.take() {
-                    let matches = self.on_push(early.waiter_end, early.seq, factor, now);
+                    let matches = self.on_push(early.waiter_end, early.seq, config, now);
                     self.early = None;
                     return matches;
                 }
@@ -250,13 +250,13 @@ impl NodeState {
         &mut self,
         answer: &Answer<Extended>,
         ttl: Duration,
-        factor: f64,
+        config: &Config,
         now: Time,
     ) {
         self.on_answer(answer);
         self.has = match answer.value {
             Extended::Stands { seq } => {
-                let until = valid_until(answer.sent, ttl, factor);
+                let until = answer.sent.plus(config.validity(ttl));
                 let mut vote = NodeVote::new(until, seq, answer.sent, now);
                 match self.vote() {
                     Some(known) if known.until > until => vote = *known,
@@ -283,10 +283,16 @@ impl NodeState {
 
     /// A push told of a vote. False if the vote has not grown from the waiter ttl that we know of: then the answer
     /// that it belongs to is still under way, or the push is stale, and only the node knows.
-    pub(crate) fn on_push(&mut self, waiter_end: u64, seq: u64, factor: f64, now: Time) -> bool {
+    pub(crate) fn on_push(
+        &mut self,
+        waiter_end: u64,
+        seq: u64,
+        config: &Config,
+        now: Time,
+    ) -> bool {
         match &self.has {
             Belief::Waiting(place) if place.waiter_end == waiter_end => {
-                let until = valid_until(place.sent, place.waiter_ttl, factor);
+                let until = place.sent.plus(config.validity(place.waiter_ttl));
                 self.has = Belief::Vote(NodeVote {
                     pushed_end: waiter_end,
                     ..NodeVote::new(until, seq, place.sent, now)
@@ -458,10 +464,17 @@ mod tests {
                 incarnation: CONNECTION,
                 value,
             };
-            node.on_enqueued(now, waiter_ttl, Some(7), &answer, waiter_ttl, 0.01)
+            node.on_enqueued(
+                now,
+                waiter_ttl,
+                Some(7),
+                &answer,
+                waiter_ttl,
+                &Config::default(),
+            )
         };
         waits(&mut node, 14_000);
-        assert!(node.on_push(14_000, 8, 0.01, now));
+        assert!(node.on_push(14_000, 8, &Config::default(), now));
         waits(&mut node, 14_000);
         assert!(node.vote().is_some(), "it was given later");
         waits(&mut node, 14_001);

@@ -3,7 +3,8 @@
 use crate::{
     error::NodeError,
     event::EventKind,
-    message::{Answer, Command, Enqueue, Extend, Extended, NodeIndex, Released, Reply, Standing},
+    message::{Answer, Command, Enqueue, Extend, Extended, Released, Reply, Standing},
+    quorum::NodeIndex,
     request::{Cx, Outgoing, Phase, Request, ask::MISSES, node_state::NodeState},
 };
 
@@ -54,10 +55,9 @@ impl Request {
             }
             Ok(answer) => {
                 let had_vote = node.vote().is_some();
-                let factor = self.config.clock_drift_factor;
                 let (asked, waiter_ttl) = (enqueue.number, sent.waiter_ttl);
                 let overtaken =
-                    node.on_enqueued(now, self.longest, asked, &answer, waiter_ttl, factor);
+                    node.on_enqueued(now, self.longest, asked, &answer, waiter_ttl, &self.config);
                 let has_vote = node.vote().is_some();
                 if matches!(answer.value, Standing::Granted { .. }) {
                     self.trace_late_vote();
@@ -102,7 +102,6 @@ impl Request {
         outcome: Result<Answer<Extended>, NodeError>,
     ) {
         let now = cx.now;
-        let factor = self.config.clock_drift_factor;
         // An answer that comes when the lease has ended does not bring it back.
         self.check(now);
         let Some(node) = await_end(&mut self.nodes, sent, cx, &outcome) else {
@@ -119,7 +118,7 @@ impl Request {
             {
                 node.fail(NodeError::Garbled);
             }
-            Ok(answer) => node.on_extended(&answer, extend.ttl, factor, now),
+            Ok(answer) => node.on_extended(&answer, extend.ttl, &self.config, now),
             Err(error) => node.fail(error),
         }
         let found_gone = node.is_gone() && had_vote;
@@ -199,7 +198,6 @@ impl Request {
         cx: Cx<'_>,
     ) {
         let now = cx.now;
-        let factor = self.config.clock_drift_factor;
         if **self.id.text() != *id {
             return;
         }
@@ -213,7 +211,7 @@ impl Request {
             return;
         }
         let plausible = cx.servers.is_plausible(seq, now);
-        if !plausible || !node.on_push(waiter_end, seq, factor, now) {
+        if !plausible || !node.on_push(waiter_end, seq, &self.config, now) {
             // The vote has grown from a waiter ttl that this client has not heard of, or no longer knows: only the
             // node knows whether it still stands.
             node.urgent = true;

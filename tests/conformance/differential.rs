@@ -11,7 +11,7 @@ use crate::{
     holder::{ClientId, HolderId},
     message::{Enqueue, Extend, Extended, Release, Released, Report, Standing, Terms},
     node::NodeEvent,
-    rng::Rng,
+    runtime::rng::Rng,
 };
 
 /// How far the two may be apart in time.
@@ -328,16 +328,16 @@ async fn both_kinds_of_node_answer_alike() {
             .expect("a number"),
         Err(_) => 0..std::env::var("SEEDS").map_or(40, |seeds| seeds.parse().expect("a number")),
     };
-    let signature = ClientId::new(Rng, "differential", true);
+    let signature = ClientId::new(Rng.uuid(), "differential", true);
     let mut pair = Pair::start(&signature).await;
     for seed in seeds {
         let mut chance = Chance(seed);
         pair.restart();
         let mut ids = Vec::new();
-        let unheard = ClientId::new(Rng, "a:b:", true);
-        let polls = ClientId::new(Rng, "", false);
+        let unheard = ClientId::new(Rng.uuid(), "a:b:", true);
+        let polls = ClientId::new(Rng.uuid(), "", false);
         for signature in [&signature, &signature, &unheard, &unheard, &polls] {
-            let mut id = HolderId::new(Rng, signature, 1_700_000_000_000);
+            let mut id = HolderId::new(Rng.uuid(), signature, 1_700_000_000_000);
             for generation in 0..12 {
                 if matches!(generation, 0 | 1 | 2 | 8 | 9 | 10) {
                     ids.push(id.clone());

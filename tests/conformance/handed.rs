@@ -17,11 +17,11 @@ use redis::{
 
 use super::rig::{Rig, impatient};
 use crate::{
-    clock::Clock,
     config::Config,
     error::NodeError,
     message::{Released, Standing},
     node::{Node, NodeEvent, redis::RedisNode},
+    runtime::clock::Clock,
     server::Server,
 };
 

@@ -89,7 +89,7 @@ async fn read_command(stream: &mut BufReader<tokio::net::TcpStream>) -> Option<V
 #[tokio::test]
 async fn a_connection_names_its_run_its_start_and_its_clock() {
     let server = Server::start();
-    let before = crate::clock::Clock::Boot.now();
+    let before = crate::runtime::clock::Clock::Boot.now();
     let mut rig = Rig::open(&server.url()).up().await;
     let incarnation = rig.node.incarnation().expect("up");
     assert_eq!(incarnation.epoch, 1);

@@ -4,7 +4,7 @@ use super::subject::{LEASE, Subject, on_both};
 use crate::{
     holder::{ClientId, HolderId},
     message::{Enqueue, Released, Standing},
-    rng::Rng,
+    runtime::rng::Rng,
 };
 
 on_both!(
@@ -80,12 +80,12 @@ async fn a_dead_head_is_passed_over(s: Subject) {
 
 /// A client of the same kind that is gone: its channel has no listener.
 fn gone() -> ClientId {
-    ClientId::new(Rng, "gone", true)
+    ClientId::new(Rng.uuid(), "gone", true)
 }
 
 async fn a_vote_that_nobody_heard_of_is_short(s: Subject) {
     let holder = s.id();
-    let gone = HolderId::new(Rng, &gone(), 0);
+    let gone = HolderId::new(Rng.uuid(), &gone(), 0);
     s.join(&holder).await;
     s.join(&gone).await;
     s.release(&holder).await;
@@ -100,7 +100,7 @@ async fn a_vote_that_nobody_heard_of_is_short(s: Subject) {
 async fn the_waiters_of_a_process_that_does_not_hear_end_together(mut s: Subject) {
     let (holder, living) = (s.id(), s.id());
     let process = gone();
-    let dead: [_; 3] = std::array::from_fn(|_| HolderId::new(Rng, &process, 0));
+    let dead: [_; 3] = std::array::from_fn(|_| HolderId::new(Rng.uuid(), &process, 0));
     s.join(&holder).await;
     s.join(&dead[0]).await;
     s.join(&dead[1]).await;

@@ -9,7 +9,6 @@ use tokio::{
 };
 
 use crate::{
-    clock::Clock,
     config::Config,
     error::{NodeError, WrongServer},
     holder::{ClientId, HolderId},
@@ -19,7 +18,8 @@ use crate::{
         roster::Roster,
     },
     resource::Resource,
-    rng::Rng,
+    runtime::clock::Clock,
+    runtime::rng::Rng,
     time::Time,
 };
 
@@ -68,7 +68,7 @@ impl Rig {
         start: impl FnOnce(Context) -> Arc<RedisNode>,
     ) -> Self {
         let (sender, events) = mpsc::channel(100);
-        let signature = ClientId::new(Rng, "rig", true);
+        let signature = ClientId::new(Rng.uuid(), "rig", true);
         let context = Context {
             clock,
             config: Arc::new(config),
@@ -99,7 +99,7 @@ impl Rig {
     }
 
     pub(super) fn id(&self) -> HolderId {
-        HolderId::new(Rng, &self.signature, 1_700_000_000_000)
+        HolderId::new(Rng.uuid(), &self.signature, 1_700_000_000_000)
     }
 
     pub(super) fn terms(&self) -> Terms {

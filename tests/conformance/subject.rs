@@ -9,7 +9,6 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 
 use crate::{
-    clock::Clock,
     config::Config,
     error::NodeError,
     holder::{ClientId, HolderId},
@@ -25,7 +24,8 @@ use crate::{
         roster::Roster,
     },
     resource::Resource,
-    rng::Rng,
+    runtime::clock::Clock,
+    runtime::rng::Rng,
     server::Server,
     time::Time,
 };
@@ -80,11 +80,11 @@ enum Kind {
 
 impl Subject {
     pub(super) fn memory() -> Self {
-        Self::memory_as(ClientId::new(Rng, "subject", true))
+        Self::memory_as(ClientId::new(Rng.uuid(), "subject", true))
     }
 
     pub(super) async fn redis() -> Self {
-        Self::redis_as(ClientId::new(Rng, "subject", true)).await
+        Self::redis_as(ClientId::new(Rng.uuid(), "subject", true)).await
     }
 
     pub(super) fn memory_as(signature: ClientId) -> Self {
@@ -115,7 +115,7 @@ impl Subject {
     }
 
     pub(super) fn id(&self) -> HolderId {
-        HolderId::new(Rng, &self.signature, 1_700_000_000_000)
+        HolderId::new(Rng.uuid(), &self.signature, 1_700_000_000_000)
     }
 
     /// Terms by the node's own clock, under which every counter is trusted.

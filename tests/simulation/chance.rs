@@ -58,7 +58,7 @@ thread_local! {
 /// The uuids of this thread follow from `seed` from now on.
 pub(super) fn seed_uuids(seed: u64) {
     UUIDS.set(seed ^ 0x5851_f42d_4c95_7f2d);
-    crate::rng::SOURCE.set(Some(draw));
+    crate::runtime::rng::SOURCE.set(Some(draw));
 }
 
 fn draw() -> Uuid {

@@ -125,7 +125,7 @@ pub(super) fn is_own_task() -> bool {
 
 /// What is spawned on this thread from now on belongs to whoever spawned it.
 pub(super) fn follow_spawns() {
-    crate::task::WRAP.set(Some(|task| match CURRENT.with_borrow(Option::clone) {
+    crate::runtime::task::WRAP.set(Some(|task| match CURRENT.with_borrow(Option::clone) {
         Some(life) => life.gate(Part::Own, task),
         None => task,
     }));

@@ -19,7 +19,7 @@ use super::{
     work::{Attic, Cut, Worker},
     world::Sim,
 };
-use crate::{FifoRedlock, builder::FifoRedlockBuilder, clock::Clock, node::Node};
+use crate::{FifoRedlock, builder::FifoRedlockBuilder, node::Node, runtime::clock::Clock};
 
 /// When the clients start: the nodes are long past their grace.
 const START: Ms = 40_000;

@@ -14,13 +14,13 @@ use super::{
     world::World,
 };
 use crate::{
-    clock::MEMORY_EPOCH_MILLIS,
     message::{Enqueue, Extend, Extended, Incarnation, Release, Released, Report, Standing, Terms},
     node::{
         Events, NodeEvent,
         table::{Header, Table, Told},
     },
     resource::Resource,
+    runtime::clock::MEMORY_EPOCH_MILLIS,
     time::Time,
 };
 

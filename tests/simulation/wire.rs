@@ -10,11 +10,11 @@ use super::{
     world::Sim,
 };
 use crate::{
-    clock::Clock,
     error::NodeError,
     message::{self, Answer, Command, Enqueue, Extend, Incarnation, Release, Report, Terms},
     node::{BATCH, Call, Node, unless_overdue},
     resource::Resource,
+    runtime::clock::Clock,
     time::Time,
 };
 

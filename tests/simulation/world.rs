@@ -18,7 +18,7 @@ use super::{
     server::Server,
     way::Way,
 };
-use crate::{clock::Clock, guard::LockGuard, time::Time};
+use crate::{guard::LockGuard, runtime::clock::Clock, time::Time};
 
 /// A handle on the world.
 #[derive(Clone, Debug)]

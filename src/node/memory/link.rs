@@ -14,12 +14,12 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{Condition, Header, Server, State};
 use crate::{
-    clock::Clock,
     error::NodeError,
     message::{Answer, Command, Incarnation, Reply, Report, Terms},
     node::{BATCH, Call, Context, Node, unless_overdue},
     resource::Resource,
-    task,
+    runtime::clock::Clock,
+    runtime::task,
     telemetry::watched,
     time::Time,
 };

@@ -12,7 +12,7 @@ use crate::{
     quorum::Quorum,
     request::{Cx, End, Outgoing, Renewal, Request, Taken},
     resource::{Resource, Ttl},
-    rng::{Rng, draw_for},
+    runtime::rng::{Rng, draw_for},
     servers::Servers,
     time::Time,
 };
@@ -56,14 +56,14 @@ impl Client {
             stage: Stage::Idle,
             request: None,
             servers: Servers::new(nodes, config.grace(), config.cold_start_grace),
-            channel: ClientId::new(Rng, "client", true).channel(),
+            channel: ClientId::new(Rng.uuid(), "client", true).channel(),
         }
     }
 
     /// Its user calls `lock`.
     pub(crate) fn start(&mut self, number: usize, config: &Arc<Config>, quorum: Quorum, now: Time) {
         draw_for(number);
-        let id = HolderId::new(Rng, &ClientId::new(Rng, "client", true), 0);
+        let id = HolderId::new(Rng.uuid(), &ClientId::new(Rng.uuid(), "client", true), 0);
         let resource = Arc::new(Resource::new("", "r").expect("a name"));
         let ttl = Ttl::new(TTL).expect("a ttl");
         let room = config.fifo_queue_length;

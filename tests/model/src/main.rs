@@ -12,14 +12,12 @@
 
 #![allow(dead_code, unused_imports)]
 
-#[path = "../../../src/config.rs"]
+#[path = "../../../src/config/mod.rs"]
 mod config;
 #[path = "../../../src/error.rs"]
 mod error;
 #[path = "../../../src/event.rs"]
 mod event;
-#[path = "../../../src/grace.rs"]
-mod grace;
 #[path = "../../../src/holder.rs"]
 mod holder;
 #[path = "../../../src/message.rs"]
@@ -30,19 +28,17 @@ mod quorum;
 mod request;
 #[path = "../../../src/resource.rs"]
 mod resource;
-#[path = "../../../src/servers.rs"]
+#[path = "../../../src/servers/mod.rs"]
 mod servers;
 #[path = "../../../src/node/table.rs"]
 mod table;
 #[path = "../../../src/time.rs"]
 mod time;
-#[path = "../../../src/validity.rs"]
-mod validity;
 
 mod client;
 mod explore;
 mod node;
-mod rng;
+mod runtime;
 mod scenario;
 #[cfg(test)]
 mod tests;

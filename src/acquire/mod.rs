@@ -1,5 +1,7 @@
 //! The way of a waiter, from asking to the guard: [`LockRequest`].
 
+pub(crate) mod place;
+
 use std::{
     fmt,
     future::Future,
@@ -12,10 +14,10 @@ use std::{
 use futures::future::BoxFuture;
 
 use crate::{
+    acquire::place::{HoldOptions, Place, WaitPolicy},
     client::Client,
     error::{ArgumentError, LockError},
     guard::LockGuard,
-    place::{HoldOptions, Place, WaitPolicy},
 };
 
 /// A request for a lock; await it to get the guard. Returned by

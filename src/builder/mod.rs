@@ -1,18 +1,20 @@
 //! The builder: nodes, settings, connect.
 
+mod connect;
+
 use std::{fmt, time::Duration};
 
-#[cfg(test)]
 use crate::{
-    clock::Clock,
-    node::{Context, Node},
-};
-use crate::{
+    builder::connect::Source,
     config::Config,
-    connect::{self, Source},
     error::BuildError,
     node::{memory::MemoryCluster, redis::RedisNode},
     redlock::FifoRedlock,
+};
+#[cfg(test)]
+use crate::{
+    node::{Context, Node},
+    runtime::clock::Clock,
 };
 
 /// Builds a [`FifoRedlock`] from nodes and settings.
@@ -280,10 +282,15 @@ impl FifoRedlockBuilder {
         FifoRedlock::new(connect::to_nodes(self.config, clock, nodes, open))
     }
 
-    /// A client on `cluster` with all settings at their defaults.
-    pub(crate) fn on_memory(cluster: &MemoryCluster) -> FifoRedlock {
-        let client = connect::to_memory(std::slice::from_ref(cluster), Config::default());
-        FifoRedlock::new(client)
+    /// A client on so many new memory nodes, with all settings at their defaults.
+    ///
+    /// # Panics
+    ///
+    /// If `nodes` is 0.
+    pub(crate) fn in_memory(nodes: usize) -> FifoRedlock {
+        assert!(nodes > 0, "a lock needs at least one node");
+        let cluster = MemoryCluster::new(nodes);
+        FifoRedlock::new(connect::to_memory(&[cluster], Config::default()))
     }
 }
 

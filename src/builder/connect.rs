@@ -10,7 +10,6 @@ use crate::node::tls::Tls;
 use crate::{
     client::Client,
     client::nodes::Nodes,
-    clock::Clock,
     config::Config,
     error::{BuildError, NoQuorum, NodeError, NodeFailure},
     holder::ClientId,
@@ -19,7 +18,8 @@ use crate::{
         roster::Roster,
     },
     quorum::Quorum,
-    rng::Rng,
+    runtime::clock::Clock,
+    runtime::rng::Rng,
 };
 
 /// How many events of the nodes may wait to be looked at; beyond that they are dropped, and polled for.
@@ -247,7 +247,7 @@ impl Shared {
     fn new(config: Config, clock: Clock, listens: bool) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let name = config.client_name.clone().unwrap_or_else(default_name);
-        let signature = ClientId::new(Rng, &name, listens);
+        let signature = ClientId::new(Rng.uuid(), &name, listens);
         Self {
             config: Arc::new(config),
             clock,

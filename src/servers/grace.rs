@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::{message::Incarnation, time::Time};
+use crate::{message::Incarnation, quorum::NodeIndex, time::Time};
 
 /// Starts that surely lie this close together are one deployment. Uptime is counted in whole seconds, and told by an
 /// answer that takes its time: so these are as much less apart as that leaves open.
@@ -43,7 +43,7 @@ impl Grace {
 
     /// What a connection to a node has told of its start, whether the node votes or not: those that vote may have
     /// started together where others did not. An earlier connection than the last is no news.
-    pub(crate) fn learn(&mut self, index: usize, incarnation: &Incarnation) {
+    pub(crate) fn learn(&mut self, index: NodeIndex, incarnation: &Incarnation) {
         if let Some(start) = self.starts.get_mut(index)
             && start.is_none_or(|known| known.epoch <= incarnation.epoch)
         {
@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    fn left(grace: &mut Grace, index: usize, up_since: Time, now: Time) -> Duration {
+    fn left(grace: &mut Grace, index: NodeIndex, up_since: Time, now: Time) -> Duration {
         grace.learn(index, &incarnation(1, up_since));
         grace.left(up_since, now)
     }

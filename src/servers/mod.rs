@@ -1,12 +1,14 @@
 //! What is known of a client's servers at a moment: their connections, clocks and starts. Plain data, for the core.
 
+pub(crate) mod grace;
+
 use std::time::Duration;
 
 use crate::{
     config::Config,
-    grace::Grace,
     message::{Incarnation, Terms},
-    quorum::Quorum,
+    quorum::{NodeIndex, Quorum},
+    servers::grace::Grace,
     time::Time,
 };
 
@@ -97,7 +99,7 @@ impl Servers {
     }
 
     /// The connection to a node as it stands now, if there is one.
-    pub(crate) fn see(&mut self, index: usize, incarnation: Option<Incarnation>) {
+    pub(crate) fn see(&mut self, index: NodeIndex, incarnation: Option<Incarnation>) {
         if let Some(incarnation) = &incarnation {
             self.grace.learn(index, incarnation);
         }
@@ -106,7 +108,7 @@ impl Servers {
         }
     }
 
-    pub(crate) fn incarnation(&self, index: usize) -> Option<Incarnation> {
+    pub(crate) fn incarnation(&self, index: NodeIndex) -> Option<Incarnation> {
         self.incarnations.get(index).copied().flatten()
     }
 
@@ -155,8 +157,8 @@ impl Servers {
     }
 
     /// The nodes whose votes do not count yet, and for how long.
-    pub(crate) fn in_grace(&self, now: Time) -> Vec<(usize, Duration)> {
-        let left = |(index, incarnation): (usize, &Option<Incarnation>)| {
+    pub(crate) fn in_grace(&self, now: Time) -> Vec<(NodeIndex, Duration)> {
+        let left = |(index, incarnation): (NodeIndex, &Option<Incarnation>)| {
             let left = self.grace_left(incarnation.as_ref()?.up_since, now);
             (!left.is_zero()).then_some((index, left))
         };

@@ -10,15 +10,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::Id;
 
 use crate::{
-    client::{
-        Client,
-        entry::{Entry, Look},
-    },
+    client::requeue::RequeueDetector,
+    client::{Client, entry::Entry, notifier::Look},
     error::{LockError, NodeError, ReleaseError},
-    event::{Event, EventKind},
     guard::LockGuard,
     request::{Cx, End, Phase, Renewal, Request, Taken},
-    requeue::RequeueDetector,
     resource::Resource,
     time::Time,
 };
@@ -258,14 +254,9 @@ impl Place {
     fn guard(&mut self, taken: Taken) -> Result<LockGuard, LockError> {
         match (taken, self.entry.take()) {
             (Taken::Lease(majority), Some(entry)) => {
-                let requeues = &self.client.requeues;
-                requeues.served(self.task, self.resource.name());
-                Ok(LockGuard::new(
-                    self.client.clone(),
-                    self.resource.clone(),
-                    entry,
-                    majority,
-                ))
+                let (client, resource) = (self.client.clone(), self.resource.clone());
+                client.requeues.served(self.task, resource.name());
+                Ok(LockGuard::new(client, resource, entry, majority.token()))
             }
             (Taken::Ended(End::ShutDown), _) => Err(LockError::ShutDown),
             _ => Err(LockError::TicketSpent),
@@ -390,12 +381,12 @@ impl Drop for Place {
         let Some(entry) = &self.entry else {
             return;
         };
-        let leaving = entry.look(|request, _| request.is_in_line().then(|| request.subject()));
-        let Some(subject) = leaving else { return };
-        let name = self.resource.name();
-        if let Some(times) = self.client.requeues.left(self.task, name) {
-            let kind = EventKind::KeepsLeaving { times };
-            self.client.nodes.emit(Event { subject, kind });
+        if !entry.look(|request, _| request.is_in_line()) {
+            return;
+        }
+        let times = self.client.requeues.left(self.task, self.resource.name());
+        if let Some(times) = times {
+            entry.update(|request, _| request.warn_of_requeuing(times));
         }
     }
 }

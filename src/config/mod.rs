@@ -1,11 +1,14 @@
 //! The settings, validated as a whole before anything is sent.
 
+mod validity;
+
 use std::time::Duration;
+
+use validity::{drift, undrifted};
 
 use crate::{
     error::{ArgumentError, BuildError},
     resource::{MAX_TTL, MIN_TTL, Ttl},
-    validity::{drift, undrifted},
 };
 
 /// The longest waiter ttl, as the scripts have it too: what bounds a vote that is handed over.
@@ -179,12 +182,17 @@ impl Config {
 
     /// For how long a lease of `ttl` can be trusted from the send of its request.
     pub(crate) fn validity(&self, ttl: Duration) -> Duration {
-        ttl.saturating_sub(drift(ttl, self.clock_drift_factor))
+        validity::of(ttl, self.clock_drift_factor)
     }
 
     /// The ttl of a lease that can be trusted for `validity`.
     pub(crate) fn ttl_of(&self, validity: Duration) -> Duration {
         undrifted(validity, self.clock_drift_factor)
+    }
+
+    /// How long `span` is at most by a clock that is slower than ours.
+    pub(crate) fn by_a_slow_clock(&self, span: Duration) -> Duration {
+        span.saturating_add(drift(span, self.clock_drift_factor))
     }
 
     /// For how long a node that restarted gives no vote: the leases that it may have forgotten last for longer by a
@@ -193,8 +201,7 @@ impl Config {
         if self.restart_grace.is_zero() {
             return Duration::ZERO;
         }
-        let drift = drift(self.restart_grace, self.clock_drift_factor);
-        self.restart_grace.saturating_add(drift)
+        self.by_a_slow_clock(self.restart_grace)
     }
 
     /// How long a request of a lease of `ttl` may take: short enough to try thrice within its validity.

@@ -1,0 +1,3 @@
+//! What stands for the crate's sources of time and chance.
+
+pub(crate) mod rng;
