@@ -145,6 +145,8 @@ impl Rows {
         let over = over && !row.owned;
         let due = request.due(self.cx(now));
         let uuid = request.id().uuid();
+        // What it has on a node may be in the way of others, whoever asks for room first.
+        let binds = request.binds_a_node();
         let mut next = None;
         if overflows {
             self.join_overflow(key);
@@ -159,7 +161,7 @@ impl Rows {
             effects.wake_ticker |= self.closed && self.rows.is_empty();
             return next;
         }
-        let turn = !overflows || self.is_first_in_overflow(key);
+        let turn = !overflows || binds || self.is_first_in_overflow(key);
         let due = due.filter(|_| turn);
         self.schedule(key, due);
         let sooner = |wake_at: Time| due.is_some_and(|due| due < wake_at);

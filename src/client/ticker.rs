@@ -30,7 +30,7 @@ use crate::{
     error::{ClientStopped, NodeError},
     holder::Parts,
     message::{Answer, Reply},
-    node::NodeEvent,
+    node::{Node, NodeEvent},
     quorum::NodeIndex,
     request::{Cx, Outgoing, Request},
     telemetry,
@@ -87,17 +87,22 @@ struct Ticker {
     calls: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// By when everything that was sent is answered, or counts as unanswered.
     answered_by: Time,
+    /// The last connection to each node that the requests were told of.
+    epochs: Vec<u64>,
 }
 
 impl Ticker {
     fn new(requests: Arc<Requests>) -> Self {
         let nodes = requests.nodes().clone();
+        let epoch = |node: &Arc<dyn Node>| node.incarnation().map_or(0, |now| now.epoch);
         Self {
+            // Nothing was asked before.
+            epochs: nodes.list.iter().map(epoch).collect(),
             in_flight: InFlight::of(nodes.list.len()),
+            answered_by: Time::ORIGIN,
             requests,
             nodes,
             calls: FuturesUnordered::new(),
-            answered_by: Time::ORIGIN,
         }
     }
 
@@ -116,6 +121,7 @@ impl Ticker {
                 biased;
                 // Before the answers, which may come without end: events are few, and a turn may hang on each.
                 _ = events.recv_many(&mut heard, EVENTS_AT_ONCE), if !events.is_closed() => {
+                    self.note_reconnects();
                     heard.drain(..).for_each(|(node, event)| self.on_event(node, event));
                 }
                 Some(answered) = self.calls.next() => self.on_answered(answered),
@@ -158,13 +164,13 @@ impl Ticker {
             // Before it is decided what to ask: what a command may do, and until when, follows from a later moment.
             let sent = clock.now();
             for batch in batch::of(node, lane, self.requests.ask(&keys, node), sent) {
-                self.answered_by = self.answered_by.max(batch.deadline);
                 self.send(batch, now);
             }
         }
     }
 
     fn send(&mut self, batch: Batch, now: Time) {
+        self.answered_by = self.answered_by.max(batch.deadline);
         self.in_flight
             .sent(batch.node, batch.lane, batch.commands.len());
         self.calls.push(batch.send(&self.nodes, now));
@@ -235,6 +241,20 @@ impl Ticker {
         });
     }
 
+    /// Tells the requests of new connections. Which connection a node has is looked up, since events may be lost.
+    fn note_reconnects(&mut self) {
+        for (index, (known, node)) in self.epochs.iter_mut().zip(&self.nodes.list).enumerate() {
+            let Ok(incarnation) = node.incarnation() else {
+                continue;
+            };
+            if std::mem::replace(known, incarnation.epoch) != incarnation.epoch {
+                let all = self.requests.all();
+                self.requests
+                    .each(all, |request, _, ()| request.on_reconnect(index));
+            }
+        }
+    }
+
     fn on_event(&self, node: NodeIndex, event: NodeEvent) {
         let requests = &self.requests;
         match event {
@@ -250,9 +270,8 @@ impl Ticker {
                     });
                 }
             }
-            NodeEvent::Up => {
-                requests.each(requests.all(), |request, _, ()| request.on_reconnect(node));
-            }
+            // Seen by `note_reconnects`.
+            NodeEvent::Up => {}
         }
     }
 }

@@ -76,7 +76,7 @@ pub(crate) const BATCH: usize = 128;
 /// What a node tells without being asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NodeEvent {
-    /// A new incarnation began: everything believed of the node is unknown.
+    /// There is a new connection. It is looked up, as the event may be lost; the event only wakes the client.
     Up,
     /// A vote was given to one of our requests.
     Granted {
@@ -88,7 +88,7 @@ pub(crate) enum NodeEvent {
     },
 }
 
-/// Where a node's events go. Bounded, and lossy when full: state decides, not messages.
+/// Where a node's events go. The channel is bounded, and an event is lost when it is full: state decides, not messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Events {
     node: usize,
@@ -96,12 +96,12 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The sender of the node with the place `node`.
+    /// The sender of the node `node`.
     pub(crate) fn new(node: usize, sender: mpsc::Sender<(usize, NodeEvent)>) -> Self {
         Self { node, sender }
     }
 
-    /// Tells `event`, or drops it if nobody keeps up.
+    /// Sends `event`, or drops it if the client does not keep up.
     pub(crate) fn tell(&self, event: NodeEvent) {
         // A full channel means that thousands of handoffs wait to be looked at; the next poll finds
         // this one. Waiting instead would block the connection that the polls need.

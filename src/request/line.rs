@@ -4,6 +4,7 @@ use std::{cmp::Reverse, time::Duration};
 
 use crate::{
     event::EventKind,
+    quorum::NodeIndex,
     request::{Cx, End, Phase, Request, is_later, node_state::NodeState},
     time::Time,
 };
@@ -163,6 +164,27 @@ impl Request {
         if self.is_in_the_way() && self.may_give_back(now) {
             self.trace("no place in the line, giving a vote back");
             self.next_generation();
+        }
+    }
+
+    /// Whether a node may have given it something that it has to keep or to give back.
+    pub(crate) fn binds_a_node(&self) -> bool {
+        let binds = |node: &NodeState| node.vote().is_some() || node.urgent && node.touched();
+        self.nodes.iter().any(binds)
+    }
+
+    /// A node says that a request should ask: a waiter ahead may be dead, or a holder want its vote back.
+    pub(super) fn look_again(&mut self, index: NodeIndex, now: Time) {
+        let over = !self.is_asking();
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.urgent = true;
+        }
+        match self.phase {
+            // The vote is given back once all nodes have been asked.
+            Phase::NoRoom => self.ask_all(),
+            // The first round has failed, and its caller may not ask again for long.
+            Phase::Asking if over => self.park(now),
+            _ => {}
         }
     }
 

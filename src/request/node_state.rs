@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::{
     config::Config,
     error::NodeError,
-    message::{Answer, Extended, Incarnation, Standing},
+    message::{Answer, Extend, Extended, Incarnation, Standing},
     quorum::Vote,
     request::Urgency,
     time::Time,
@@ -89,7 +89,7 @@ pub(crate) struct NodeVote {
     pub(crate) dead_on_arrival: bool,
     /// Whether another waiter on this node comes first, although the vote is ours.
     pub(crate) outranked: bool,
-    /// The counter as it was when the node prolonged the vote last.
+    /// The fencing token that the node is known to have, since it prolonged the vote last.
     pub(crate) fenced: Option<u64>,
     /// Whether it is to be confirmed before it counts: the connection is new, or another node's vote is gone.
     pub(crate) doubtful: bool,
@@ -249,13 +249,18 @@ impl NodeState {
     pub(crate) fn on_extended(
         &mut self,
         answer: &Answer<Extended>,
-        ttl: Duration,
+        asked: &Extend,
         config: &Config,
         now: Time,
     ) {
+        let ttl = asked.ttl;
         self.on_answer(answer);
         self.has = match answer.value {
             Extended::Stands { seq } => {
+                // Nobody else can have had a vote that has been ours all the time. Its counter may have moved on: with
+                // every waiter that arrives, and the token need not follow that.
+                let ours = self.vote().filter(|vote| vote.until > answer.sent);
+                let seq = ours.map_or(seq, |vote| vote.seq.max(asked.token));
                 let until = answer.sent.plus(config.validity(ttl));
                 let mut vote = NodeVote::new(until, seq, answer.sent, now);
                 match self.vote() {
@@ -321,8 +326,8 @@ impl NodeState {
         } else {
             self.pending.abandon();
             self.has = Belief::Nothing;
+            self.early = None;
         }
-        self.early = None;
         self.misses = 0;
         self.urgent = true;
     }
@@ -330,6 +335,7 @@ impl NodeState {
     /// A counted vote is to be confirmed before it counts for more; it keeps its validity. A place is to be asked for
     /// again.
     pub(crate) fn doubt(&mut self) {
+        self.early = None;
         match &mut self.has {
             Belief::Vote(vote) => vote.doubtful = true,
             Belief::Waiting(_) => self.has = Belief::Nothing,

@@ -118,7 +118,7 @@ impl Request {
             {
                 node.fail(NodeError::Garbled);
             }
-            Ok(answer) => node.on_extended(&answer, extend.ttl, &self.config, now),
+            Ok(answer) => node.on_extended(&answer, extend, &self.config, now),
             Err(error) => node.fail(error),
         }
         let found_gone = node.is_gone() && had_vote;
@@ -202,14 +202,13 @@ impl Request {
             return;
         }
         self.check(now);
+        if waiter_end == 0 {
+            self.look_again(node, now);
+            return;
+        }
         let Some(node) = self.nodes.get_mut(node) else {
             return;
         };
-        if waiter_end == 0 {
-            // A waiter ahead may be dead, or a holder want its vote back.
-            node.urgent = true;
-            return;
-        }
         let plausible = cx.servers.is_plausible(seq, now);
         if !plausible || !node.on_push(waiter_end, seq, &self.config, now) {
             // The vote has grown from a waiter ttl that this client has not heard of, or no longer knows: only the
@@ -238,8 +237,8 @@ impl Request {
             return;
         };
         if asking {
-            // The first round hears of a broken connection by itself, unless it has heard of the vote before (L5).
-            if node.vote().is_some() {
+            // The first round hears of a broken connection by itself, unless the node has answered before (L5).
+            if node.ahead().is_some() {
                 node.doubt();
             }
             return;

@@ -74,7 +74,8 @@ impl Grace {
     fn started_together(&self, up_since: Time) -> bool {
         let reached = || self.starts.iter().flatten();
         let first = reached().map(|start| start.earliest).min();
-        let last = reached().map(|start| start.latest).max();
+        // Its own start need not be among them: a connection may break before it is seen.
+        let last = reached().map(|start| start.latest).chain([up_since]).max();
         let (first, last) = (first.unwrap_or(up_since), last.unwrap_or(up_since));
         last.since(first) <= TOGETHER
     }
@@ -154,5 +155,16 @@ mod tests {
             left(&mut grace, 0, at(100), at(101)),
             Duration::from_secs(29)
         );
+    }
+
+    /// A node started, answered, and was gone again before its new connection was seen.
+    #[test]
+    fn s5_a_start_that_was_not_learned_is_not_together_with_those_that_were() {
+        let mut grace = Grace::new(3, GRACE, false);
+        for index in 0..3 {
+            grace.learn(index, &incarnation(1, at(0)));
+        }
+        assert!(grace.left(at(0), at(1)).is_zero());
+        assert_eq!(grace.left(at(100), at(101)), GRACE - Duration::from_secs(1));
     }
 }

@@ -71,7 +71,7 @@ impl Drill<'_> {
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(53) {
+        match self.chance.below(57) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -99,6 +99,7 @@ impl Drill<'_> {
             37..=40 => self.restart_behind_an_answer().await,
             41..=46 => self.forgotten_token().await,
             47..=49 => self.polls_seldom().await,
+            53..=55 => self.split_beside_resets().await,
             _ => self.push_after_expiry().await,
         }
     }
@@ -280,6 +281,46 @@ impl Drill<'_> {
         }
         let bound = self.round_trips(8) + self.sick;
         self.tell("L3", calls, start, served, bound, "several asked at once");
+    }
+
+    /// C2: votes are given back while connections break, so that an older generation of a request may reach a node
+    /// after a newer one. Everybody is served all the same.
+    async fn split_beside_resets(&mut self) {
+        let asking = self.chance.between(4, 8);
+        let parties: Vec<usize> = (0..asking).map(|_| self.enter()).collect();
+        let mut waiting: Vec<_> = parties
+            .iter()
+            .map(|party| self.waits(*party, 4000))
+            .collect();
+        let nodes = self.stage.settings().nodes;
+        for _ in 0..12 {
+            let pause = self.chance.millis(self.round_trips(1));
+            sleep(pause).await;
+            let mut breaks = Vec::new();
+            for party in &parties {
+                for node in 0..nodes {
+                    if self.chance.is(50) {
+                        breaks.push((*party, node));
+                    }
+                }
+            }
+            self.stage.sim.with(|world| {
+                for (party, node) in breaks {
+                    world.reset(party, node);
+                }
+            });
+        }
+        while !waiting.is_empty() {
+            let (calls, waits): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+            let next = timeout(NEVER, futures::future::select_all(waits)).await;
+            let Ok((Ok(guard), first, rest)) = next else {
+                return;
+            };
+            let mut calls = calls;
+            // As `select_all` takes it out.
+            self.releases(calls.swap_remove(first), guard).await;
+            waiting = calls.into_iter().zip(rest).collect();
+        }
     }
 
     /// L4: a hung or dead minority costs no latency.

@@ -13,6 +13,7 @@ mod ear;
 #[path = "../common/memory.rs"]
 mod nodes;
 
+mod asked_back;
 #[path = "../behaviour/mod.rs"]
 mod behaviour;
 mod bounds;
@@ -28,6 +29,7 @@ mod layering;
 mod memory;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod newcomers;
 mod panics;
 mod patience;
 mod renewals;

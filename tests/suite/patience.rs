@@ -138,6 +138,20 @@ async fn a_set_patience_below_the_round_trip_ends_no_round() {
     }
 }
 
+/// The clocks are not what they were taken for, so the first call comes too late by them and is sent again.
+#[tokio::test(start_paused = true)]
+async fn a_set_patience_below_the_round_trip_ends_no_call_that_is_sent_again() {
+    let cluster = nodes(&[300; 3]);
+    let builder = FifoRedlock::builder().memory(&cluster);
+    let builder = builder.fifo_retry_count(1).retry_delay(millis(10));
+    let client = builder.fifo_retry_delay(millis(10)).connect().await;
+    let client = client.expect("memory nodes");
+    sleep(10 * TTL).await;
+    cluster.nodes().for_each(|node| node.step_clock(2.0));
+    let guard = client.lock("r", TTL).await.expect("free");
+    guard.release().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_extension_to_less_than_the_way_takes_is_answered_while_the_lease_stands() {
     let cluster = nodes(&[30; 3]);
