@@ -299,7 +299,8 @@ impl Requests {
         };
         let mut state = self.state();
         self.nodes.see(&mut state.servers);
-        let now = self.nodes.clock.now();
+        state.now = state.now.max(self.nodes.clock.now());
+        let now = state.now;
         (state, now, effects)
     }
 

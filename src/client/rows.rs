@@ -29,6 +29,9 @@ pub(super) struct Rows {
     /// one by one, so they get in in order.
     pub(super) overflow: HashMap<String, BTreeSet<u64>>,
     pub(super) arrivals: u64,
+    /// The last moment at which the table was locked for a change. Time does not go back here, although a thread
+    /// without a runtime does not see a clock that tests have paused.
+    pub(super) now: Time,
     /// When the ticker looked for what is due.
     pub(super) ticked: Time,
     /// Until when the ticker sleeps if nothing is heard; `None` while it is awake.
@@ -75,6 +78,7 @@ impl Rows {
             due: BTreeSet::new(),
             overflow: HashMap::new(),
             arrivals: 0,
+            now: Time::ORIGIN,
             ticked: Time::ORIGIN,
             asleep_until: None,
             looks_by: Time::ORIGIN,

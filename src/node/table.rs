@@ -24,7 +24,7 @@ const LONGEST_VOTE: u64 = 3_600_000;
 /// How many waiters are looked at in one call: dropped, skipped at the head of the line, or of a dead process.
 const DEAD_AT_ONCE: usize = 1000;
 
-/// How many waiters are told to look, at most, when nobody hears of a vote.
+/// How many processes are told to look, at most, when nobody hears of a vote.
 const LOOKERS: usize = 16;
 
 /// Everything on one node, by lock key.
@@ -395,16 +395,15 @@ impl Slot {
     /// it (F3). The first of another process that hears is told to look then.
     fn cut_short(&mut self, ends: u64, head: &str, publish: Publish<'_>) {
         let gone = channel(head);
-        let mut looks = LOOKERS;
+        let (mut deaf, mut looking) = (Vec::new(), true);
         let line = self.queue.iter().take(DEAD_AT_ONCE);
         for (_, id) in line {
             let on = channel(id);
             if on != gone {
-                if looks > 0 && on.is_some() {
-                    looks = match tell(id, 0, 0, publish) {
-                        Some(false) => looks - 1,
-                        _ => 0,
-                    };
+                if looking && on.is_some() && !deaf.contains(&on) {
+                    looking = tell(id, 0, 0, publish) == Some(false);
+                    deaf.push(on);
+                    looking &= deaf.len() < LOOKERS;
                 }
                 continue;
             }

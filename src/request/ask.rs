@@ -29,6 +29,9 @@ const SHORTEST_EXPIRY: Duration = Duration::from_millis(10);
 /// A lease with less left than this is not worth a repair.
 const SHORTEST_REPAIR: Duration = Duration::from_millis(5);
 
+/// The least time that a release is given, unless `node_timeout` is shorter.
+const LEAST_FOR_RELEASE: Duration = Duration::from_millis(500);
+
 /// A node that is to be asked at once.
 const AT_ONCE: Option<Time> = Some(Time::ORIGIN);
 
@@ -164,7 +167,7 @@ impl Request {
             } => Some(since.plus(self.waiter_ttl())),
             Phase::Fencing { done: false, .. } => match self.majority(cx).map(Majority::until) {
                 // A command that is under way may still be answered.
-                None if self.is_asking() => None,
+                None if !self.is_fencing_over(cx) => None,
                 until => Some(until.unwrap_or(now)),
             },
             Phase::Held(lease) => {
@@ -251,7 +254,8 @@ impl Request {
             Phase::NoRoom | Phase::Waiting => Some(self.waiter_due(node, cx)),
             Phase::Fencing {
                 done: false, token, ..
-            } => Some(self.fence_due(node, *token)),
+            } if self.majority(cx).is_some() => Some(self.fence_due(node, *token)),
+            Phase::Fencing { done: false, .. } => None,
             // A caller who takes the grant finds enough left, for as long as its turn lasts (C4).
             Phase::Granted { .. } | Phase::Fencing { done: true, .. } => self.fresh_due(node),
             Phase::Held(lease) => self.holder_due(lease, index, node, now),
@@ -275,12 +279,13 @@ impl Request {
         let waiter_ttl = self.waiter_ttl();
         let keep_alive = self.config.keep_alive(waiter_ttl);
         let is_head = self.position == 0 || self.nodes.iter().any(|node| node.vote().is_some());
-        let no_room = matches!(self.phase, Phase::NoRoom);
-        let polls = is_head || no_room || !cx.servers.pushes(self.quorum);
-        let span = if polls {
-            self.config.head_poll().min(keep_alive)
-        } else {
-            keep_alive
+        let span = match self.phase {
+            // It has no place to keep, and asks no more often than others do, however short its ttl is.
+            Phase::NoRoom => self.config.head_poll(),
+            _ if is_head || !cx.servers.pushes(self.quorum) => {
+                self.config.head_poll().min(keep_alive)
+            }
+            _ => keep_alive,
         };
         if node.failure.is_some() {
             let lapse = u32::from(node.misses.saturating_sub(MISSES).min(2));
@@ -373,7 +378,7 @@ impl Request {
         Some(match &self.phase {
             Phase::Ended(_) | Phase::Parked => {
                 let release = Release { resource, id };
-                (Command::Release(release), config.node_timeout)
+                (Command::Release(release), self.release_timeout())
             }
             Phase::Asking | Phase::NoRoom | Phase::Waiting | Phase::Granted { .. } => {
                 let timeout = match self.number {
@@ -412,6 +417,12 @@ impl Request {
                 (Command::Extend(extend), self.extend_timeout(ttl, now))
             }
         })
+    }
+
+    /// A release is carried out whenever it arrives, so even a short ttl leaves it time.
+    fn release_timeout(&self) -> Duration {
+        let third = (self.longest / 3).max(LEAST_FOR_RELEASE);
+        self.config.node_timeout.min(third)
     }
 
     /// There is time for an answer while the lease stands, also if less is asked for.

@@ -135,9 +135,10 @@ impl Request {
         })
     }
 
-    /// Whether the fencing token can no longer be written, as a quorum is missing and no answer is under way.
+    /// Whether the fencing token can no longer be written, as the votes have ended and no answer is awaited. Nothing
+    /// more is sent once they have ended: a way that is too long for the ttl would never come to an end.
     pub(super) fn is_fencing_over(&self, cx: Cx<'_>) -> bool {
-        self.majority(cx).is_none() && !self.is_asking()
+        self.majority(cx).is_none() && !self.nodes.iter().any(NodeState::is_asked)
     }
 
     /// Makes sure that later requests come later, whatever becomes of this one (F1); tells whether that is so. A

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, time::Duration};
 use crate::{
     event::EventKind,
     quorum::NodeIndex,
-    request::{Cx, End, Phase, Request, is_later, node_state::NodeState},
+    request::{Cx, End, Outgoing, Phase, Request, ask::MISSES, is_later, node_state::NodeState},
     time::Time,
 };
 
@@ -248,9 +248,36 @@ impl Request {
         }
         let (waited, waiter_ttl) = (self.config.timeout(self.ttl), self.waiter_ttl());
         self.emit(EventKind::TooSlow { waited, waiter_ttl });
+        self.rest(now);
+    }
+
+    /// Lets the others go first for a while, longer each time.
+    fn rest(&mut self, now: Time) {
         self.park(now);
-        let doublings = (self.missed_turns - MISSED_TURNS + 1).min(4);
-        self.rests_until = Some(now.plus(waiter_ttl * (1 << doublings)));
+        // As long as the others take to ask once at the least, or they would not get in between if the line is full.
+        let rest = self.waiter_ttl().max(self.config.head_poll());
+        let doublings = self.missed_turns.saturating_sub(MISSED_TURNS - 1).min(4);
+        self.rests_until = Some(now.plus(rest * (1 << doublings)));
+    }
+
+    /// A keep-alive was not answered in time: the waiter ttl may be too short for the way to the nodes. If too few nodes
+    /// are left that answer in time, the request is only in the way of others.
+    pub(super) fn note_miss(&mut self, sent: &Outgoing, now: Time) {
+        let Some(node) = self.nodes.get_mut(sent.node) else {
+            return;
+        };
+        node.misses = node.misses.saturating_add(1);
+        if node.misses != MISSES + 1 {
+            return;
+        }
+        let (waited, waiter_ttl) = (sent.timeout, sent.waiter_ttl);
+        self.emit(EventKind::TooSlow { waited, waiter_ttl });
+        let missing = self.nodes.iter().filter(|node| node.misses > MISSES);
+        let waits = matches!(self.phase, Phase::NoRoom | Phase::Waiting);
+        if waits && !self.is_attempt() && !self.quorum.possible_without(missing.count()) {
+            self.missed_turns = self.missed_turns.saturating_add(1).max(MISSED_TURNS);
+            self.rest(now);
+        }
     }
 
     /// Gives up what it has, and keeps its number until it is polled again (C4).
@@ -265,13 +292,16 @@ impl Request {
         if self.rests_until.is_some() {
             return;
         }
-        if self.is_attempt() {
+        if self.is_attempt() || self.number.is_none() {
             self.begin_anew();
             return;
         }
         self.trace("was parked, and is polled again");
         self.phase = Phase::Waiting;
-        self.progress = now;
+        // A request that has rested has not moved forward: its patience goes on.
+        if self.missed_turns < MISSED_TURNS {
+            self.progress = now;
+        }
         self.next_generation();
     }
 

@@ -2,10 +2,9 @@
 
 use crate::{
     error::NodeError,
-    event::EventKind,
     message::{Answer, Command, Enqueue, Extend, Extended, Released, Reply, Standing},
     quorum::NodeIndex,
-    request::{Cx, Outgoing, Phase, Request, ask::MISSES, node_state::NodeState},
+    request::{Cx, Outgoing, Phase, Request, node_state::NodeState},
 };
 
 impl Request {
@@ -73,7 +72,7 @@ impl Request {
                 let missed = error == NodeError::TimedOut;
                 node.fail(error);
                 if missed && sent.timeout < self.config.node_timeout {
-                    self.note_miss(sent);
+                    self.note_miss(sent, now);
                 }
             }
         }
@@ -173,18 +172,6 @@ impl Request {
         let others = self.nodes.iter_mut().enumerate();
         for (_, node) in others.filter(|(index, _)| *index != gone) {
             node.doubt();
-        }
-    }
-
-    /// A keep-alive was not answered in time: the waiter ttl may be too short for the way to the nodes.
-    fn note_miss(&mut self, sent: &Outgoing) {
-        let Some(node) = self.nodes.get_mut(sent.node) else {
-            return;
-        };
-        node.misses = node.misses.saturating_add(1);
-        if node.misses == MISSES + 1 {
-            let (waited, waiter_ttl) = (sent.timeout, sent.waiter_ttl);
-            self.emit(EventKind::TooSlow { waited, waiter_ttl });
         }
     }
 

@@ -112,18 +112,20 @@ local function crowd()
 
   -- Nobody heard of the vote of `head`, so its process is probably gone. The vote is short, and what else this
   -- process has in line ends with it, so that all of it costs no more (F3). Whoever of it is alive asks by then,
-  -- and keeps its place. The first of another process that hears is told to look when the vote ends.
+  -- and keeps its place. The first of another process that hears is told to look when the vote ends, however many of
+  -- one that does not hear are ahead.
   local function cut_short(lock, queue, waiters, head, left)
-    local unheard, looks = tonumber(ARGV[6]), 16
+    local unheard, gone, deaf, looks = tonumber(ARGV[6]), channel(head), {}, 16
     if left > unheard then redis.call('PEXPIRE', lock, unheard) end
     local line = budget > 0 and redis.call('ZRANGE', queue, 0, budget - 1) or {}
     budget = budget - #line
     for _, next in ipairs(line) do
-      if channel(next) == channel(head) then
+      local on = channel(next)
+      if on == gone then
         redis.call('ZADD', waiters, 'XX', 'LT', now + unheard, next)
-      elseif looks > 0 then
-        local heard = c.tell(next, 0, 0)
-        if heard then looks = heard == 0 and looks - 1 or 0 end
+      elseif looks > 0 and on and not deaf[on] then
+        looks = c.tell(next, 0, 0) == 0 and looks - 1 or 0
+        deaf[on] = true
       end
     end
   end

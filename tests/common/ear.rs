@@ -51,18 +51,24 @@ impl Visit for Told {
     }
 }
 
+/// Has a subscriber hear this thread.
+#[allow(dead_code)] // Not every binary has one of its own.
+pub(crate) fn set_default(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
+    DEAF.call_once(|| {
+        // Where there is another already, that one will do.
+        let _ = tracing::subscriber::set_global_default(Deaf);
+    });
+    tracing::subscriber::set_default(subscriber)
+}
+
 /// Hears the stable events of this thread. Spans are kept as events named by their place.
 #[derive(Clone, Default)]
 pub(crate) struct Ear(Arc<Mutex<Vec<Told>>>);
 
 impl Ear {
     pub(crate) fn listen() -> (Self, DefaultGuard) {
-        DEAF.call_once(|| {
-            // Where there is another already, that one will do.
-            let _ = tracing::subscriber::set_global_default(Deaf);
-        });
         let ear = Self::default();
-        let guard = tracing::subscriber::set_default(ear.clone());
+        let guard = set_default(ear.clone());
         (ear, guard)
     }
 

@@ -15,6 +15,7 @@ on_both!(
     a_dead_head_is_passed_over,
     a_vote_that_nobody_heard_of_is_short,
     the_waiters_of_a_process_that_does_not_hear_end_together,
+    a_waiter_behind_many_of_other_dead_processes_is_told_to_look,
     nothing_but_the_counter_is_left,
 );
 
@@ -134,6 +135,20 @@ async fn the_waiters_of_a_process_that_does_not_hear_end_together(mut s: Subject
     s.release(&holder).await;
     assert_eq!(s.holder().await, Some(living.text().to_string()));
     assert_eq!(s.line().await, [dead[2].text().to_string()]);
+}
+
+async fn a_waiter_behind_many_of_other_dead_processes_is_told_to_look(mut s: Subject) {
+    let (holder, living) = (s.id(), s.id());
+    s.join(&holder).await;
+    for process in [gone(), gone(), gone()] {
+        for _ in 0..20 {
+            s.join(&HolderId::new(Rng.uuid(), &process, 0)).await;
+        }
+    }
+    s.join(&living).await;
+    s.release(&holder).await;
+    let (told, ..) = s.told().await;
+    assert_eq!(*told, **living.text());
 }
 
 async fn nothing_but_the_counter_is_left(s: Subject) {

@@ -13,7 +13,10 @@ use redlock_fifo::{FifoRedlock, LeaseLost, MemoryCluster};
 use tokio::time::{sleep, timeout};
 use tracing::{Event, Metadata, Subscriber, span};
 
-use crate::rig::{client, settle};
+use crate::{
+    ear::set_default,
+    rig::{client, settle},
+};
 
 const TTL: Duration = Duration::from_secs(9);
 
@@ -134,7 +137,7 @@ async fn survives(fuse: &Fuse, cluster: &MemoryCluster) {
 async fn l6_a_subscriber_that_panics_harms_no_lock() {
     let fuse = Fuse::default();
     let cluster = MemoryCluster::new(3);
-    let _guard = tracing::subscriber::set_default(Panics(fuse.clone()));
+    let _guard = set_default(Panics(fuse.clone()));
     survives(&fuse, &cluster).await;
 }
 
@@ -143,7 +146,7 @@ async fn l6_a_subscriber_that_panics_harms_no_lock() {
 async fn s3_a_subscriber_that_panics_in_the_owners_own_calls_harms_no_lock() {
     let fuse = Fuse::default();
     let cluster = MemoryCluster::new(3);
-    let _guard = tracing::subscriber::set_default(Panics(fuse.clone()));
+    let _guard = set_default(Panics(fuse.clone()));
     let redlock: FifoRedlock = client(&cluster).await;
     let held = redlock.lock("a", TTL).await.unwrap();
     let mut waiter = redlock.enqueue("a", TTL).await.unwrap();

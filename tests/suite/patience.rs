@@ -178,3 +178,25 @@ async fn c4_try_lock_that_is_polled_now_and_then_has_what_is_free() {
         assert!(matches!(outcome, Ok(Some(_))), "{gap} ms: {outcome:?}");
     }
 }
+
+/// The way is so long for the ttl that no command about the lease is ever answered in time.
+#[tokio::test(start_paused = true)]
+async fn l1_a_grant_that_cannot_be_made_whole_ends_every_call() {
+    for latencies in [[5, 12, 3], [5, 8, 9], [4, 6, 10]] {
+        for ttl in [20, 24, 27].map(millis) {
+            let cluster = nodes(&latencies);
+            let builder = FifoRedlock::builder().memory(&cluster);
+            let builder = builder.clock_drift_factor(0.5).retry_count(5);
+            let client = builder.retry_delay(millis(0)).connect().await;
+            let client = client.expect("memory nodes");
+            let most = Duration::from_secs(60);
+            let calls = async {
+                let _ = client.try_lock("r", ttl).await;
+                let _ = client.enqueue("r", ttl).await;
+                let _ = client.lock("r", ttl).await;
+            };
+            let ended = tokio::time::timeout(most, calls).await;
+            assert!(ended.is_ok(), "{latencies:?} ms away, {ttl:?}");
+        }
+    }
+}

@@ -14,7 +14,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::rig::{lengthen, with_defaults};
+use crate::{
+    ear::set_default,
+    rig::{lengthen, with_defaults},
+};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -178,7 +181,7 @@ impl tracing::Subscriber for ShutsDownFirst {
 async fn no_request_gets_past_a_shutdown() {
     let cluster = MemoryCluster::new(3);
     let redlock = with_defaults(&cluster).await;
-    let _set = tracing::subscriber::set_default(ShutsDownFirst(Mutex::new(Some(redlock.clone()))));
+    let _set = set_default(ShutsDownFirst(Mutex::new(Some(redlock.clone()))));
     // Above restart_grace: warned of.
     let outcome = timeout(
         Duration::from_secs(2),
@@ -329,4 +332,16 @@ async fn c3_shutdown_leaves_nothing_behind_a_crowd_that_comes_and_goes() {
     redlock.shutdown().await;
     let left: Vec<_> = cluster.nodes().map(|node| node.used()).collect();
     assert!(left.iter().all(Vec::is_empty), "{left:?}");
+}
+
+/// A thread without a runtime does not see the paused clock.
+#[tokio::test(start_paused = true)]
+async fn c3_a_guard_that_is_dropped_on_a_plain_thread_is_released() {
+    let cluster = MemoryCluster::new(3);
+    let redlock = with_defaults(&cluster).await;
+    sleep(10 * TTL).await;
+    let guard = redlock.lock("r", TTL).await.unwrap();
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    redlock.shutdown().await;
+    assert!(cluster.nodes().all(|node| node.get("r").is_none()));
 }

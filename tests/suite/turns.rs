@@ -76,3 +76,42 @@ async fn l1_l6_a_waiter_that_polls_hourly_keeps_no_vote_from_others() {
         last.abort();
     }
 }
+
+/// The line has room for fewer than there are of them, and they ask again and again.
+#[tokio::test(start_paused = true)]
+async fn l1_a_full_line_of_waiters_that_cannot_be_served_lets_others_in() {
+    let ttls = [
+        [62, 72, 27, 82, 27, 35, 89, 68],
+        [170, 47, 165, 44, 126, 161, 28, 54],
+        [62, 100, 31, 58, 27, 79, 22, 76],
+        [95, 34, 61, 83, 44, 38, 33, 24],
+    ];
+    for (latencies, ttls) in [[12, 14, 8], [6, 20, 11], [1, 16, 17], [16, 2, 15]]
+        .iter()
+        .zip(ttls)
+    {
+        for room in [1, 2, 4] {
+            for same in [false, true] {
+                let cluster = nodes(latencies);
+                let full = patient(&cluster).fifo_queue_length(Some(room));
+                let full = full.connect().await.unwrap();
+                let own = patient(&cluster).fifo_queue_length(Some(room));
+                let own = own.connect().await.unwrap();
+                let first = full.lock("r", TTL).await.unwrap();
+                let waiters = ttls.map(|ttl| {
+                    let lock = full.lock("r", millis(ttl)).wait_forever();
+                    tokio::spawn(async move { lock.await.map(drop) })
+                });
+                sleep(millis(250)).await;
+                let last = if same { &full } else { &own };
+                let last = last.lock("r", TTL).wait_forever().into_future();
+                let last = tokio::spawn(last);
+                sleep(millis(300)).await;
+                drop(first);
+                let served = timeout(Duration::from_secs(120), last).await;
+                assert!(served.is_ok(), "{latencies:?} ms away, {ttls:?}, {room}");
+                waiters.iter().for_each(|waiter| waiter.abort());
+            }
+        }
+    }
+}
