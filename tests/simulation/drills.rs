@@ -7,6 +7,7 @@ mod burst;
 mod hold;
 mod late;
 mod memory;
+mod rivals;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -71,7 +72,7 @@ impl Drill<'_> {
                 _ => self.burst().await,
             };
         }
-        match self.chance.below(57) {
+        match self.chance.below(72) {
             12 | 13 => self.pestered().await,
             14..=16 => self.late_taker().await,
             17..=19 => self.one_node_meddles().await,
@@ -100,6 +101,10 @@ impl Drill<'_> {
             41..=46 => self.forgotten_token().await,
             47..=49 => self.polls_seldom().await,
             53..=55 => self.split_beside_resets().await,
+            56..=58 => self.newcomers().await,
+            59 | 60 => self.full_of_hasty().await,
+            61..=63 => self.hasty_attempt().await,
+            64..=69 => self.dead_holder().await,
             _ => self.push_after_expiry().await,
         }
     }

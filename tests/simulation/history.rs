@@ -26,6 +26,9 @@ pub(super) struct Settings {
     pub(super) ephemeral: Ms,
     pub(super) node_timeout: Ms,
     pub(super) poll: Ms,
+    /// `retry_delay`, and how often a first round is tried.
+    pub(super) retry: Ms,
+    pub(super) attempts: u32,
     /// The same for all clients.
     pub(super) grace: Ms,
     /// `clock_drift_factor`, in thousandths.
@@ -85,6 +88,8 @@ impl Settings {
             ephemeral: self.ephemeral.max(other.ephemeral),
             node_timeout: self.node_timeout.max(other.node_timeout),
             poll: self.poll.max(other.poll),
+            retry: self.retry.max(other.retry),
+            attempts: self.attempts.max(other.attempts),
             drift: self.drift.max(other.drift),
             delay: self.delay.max(other.delay),
             room: self.room.max(other.room),

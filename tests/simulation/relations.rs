@@ -24,6 +24,8 @@ pub(super) const RELATIONS: &[&str] = &[
     "drift factors that differ",
     "a drift factor of zero",
     "a drift factor of a half",
+    "a retry_delay of zero",
+    "a first round that is tried again",
 ];
 
 /// Counts those that hold between clients with these settings, and the ttls that they ask for.
@@ -51,6 +53,8 @@ pub(super) fn count(own: &[Settings], ttls: &[Ms]) {
         differ(&|own| own.drift),
         any(&|own, _| own.drift == 0),
         any(&|own, _| own.drift == 500),
+        any(&|own, _| own.retry == 0),
+        any(&|own, _| own.attempts > 1),
     ];
     for (name, _) in RELATIONS.iter().zip(found).filter(|(_, found)| *found) {
         count::count(name);

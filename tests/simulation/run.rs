@@ -94,6 +94,8 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
         drift: 10,
         delay: chance.pick(&[1, 2, 2, 5, 5, 10]),
         room: chance.pick(&[1, 2, 64, 64, 64]),
+        retry: 50,
+        attempts: 1,
     };
     // Nothing befalls nodes and network then: what is promised of healthy nodes is seen all the time.
     let quiet = beyond.is_none() && chance.is(30);
@@ -240,6 +242,8 @@ impl Stage {
             poll: chance.pick(&[base.poll, base.poll, base.poll, 5, 300, 5000]),
             drift: chance.pick(&[10, 10, 10, 50, 300, 500]),
             room: chance.pick(&[base.room, base.room, 64]),
+            retry: chance.pick(&[base.retry, base.retry, 0, 200]),
+            attempts: chance.pick(&[1, 1, 1, 3]),
             ..base.clone()
         };
         if chance.is(4) {
@@ -272,7 +276,8 @@ impl Stage {
             .fifo_ephemeral_ttl(millis(settings.ephemeral))
             .node_timeout(millis(settings.node_timeout))
             .fifo_retry_delay(millis(settings.poll))
-            .retry_delay(millis(50))
+            .retry_delay(millis(settings.retry))
+            .retry_count(settings.attempts)
             .fifo_retry_count(patience)
             .fifo_queue_length(settings.room)
             .clock_drift_factor(settings.drift as f64 / 1000.0)

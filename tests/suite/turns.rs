@@ -77,39 +77,46 @@ async fn l1_l6_a_waiter_that_polls_hourly_keeps_no_vote_from_others() {
     }
 }
 
+/// How far the nodes are away, the drift factor in hundredths, and the ttls of those who ask too hastily.
+type Hasty = (&'static [u64], f64, &'static [u64]);
+
 /// The line has room for fewer than there are of them, and they ask again and again.
 #[tokio::test(start_paused = true)]
 async fn l1_a_full_line_of_waiters_that_cannot_be_served_lets_others_in() {
-    let ttls = [
-        [62, 72, 27, 82, 27, 35, 89, 68],
-        [170, 47, 165, 44, 126, 161, 28, 54],
-        [62, 100, 31, 58, 27, 79, 22, 76],
-        [95, 34, 61, 83, 44, 38, 33, 24],
+    let cases: [Hasty; 4] = [
+        (&[11, 7], 0.01, &[100, 43, 31, 49, 97, 65, 55, 29]),
+        (&[15, 7], 0.5, &[61, 81, 41, 71, 54, 30, 39, 75]),
+        (&[16, 2, 15, 19], 0.01, &[95, 34, 61, 83, 44, 38, 33, 24]),
+        (&[12, 14, 8], 0.01, &[62, 72, 27, 82, 27, 35, 89, 68]),
     ];
-    for (latencies, ttls) in [[12, 14, 8], [6, 20, 11], [1, 16, 17], [16, 2, 15]]
-        .iter()
-        .zip(ttls)
-    {
-        for room in [1, 2, 4] {
-            for same in [false, true] {
+    for (latencies, drift, ttls) in cases {
+        for (room, poll) in [(1, 10), (1, 200), (2, 10)] {
+            for (same, pause) in [(false, 40), (true, 40), (true, 250)] {
                 let cluster = nodes(latencies);
-                let full = patient(&cluster).fifo_queue_length(Some(room));
-                let full = full.connect().await.unwrap();
-                let own = patient(&cluster).fifo_queue_length(Some(room));
-                let own = own.connect().await.unwrap();
-                let first = full.lock("r", TTL).await.unwrap();
-                let waiters = ttls.map(|ttl| {
-                    let lock = full.lock("r", millis(ttl)).wait_forever();
+                let line = || {
+                    patient(&cluster)
+                        .fifo_queue_length(Some(room))
+                        .fifo_retry_delay(millis(poll))
+                };
+                let hasty = line().clock_drift_factor(drift).connect().await;
+                let (hasty, own) = (hasty.unwrap(), line().connect().await.unwrap());
+                let first = hasty.lock("r", TTL).await.unwrap();
+                let waiters = ttls.iter().map(|ttl| {
+                    let lock = hasty.lock("r", millis(*ttl)).wait_forever();
                     tokio::spawn(async move { lock.await.map(drop) })
                 });
-                sleep(millis(250)).await;
-                let last = if same { &full } else { &own };
+                let waiters: Vec<_> = waiters.collect();
+                sleep(millis(pause)).await;
+                let last = if same { &hasty } else { &own };
                 let last = last.lock("r", TTL).wait_forever().into_future();
                 let last = tokio::spawn(last);
                 sleep(millis(300)).await;
                 drop(first);
                 let served = timeout(Duration::from_secs(120), last).await;
-                assert!(served.is_ok(), "{latencies:?} ms away, {ttls:?}, {room}");
+                assert!(
+                    served.is_ok(),
+                    "{latencies:?}, {ttls:?}, {room}, {poll}, {same}, {pause}"
+                );
                 waiters.iter().for_each(|waiter| waiter.abort());
             }
         }
