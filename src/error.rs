@@ -17,7 +17,7 @@ pub enum BuildError {
     SameAddress {
         /// Place of the one in the list, from 0.
         first: usize,
-        /// Place of the other in the list, from 0.
+        /// Index of the other in the list, from 0.
         second: usize,
         /// The address, without credentials.
         address: String,

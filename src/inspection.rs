@@ -80,7 +80,7 @@ impl Inspection {
         self.holder.as_ref()
     }
 
-    /// Who waits, in order: of each node at most the first 1000.
+    /// The waiters in order: of each node at most the first 1000.
     pub fn waiters(&self) -> &[Waiter] {
         &self.waiters
     }

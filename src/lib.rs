@@ -24,7 +24,8 @@
 //!
 //! - One holder at a time, on the usual terms of Redlock: bounded clock drift, and a guard that is checked
 //!   before use. A [fencing token](LockGuard::fencing_token) for what no lock can stop.
-//! - Whoever asked first is served first; nobody barges, and nobody waits for ever behind the dead.
+//! - Requests are served in the order in which they arrived. No request barges, and none waits for ever behind dead
+//!   ones.
 //! - A lease is extended in the background until its guard is dropped, and is reported
 //!   [lost](LockGuard::lost) before any node may give it away.
 //! - A cancelled wait leaves nothing behind. A [`Ticket`] keeps its place across cancelled waits.
@@ -41,15 +42,14 @@
 //!
 //! # Layout
 //!
-//! To read the code: this page, [`docs::protocol`], then `scripts/`, `request/`, `client/`, `place.rs`,
-//! `guard.rs`.
+//! To read the code: this page, [`docs::protocol`], then `scripts/`, `request/`, `client/`, `acquire/`, `guard.rs`.
 //!
 //! - `request/` is the core: one request, what each node is believed to have of it, and what follows. It is given
 //!   the time and what is known of the servers, and it sends nothing, locks nothing and reads no clock.
 //! - `client/requests.rs` is the table of all requests of a client, under one lock. `client/ticker.rs` is the one
 //!   background task that sends what the requests ask and hears the answers, at the pace of
 //!   `client/in_flight.rs`.
-//! - `place.rs` and `guard.rs` are what the waiting futures and the guards are made of.
+//! - `acquire/` and `guard.rs` are what the waiting futures and the guards are made of.
 //! - `node/` carries messages to servers of two kinds, by the trait `Node`: real ones, and tables in memory.
 //!
 //! # Features

@@ -30,11 +30,11 @@ impl Quorum {
         self.nodes.saturating_sub(out) >= self.size()
     }
 
-    /// The quorum-th best of `values`, the best first: what a quorum has at least.
+    /// The largest value that at least a quorum of `values` reaches.
     ///
     /// For a handful of nodes it is cheaper to count again for each of them than to make a list.
     pub(crate) fn weakest<T: Ord>(self, values: impl Iterator<Item = T> + Clone) -> Option<T> {
-        // As most often, while answers come in.
+        // Most often so, while answers come in.
         if values.clone().count() < self.size() {
             return None;
         }

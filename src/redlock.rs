@@ -171,7 +171,7 @@ impl FifoRedlock {
         acquire::try_lock(&self.client, &resource.into(), ttl).await
     }
 
-    /// Takes a place in line, and returns once a quorum of the nodes has recorded it: whoever asks from
+    /// Takes a place in line, and returns once a quorum of the nodes has recorded it: a request that is made from
     /// then on is served later.
     ///
     /// # Cancel safety

@@ -174,7 +174,7 @@ mod tests {
     }
 
     proptest! {
-        // Whoever passes the vote of one resource on would give it to those who wait for the other.
+        // Passing on the vote of one resource would give it to those who wait for the other.
         #[test]
         fn s1_no_two_resources_share_a_key(
             one in "[{}ab]{1,4}(:redlock-fifo:(queue|waiters|seq))?",

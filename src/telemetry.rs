@@ -2,7 +2,7 @@
 //!
 //! All of it is listed in `docs/observability.md`, which a test compares with what is emitted. Names, levels
 //! and fields are stable: people filter and alert by them. Nothing above DEBUG is emitted while all is well,
-//! and each warning says what to do in its field `help`. Whoever calls this passes what it has at hand: while
+//! and each warning says what to do in its field `help`. Callers pass what they have at hand: while
 //! nobody listens nothing is formatted or allocated.
 
 use std::{
@@ -408,7 +408,7 @@ fn refused(resource: &str, error: &LockError, limit: &Limit, now: Time) {
 }
 
 /// Hands on what a call to `node` comes to, and tells if it failed. What came too late is sent once more, and told
-/// of by whoever gives that up.
+/// of by the caller that gives up.
 pub(crate) fn watched<T>(
     node: Arc<str>,
     call: impl Future<Output = Result<T, NodeError>>,

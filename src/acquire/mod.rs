@@ -115,7 +115,7 @@ impl LockRequest {
         self.set(|order| order.hold.auto_extend = auto_extend)
     }
 
-    /// Ends the lease after `max_hold`, whoever still holds the guard.
+    /// Ends the lease after `max_hold`, even if the guard is still held.
     ///
     /// Defaults to the builder's `max_hold`, which defaults to none, because only the user knows how
     /// long the work may take.

@@ -132,7 +132,7 @@ impl Place {
     }
 
     /// Waits for what nodes answer. That ends by itself as long as the client's runtime serves it, however long the
-    /// questions wait for their turn; `None` if it does not for `span`.
+    /// commands wait for their turn; `None` if it does not for `span`.
     async fn while_served<T>(
         &self,
         change: impl Fn(&mut Request, Cx<'_>) -> Option<T>,
@@ -356,7 +356,7 @@ fn is_asking(request: &Request) -> bool {
     matches!(request.phase(), Phase::Asking)
 }
 
-/// What an attempt without waiting comes to.
+/// How an attempt without waiting ends.
 enum Attempt {
     Taken(Taken),
     NotFree,

@@ -90,7 +90,7 @@ impl FifoRedlockBuilder {
 
     /// How often the nodes are asked when too few of them answer.
     ///
-    /// Defaults to 1, as in Python: whoever asks again soon anyway wants to know at once.
+    /// Defaults to 1, as in Python: a caller who asks again soon anyway wants to know at once.
     pub fn retry_count(mut self, attempts: u32) -> Self {
         self.config.retry_count = attempts;
         self
@@ -144,7 +144,7 @@ impl FifoRedlockBuilder {
     }
 
     /// How long one node may take to answer, at least 10 ms; never more than a third of the ttl, or two thirds of
-    /// the waiter ttl where a place is kept. Counted from when the question is sent.
+    /// the waiter ttl where a place is kept. Counted from when the command is sent.
     ///
     /// Defaults to 500 ms: far above any healthy answer. A slow node is not waited for when the others
     /// make a quorum.

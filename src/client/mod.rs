@@ -165,7 +165,7 @@ impl Client {
     }
 }
 
-/// Runs `calls` in a task of its own where there is a runtime: whoever waits may not be polled for long, and no
+/// Runs `calls` in a task of its own where there is a runtime: the caller may not be polled for long, and no
 /// call must run into its deadline by that. `None` if the runtime ends meanwhile.
 async fn apart<T: Send + 'static>(calls: impl Future<Output = T> + Send + 'static) -> Option<T> {
     if Handle::try_current().is_err() {

@@ -95,7 +95,7 @@ impl Nodes {
         self.list.get(index).map_or("?", |node| node.name())
     }
 
-    /// The error of a question that too few nodes answered; so many were not waited for.
+    /// The error of a command that too few nodes answered; so many nodes were not waited for.
     pub(crate) fn no_quorum(
         &self,
         failures: impl Iterator<Item = (NodeIndex, NodeError)>,

@@ -1,7 +1,7 @@
 //! The table of a client: all its requests, and when each is due.
 //!
 //! One table under one lock. A request is changed by [`Requests::update`] alone, which notes in the same step when
-//! it is due next, so there is nothing to forget; what it wants to be told of (whoever waits for it, the log,
+//! it is due next, so there is nothing to forget; what follows for others (those who wait for it, the log,
 //! the metrics) is told when the lock is released. A request enters before its first round. It stays here
 //! until its handle is gone and nothing of it is left on any node, so a shutdown waits for the table.
 //!
@@ -64,8 +64,8 @@ impl Requests {
         &self.nodes
     }
 
-    /// Enters a request. It stands outside if others of this client wait for room in that line: whoever comes now
-    /// must not get in before them.
+    /// Enters a request. It joins the overflow if others of this client wait for room in that line: a request that
+    /// comes now must not get in before them.
     pub(super) fn add(&self, request: Request) -> (u64, Arc<Notifier>) {
         let notifier: Arc<Notifier> = Arc::default();
         let (mut state, now, mut effects) = self.changing();
@@ -141,7 +141,7 @@ impl Requests {
         self.changed.notify_one();
     }
 
-    /// Nobody serves the table any more. Whoever waits is told.
+    /// The table is no longer served. Those who wait are told.
     pub(crate) fn stop(&self, cause: ClientStopped) {
         if self.stopped.set(cause).is_err() {
             return;
@@ -239,7 +239,7 @@ impl Requests {
         taken
     }
 
-    /// The questions of `keys` to the node `index`, whose turn has come.
+    /// The commands of `keys` to the node `index`, as their turn has come.
     pub(crate) fn ask(&self, keys: &[u64], index: NodeIndex) -> Vec<(u64, Outgoing)> {
         let items = keys.iter().map(|key| (*key, ()));
         let questions = self.each(items, |request, cx, ()| request.ask(index, cx));

@@ -1,7 +1,7 @@
 //! Who keeps leaving: tasks that give up their place in the line of a resource again and again.
 //!
 //! `select!` in a loop around `lock` is the usual way to do that: each turn of the loop drops the future, and
-//! with it the place. Kept are the last few who left, so this costs nothing to whoever gets what it waits for.
+//! with it the place. Only the last few tasks that left are kept, so this costs nothing to a task that is served.
 
 use std::{
     collections::VecDeque,

@@ -149,7 +149,7 @@ impl Rows {
         let over = over && !row.owned;
         let due = request.due(self.cx(now));
         let uuid = request.id().uuid();
-        // What it has on a node may be in the way of others, whoever asks for room first.
+        // What it has on a node may be in the way of others, even if it is not its turn to ask for room.
         let binds = request.binds_a_node();
         let mut next = None;
         if overflows {
@@ -182,7 +182,7 @@ impl Rows {
         };
         let old = std::mem::replace(&mut row.due, due);
         if old == due {
-            // As after most answers: those of one round make the same due.
+            // So it is after most answers: those of one round lead to the same moment.
             return;
         }
         if let Some(old) = old {

@@ -92,7 +92,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Refuses settings out of their range, and such as contradict each other.
+    /// Refuses settings that are out of range or contradict each other.
     pub(crate) fn validate(&self) -> Result<(), BuildError> {
         let refuse = |setting, reason| Err(BuildError::InvalidSetting { setting, reason });
         if !(0.0..=0.5).contains(&self.clock_drift_factor) {

@@ -14,7 +14,7 @@ use crate::runtime::task::Owned;
 pub(super) enum Connection {
     /// Made and watched by this crate.
     Own(Own),
-    /// The user's; it may reconnect by itself, and lead to a cluster.
+    /// A connection of the user's, which may reconnect by itself, and lead to a cluster.
     Handed(Arc<dyn Handed>),
 }
 

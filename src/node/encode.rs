@@ -131,7 +131,7 @@ impl Encoded<Vec<Reply>> {
             _ => (Script::Enqueue, 4, reply::standings),
         };
         let answers = batch.len();
-        // What takes away harms nobody at any time.
+        // A release is carried out at any time: it takes nothing.
         let asked = match script {
             Script::Release => Asked::AnyTime { answers },
             _ => Asked::InTime { answers },

@@ -222,7 +222,7 @@ impl Supervisor {
 
     /// Why the session ended. Asks for signs of life where the server is silent.
     async fn watch(&self, session: &Session) -> &'static str {
-        // The user's connection is the user's to watch.
+        // Nothing is done about the user's own connection.
         if session.is_handed() {
             return session.health().lost().await;
         }

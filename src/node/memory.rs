@@ -141,7 +141,7 @@ impl MemoryNode {
         state.condition = Condition::Stopped;
         let held_back = std::mem::take(&mut state.held_back);
         drop(state);
-        // Whoever waits for these is told, which is a user's code.
+        // This wakes the callers that wait for these, and their wakers are user code.
         drop(held_back);
     }
 
@@ -212,7 +212,7 @@ impl MemoryNode {
         state.table.set_nx(header, resource, value, millis_up(ttl))
     }
 
-    /// The value of the key `resource`: the holder id of whoever has this node's vote.
+    /// The value of the key `resource`: the holder id of the request that has this node's vote.
     pub fn get(&self, resource: &str) -> Option<String> {
         let mut state = self.0.state();
         let header = state.header(self.0.clock, None, Duration::ZERO);
@@ -388,7 +388,7 @@ impl State {
         }
     }
 
-    /// Carries a batch out, telling whoever gets a vote by it.
+    /// Carries a batch out, and publishes the votes that other requests get by it.
     fn each(&mut self, header: Header, batch: &[Command]) -> Vec<Reply> {
         let Self {
             table,

@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// Sends a request. Where the server knows the script no longer, or where the deadline was wrong by its clock,
-    /// nothing is carried out, and the answer is that it came too late: whoever asked may ask again. Dropped, it
+    /// nothing is carried out, and the answer is that the call came too late: the caller may send it again. Dropped, it
     /// sends nothing more.
     pub(super) async fn call<T>(
         self: Arc<Self>,

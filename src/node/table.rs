@@ -250,7 +250,7 @@ impl Slot {
             }
             None => {
                 self.settle(header, None, publish);
-                // Behind more dead than one call drops there may be somebody alive (F4).
+                // Behind more dead waiters than one call drops there may be a live one (F4).
                 if self.lock.is_none() && self.queue.is_empty() {
                     self.lock = Some((id.clone(), Some(header.now() + ttl)));
                     let seq = self.count(header, None, false);

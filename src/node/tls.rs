@@ -37,7 +37,7 @@ impl Tls {
         if encrypted > 0 {
             return Self::new(settings).map(Some);
         }
-        // Whoever sets these believes that the connections are encrypted.
+        // A user who sets these believes that the connections are encrypted.
         let unused = "is of no use, as no node has a rediss:// url";
         match settings {
             TlsSettings { ca: Some(_), .. } => Err(refuse(CA, unused)),

@@ -67,8 +67,8 @@ pub(crate) enum Belief {
     Waiting(Place),
     /// The vote.
     Vote(NodeVote),
-    /// The node says that it has not got the holder's vote. A holder that is `in_line` there gets it once
-    /// whoever has it gives it up.
+    /// The node says that it has not got the holder's vote. A holder that is `in_line` there gets it once the
+    /// request that has it gives it up.
     Gone { in_line: bool },
 }
 

@@ -64,7 +64,7 @@ impl Clock {
         }
     }
 
-    /// Sleeps until `deadline`; at once if it has passed. The timer is that of whoever polls.
+    /// Sleeps until `deadline`; at once if it has passed. The timer is that of the runtime that polls this.
     ///
     /// Timers stand still while the machine sleeps, and the clock of real nodes does not: it is looked at again and
     /// again, or a lease that ended meanwhile would be told of as much later (S3).
@@ -133,7 +133,7 @@ impl Timer {
 }
 
 /// Where a future is polled outside of any runtime there is no timer: a thread sleeps instead, until that is over
-/// or nobody waits for it. Where no thread is to be had, whoever waits looks again and again.
+/// or nobody waits for it. Where no thread is to be had, the waiting task looks again and again.
 async fn sleep_in_thread(span: Duration) {
     let (over, slept) = oneshot::channel();
     let (_waiting, wanted) = mpsc::channel::<()>();

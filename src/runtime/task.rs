@@ -7,7 +7,7 @@ use std::future::Future;
 
 use tokio::task::AbortHandle;
 
-/// Runs `task` in the background, on the runtime of whoever calls.
+/// Runs `task` in the background, on the runtime of the caller.
 pub(crate) fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     #[cfg(test)]
     if let Some(wrap) = WRAP.get() {

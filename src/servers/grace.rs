@@ -56,7 +56,7 @@ impl Grace {
     }
 
     /// How long the vote of a node that is up since `up_since`, as was [learned](Self::learn), still does not
-    /// count. Asked for every vote again and again, so whoever is up for long costs no look at the others.
+    /// count. Asked for every vote again and again, so a node that is up for long costs no look at the others.
     pub(crate) fn left(&self, up_since: Time, now: Time) -> Duration {
         let left = self.period.saturating_sub(now.since(up_since));
         if left.is_zero() || self.cold || !self.started_together(up_since) {

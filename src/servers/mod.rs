@@ -36,14 +36,14 @@ pub(crate) fn agreed_clock(clocks: &[u64], quorum: Quorum) -> Option<u64> {
 /// The shortest life of a vote of which its waiter was not told.
 const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
 
-/// How far the start of a counter is ahead of the clock, in microseconds: what a request takes on its way, as
-/// counters are to be above any that were started while it was under way.
+/// How far the start of a counter is ahead of the clock, in microseconds: as long as a request may be under way. A
+/// counter must start above any that was started meanwhile.
 const SEED_LEAD: u64 = 100_000;
 
 /// How long counters are kept when the clock has passed them.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// The terms of calls that have until `deadline`, with this waiter ttl, by what is known of the servers. The questions
+/// The terms of calls that have until `deadline`, with this waiter ttl, by what is known of the servers. The commands
 /// of one round are to have the same `now`: counters that start from it start equal.
 pub(crate) fn terms(
     incarnations: impl Iterator<Item = Incarnation>,

@@ -28,7 +28,7 @@ impl Eviction {
     }
 }
 
-/// It goes to the log, whoever sent it.
+/// It goes to the log, so nothing of a server that is not ours may be in it.
 fn is_policy(text: &str) -> bool {
     let sound = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
     (1..=32).contains(&text.len()) && text.bytes().all(sound)

@@ -42,7 +42,7 @@ impl Identity {
         handed: bool,
     ) -> Result<Self, NodeError> {
         let replies = [&server, &replication];
-        // A user that may not ask is no sign of several servers: without this S5 would be off, and nobody told.
+        // That a user may not ask is no sign of several servers. Without the answer S5 would be off, and nobody would know.
         if replies
             .into_iter()
             .flat_map(|reply| reply.as_ref().err())

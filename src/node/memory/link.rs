@@ -68,7 +68,7 @@ impl Way {
         task::spawn(async move {
             clock.sleep_until(due).await;
             if let Some(before) = before {
-                // Whoever was before may have gone down with its runtime.
+                // The task before may have gone down with its runtime.
                 let _ = before.await;
             }
             arrive();
@@ -230,7 +230,7 @@ where
                     return;
                 }
             };
-            // It wakes whoever waits, which is a user's code. That may be gone by now, as with a real server.
+            // It wakes the caller, whose waker is user code. The caller may be gone by now, as with a real server.
             drop(state);
             drop(answer.send(outcome));
         }

@@ -1,6 +1,6 @@
 //! Answers that were damaged on their way, as values and as bytes.
 //!
-//! An answer in the very form of a vote is one, whoever sends it. But no answer without a vote is a single
+//! An answer in the very form of a vote is a vote, whatever server sends it. But no answer without a vote is a single
 //! fault away from one with it: the forms differ by more than one value, and where a vote has a small number,
 //! the others have a counter.
 
