@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    acquire::place::{HoldOptions, Place, WaitPolicy},
+    acquire::{
+        place::Place,
+        policy::{HoldOptions, WaitPolicy},
+    },
     client::entry::View,
     error::{LockError, ReleaseError},
     guard::LockGuard,

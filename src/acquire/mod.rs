@@ -1,6 +1,7 @@
 //! The way of a waiter, from asking to the guard: [`LockRequest`].
 
 pub(crate) mod place;
+pub(crate) mod policy;
 
 use std::{
     fmt,
@@ -14,7 +15,10 @@ use std::{
 use futures::future::BoxFuture;
 
 use crate::{
-    acquire::place::{HoldOptions, Place, WaitPolicy},
+    acquire::{
+        place::Place,
+        policy::{HoldOptions, WaitPolicy},
+    },
     client::Client,
     error::{ArgumentError, LockError},
     guard::LockGuard,

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::Id;
 
 use crate::{
+    acquire::policy::{HoldOptions, WaitPolicy},
     client::requeue::RequeueDetector,
     client::{Client, entry::Entry, notifier::Look},
     error::{LockError, NodeError, ReleaseError},
@@ -21,36 +22,6 @@ use crate::{
 
 /// The shortest pause between two rounds, so that a caller who asks again and again leaves time for others.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-
-/// How long to wait.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum WaitPolicy {
-    /// As long as the request moves forward at least this often; `None`: for ever.
-    WhileMoving(Option<Duration>),
-    Until(Time),
-}
-
-impl WaitPolicy {
-    pub(crate) fn of_settings(client: &Client) -> Self {
-        Self::WhileMoving(client.nodes.config.patience())
-    }
-}
-
-/// How the lease is to be held.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HoldOptions {
-    pub(crate) auto_extend: bool,
-    pub(crate) max_hold: Option<Duration>,
-}
-
-impl HoldOptions {
-    pub(crate) fn of_settings(client: &Client) -> Self {
-        Self {
-            auto_extend: client.nodes.config.auto_extend,
-            max_hold: client.nodes.config.max_hold,
-        }
-    }
-}
 
 /// A request and its place in line. Its drop takes back whatever was sent.
 pub(crate) struct Place {

@@ -5,23 +5,14 @@
 //! request: a node can be stopped, restarted empty, paused, slowed, flushed, made deaf, its clock stepped.
 
 mod link;
+mod server;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{
-    Context, Events, Node, NodeEvent,
-    table::{Header, Table, Told},
-};
-use crate::message::{Command, Incarnation, Reply, Terms, millis_up};
-use crate::{
-    runtime::clock::{Clock, MEMORY_EPOCH_MILLIS},
-    time::Time,
-};
+use super::{Context, Node, table::Header};
+use crate::{message::millis_up, runtime::clock::Clock};
 use link::MemoryLink;
+use server::{Condition, Server, State};
 
 /// A set of servers in this process, which several clients can share.
 ///
@@ -249,173 +240,5 @@ impl MemoryNode {
 impl fmt::Debug for MemoryNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("MemoryNode").field(&self.0.name).finish()
-    }
-}
-
-struct Server {
-    name: Arc<str>,
-    clock: Clock,
-    state: Mutex<State>,
-}
-
-struct State {
-    condition: Condition,
-    table: Table,
-    epoch: u64,
-    run: u64,
-    started: Time,
-    /// How far the clock was stepped, in microseconds.
-    step: i64,
-    latency: Duration,
-    deaf: bool,
-    calls: u64,
-    /// The channels of the clients that are connected.
-    clients: Vec<(Arc<str>, Events)>,
-    /// What a paused node was asked meanwhile.
-    held_back: Vec<Job>,
-}
-
-/// Carries a request out. What that returns answers it, when nothing is locked any more.
-type Job = Box<dyn FnOnce(&mut State) -> Box<dyn FnOnce() + Send> + Send>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    Running,
-    Paused,
-    Stopped,
-}
-
-impl Server {
-    fn new(index: usize, clock: Clock) -> Self {
-        Self {
-            name: format!("memory node {index}").into(),
-            clock,
-            state: Mutex::new(State {
-                condition: Condition::Running,
-                table: Table::default(),
-                epoch: 1,
-                run: 1,
-                started: clock.now(),
-                step: 0,
-                latency: Duration::ZERO,
-                deaf: false,
-                calls: 0,
-                clients: Vec::new(),
-                held_back: Vec::new(),
-            }),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is locked; a test that panics elsewhere must not hide its cause.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Connects a client and returns the clock offset that a handshake would find.
-    fn open(&self, context: &Context) -> i64 {
-        let mut state = self.state();
-        state
-            .clients
-            .push((context.channel.clone(), context.events.clone()));
-        let lag = i64::try_from(self.lag(context.clock).as_micros());
-        state.offset().saturating_sub(lag.unwrap_or(i64::MAX))
-    }
-
-    /// How much later the origin of this node's clock lies than that of a client's.
-    fn lag(&self, client: Clock) -> Duration {
-        match (self.clock, client) {
-            (Clock::Tokio { origin }, Clock::Tokio { origin: other }) => {
-                origin.saturating_duration_since(other)
-            }
-            _ => Duration::ZERO,
-        }
-    }
-
-    fn close(&self, channel: &str) {
-        self.state()
-            .clients
-            .retain(|(other, _)| **other != *channel);
-    }
-}
-
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
-}
-
-impl State {
-    fn connect(&mut self) {
-        self.condition = Condition::Running;
-        self.epoch += 1;
-        for (_, events) in &self.clients {
-            events.tell(NodeEvent::Up);
-        }
-    }
-
-    fn offset(&self) -> i64 {
-        (MEMORY_EPOCH_MILLIS as i64)
-            .saturating_mul(1000)
-            .saturating_add(self.step)
-    }
-
-    fn micros(&self, clock: Clock) -> u64 {
-        let incarnation = self.incarnation(self.offset(), Duration::ZERO);
-        incarnation.node_micros(clock.now())
-    }
-
-    /// The connection as a client knows it, whose clock began so much earlier.
-    fn incarnation(&self, clock_offset: i64, lag: Duration) -> Incarnation {
-        let started = self.started.plus(lag);
-        Incarnation {
-            epoch: self.epoch,
-            run: self.run,
-            up_since: started,
-            up_before: started,
-            clock_offset,
-            pushes: true,
-        }
-    }
-
-    fn header(&self, clock: Clock, terms: Option<&Terms>, lag: Duration) -> Header {
-        let micros = self.micros(clock);
-        match terms {
-            Some(terms) => Header::of(micros, terms, &self.incarnation(self.offset(), lag)),
-            None => Header {
-                micros,
-                ..Header::default()
-            },
-        }
-    }
-
-    /// Carries a batch out, and publishes the votes that other requests get by it.
-    fn each(&mut self, header: Header, batch: &[Command]) -> Vec<Reply> {
-        let Self {
-            table,
-            clients,
-            deaf,
-            ..
-        } = self;
-        let mut publish = |told: &Told| {
-            let listening = clients
-                .iter()
-                .filter(|(channel, _)| **channel == *told.channel);
-            let heard = listening
-                .map(|(_, events)| {
-                    if !*deaf {
-                        events.tell(NodeEvent::Granted {
-                            id: told.id.to_string(),
-                            waiter_end: told.waiter_end,
-                            seq: told.seq,
-                        });
-                    }
-                })
-                .count();
-            Some(heard > 0)
-        };
-        batch
-            .iter()
-            .map(|command| table.carry_out(header, command, &mut publish))
-            .collect()
     }
 }

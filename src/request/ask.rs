@@ -9,10 +9,11 @@ use std::time::Duration;
 use crate::{
     error::NodeError,
     event::EventKind,
-    message::{Command, Enqueue, Extend, Release},
+    message::Command,
     quorum::{Majority, NodeIndex},
     request::{
         Cx, Lease, Outgoing, Phase, Request, Urgency,
+        command::lacks,
         node_state::{Belief, NodeState},
     },
     time::Time,
@@ -28,9 +29,6 @@ const SHORTEST_EXPIRY: Duration = Duration::from_millis(10);
 
 /// A lease with less left than this is not worth a repair.
 const SHORTEST_REPAIR: Duration = Duration::from_millis(5);
-
-/// The least time that a release is given, unless `node_timeout` is shorter.
-const LEAST_FOR_RELEASE: Duration = Duration::from_millis(500);
 
 /// A node that is to be asked at once.
 const AT_ONCE: Option<Time> = Some(Time::ORIGIN);
@@ -74,7 +72,7 @@ impl Request {
 
     /// How long a keep-alive may take. Up to two thirds of the waiter ttl may pass, so that a waiter whose ttl is near
     /// the round trip still hears of its turn.
-    fn keep_alive_timeout(&self) -> Duration {
+    pub(super) fn keep_alive_timeout(&self) -> Duration {
         self.config.node_timeout.min(self.waiter_ttl() * 2 / 3)
     }
 
@@ -358,7 +356,7 @@ impl Request {
 
     /// When a vote is to be renewed: it follows from what the vote has, counted from the send that it counts from. A
     /// vote that has more than is asked for now is prolonged by nothing yet, and not asked about at once again.
-    fn renewal_due(&self, lease: &Lease, node: &NodeState) -> Option<Time> {
+    pub(super) fn renewal_due(&self, lease: &Lease, node: &NodeState) -> Option<Time> {
         let vote = node.vote()?;
         let (span, asked) = (vote.span(), self.config.validity(self.ttl));
         let due = next(vote.sent, lease.interval(span));
@@ -370,120 +368,6 @@ impl Request {
         let retry = self.config.retry_delay.min(interval / 2);
         retry.max(Duration::from_millis(1))
     }
-
-    /// The command to a node at this moment, and how long it may take.
-    fn command(&self, index: NodeIndex, now: Time) -> Option<(Command, Duration)> {
-        let config = &self.config;
-        let (resource, id) = (self.resource.clone(), self.id.clone());
-        Some(match &self.phase {
-            Phase::Ended(_) | Phase::Parked => {
-                let release = Release { resource, id };
-                (Command::Release(release), self.release_timeout())
-            }
-            Phase::Asking | Phase::NoRoom | Phase::Waiting | Phase::Granted { .. } => {
-                let timeout = match self.number {
-                    Some(_) => self.keep_alive_timeout(),
-                    None => config.node_timeout.min(self.ttl / 3),
-                };
-                let enqueue = Enqueue {
-                    resource,
-                    id,
-                    number: self.number,
-                    ttl: self.ttl,
-                    room: self.room,
-                };
-                (Command::Enqueue(enqueue), timeout)
-            }
-            Phase::Fencing { token, .. } => {
-                let extend = Extend {
-                    resource,
-                    id,
-                    ttl: self.ttl,
-                    token: *token,
-                    repair: false,
-                };
-                (Command::Extend(extend), self.extend_timeout(self.ttl, now))
-            }
-            Phase::Held(lease) => {
-                let ttl = self.ttl_to_ask(lease, self.nodes.get(index)?, now);
-                let extend = Extend {
-                    resource,
-                    id,
-                    ttl,
-                    token: lease.token(),
-                    repair: !ttl.is_zero() && self.repairable(index, now),
-                };
-                let ttl = if ttl.is_zero() { self.ttl } else { ttl };
-                (Command::Extend(extend), self.extend_timeout(ttl, now))
-            }
-        })
-    }
-
-    /// A release is carried out whenever it arrives, so even a short ttl leaves it time.
-    fn release_timeout(&self) -> Duration {
-        let third = (self.longest / 3).max(LEAST_FOR_RELEASE);
-        self.config.node_timeout.min(third)
-    }
-
-    /// There is time for an answer while the lease stands, also if less is asked for.
-    fn extend_timeout(&self, ttl: Duration, now: Time) -> Duration {
-        let config = &self.config;
-        let third = self.time_left(now) / 3;
-        config.timeout(ttl).max(third.min(config.node_timeout))
-    }
-
-    /// For how long a node is asked to prolong the lease; zero only asks whether the vote stands. What a node lacks
-    /// it gets for as long as the others have it, also if the user has asked for less since: nothing shortens a
-    /// lease. A lease that is not renewed gets no more than that.
-    fn ttl_to_ask(&self, lease: &Lease, node: &NodeState, now: Time) -> Duration {
-        let asked = lease.is_extension_open(node);
-        let renews = lease.renews();
-        // A check that is sent anyway must not be in the way of a renewal that falls due meanwhile.
-        let answered = now.plus(self.config.timeout(self.ttl));
-        let renewed = renews
-            && self
-                .renewal_due(lease, node)
-                .is_none_or(|due| due <= answered);
-        // An earlier extension may still be open on this node, and a smaller one does not take it back. Nor does the
-        // node get more by hearing of it late, if nothing renews the lease on the others.
-        let wanted = lease.wanted_until().since(now);
-        let least = match (asked, renews) {
-            // A command that prolongs nothing would leave the extension open, and be sent again at once.
-            (true, false) if !wanted.is_zero() => wanted,
-            (true, true) => self.ttl.max(wanted),
-            _ => self.ttl,
-        };
-        let lacking = self.longest_left(now).max(wanted);
-        match (lacks(node), asked || renews) {
-            (true, true) => lacking.max(least),
-            (true, false) => lacking,
-            (false, _) if asked || renewed => least,
-            (false, _) => Duration::ZERO,
-        }
-    }
-
-    /// For how long the node has the lease that has it for longest. The quorum may have it for less so far, while the
-    /// answers of the nodes that were asked for all of it are still to come.
-    fn longest_left(&self, now: Time) -> Duration {
-        let votes = self.nodes.iter().filter_map(NodeState::vote);
-        let full = votes.filter(|vote| vote.full_ttl && vote.until > now);
-        let until = full.map(|vote| vote.until).max();
-        until.map_or(self.longest, |until| self.config.ttl_of(until.since(now)))
-    }
-
-    /// Whether the vote may be taken again on a node that forgot it. That is only as long as the lease stands on a
-    /// quorum without that node, since a lease whose quorum is gone must not come back.
-    fn repairable(&self, index: NodeIndex, now: Time) -> bool {
-        let here = self.nodes.get(index).is_some_and(|node| node.stands(now));
-        let standing = self.nodes.iter().filter(|node| node.stands(now));
-        self.lease().is_some() && !here && standing.count() >= self.quorum.size()
-    }
-}
-
-/// Whether a holder lacks the vote of this node for its full ttl, or is not sure of it.
-fn lacks(node: &NodeState) -> bool {
-    node.vote()
-        .is_none_or(|vote| !vote.full_ttl || vote.doubtful)
 }
 
 /// `span` after `from`. What is due about the same time goes out together; a short wait is not worth that.

@@ -45,7 +45,7 @@ local function enqueue(lock, queue, waiters, seq, id, number, ttl, room)
   if waiting == 0 and not number and redis.call('SET', lock, id, 'NX', 'PX', ttl) then
     return { 1, count(seq), ttl, 0 }
   end
-  c = c or crowd()
+  c = c or contended()
   if number then write_without_memory(waiters) end
   local holder = redis.call('GET', lock)
   local mine

@@ -18,7 +18,7 @@ local function extend(lock, queue, waiters, seq, id, ttl, token, repair)
     if ttl > 0 and redis.call('PTTL', lock) < ttl then redis.call('PEXPIRE', lock, ttl) end
     return { 1, count(seq, token, ttl > 0) }
   end
-  c = c or crowd()
+  c = c or contended()
   write_without_memory(waiters)
   c.drop_dead(queue, waiters)
   if not repair then

@@ -17,7 +17,7 @@ local function release(lock, queue, waiters, seq, id)
   end
   local waiting = redis.call('ZCARD', queue)
   if had == 2 and waiting == 0 then return { had } end
-  c = c or crowd()
+  c = c or contended()
   if had == 0 and holder and c.request(holder) == c.request(id)
     and c.generation(holder) <= c.generation(id) then
     redis.call('DEL', lock)

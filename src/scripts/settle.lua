@@ -53,7 +53,7 @@ local budget = 1000
 
 -- What only those need who meet somebody else. Made when it is needed: a script defines its functions
 -- anew at every call, and most calls meet nobody.
-local function crowd()
+local function contended()
   local c = {}
 
   -- <uuid>:<generation>:<client name>:<unix ms>

@@ -17,7 +17,7 @@ use crate::{
     message::{Enqueue, Extend, Extended, Incarnation, Release, Released, Report, Standing, Terms},
     node::{
         Events, NodeEvent,
-        table::{Header, Table, Told},
+        table::{Header, Push, Table},
     },
     resource::Resource,
     runtime::clock::MEMORY_EPOCH_MILLIS,
@@ -350,7 +350,7 @@ impl World {
         let header = server.header(terms, now);
         let mut told = Vec::new();
         let listeners = &server.listeners;
-        let mut publish = |message: &Told| {
+        let mut publish = |message: &Push| {
             let hears = |listener: &&Listener| *listener.channel == *message.channel;
             let hearing: Vec<_> = listeners.iter().filter(hears).collect();
             for listener in &hearing {

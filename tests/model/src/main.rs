@@ -30,7 +30,7 @@ mod request;
 mod resource;
 #[path = "../../../src/servers/mod.rs"]
 mod servers;
-#[path = "../../../src/node/table.rs"]
+#[path = "../../../src/node/table/mod.rs"]
 mod table;
 #[path = "../../../src/time.rs"]
 mod time;

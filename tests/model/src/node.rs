@@ -93,7 +93,7 @@ impl Node {
             &self.incarnation(asked.incarnation.epoch),
         );
         let repeats = lie == Lie::RepeatsItsCounter;
-        let mut publish = |told: &crate::table::Told| {
+        let mut publish = |told: &crate::table::Push| {
             if lie != Lie::TellsNobody {
                 pushes.push(Push {
                     channel: told.channel.clone(),

@@ -1,22 +1,21 @@
-//! What a memory node stores, and the scripts' semantics over it.
-//!
-//! Each method does what the script of its name does, step by step; the differential test feeds both the
-//! same operations. A change here is a change there.
+//! One resource on a memory node: what the scripts do with its four keys.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
 
-use crate::holder::{HolderId, Parts};
-use crate::message::{
-    Command, Enqueue, Extend, Extended, Incarnation, MAX_REPORTED, Release, Released, Reply,
-    Report, Standing, Terms, Waiting, millis_up,
+use super::{
+    Header, Publish,
+    ids::{channel, later, older, same_request, tell},
 };
-
-/// How many older generations a newer one takes the place of.
-const OLDER: u32 = 8;
+use crate::{
+    holder::{HolderId, Parts},
+    message::{
+        Enqueue, Extend, Extended, MAX_REPORTED, Released, Report, Standing, Waiting, millis_up,
+    },
+};
 
 /// The longest that a vote from the queue lasts, in milliseconds.
 const LONGEST_VOTE: u64 = 3_600_000;
@@ -27,72 +26,11 @@ const DEAD_AT_ONCE: usize = 1000;
 /// How many processes are told to look, at most, when nobody hears of a vote.
 const LOOKERS: usize = 16;
 
-/// Everything on one node, by lock key.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Table {
-    slots: HashMap<String, Slot>,
-}
-
-/// What each call carries besides its requests.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Header {
-    /// The node's clock, in microseconds.
-    pub(crate) micros: u64,
-    /// As in [`Terms`], as are the next two.
-    pub(crate) seed: u64,
-    pub(crate) extra: u64,
-    pub(crate) floor: u64,
-    /// In milliseconds, as are the next.
-    pub(crate) keep: u64,
-    pub(crate) unheard: u64,
-    pub(crate) waiter_ttl: u64,
-}
-
-impl Header {
-    /// The header of a call on these terms over this connection, at `micros` of the node's clock.
-    pub(crate) fn of(micros: u64, terms: &Terms, incarnation: &Incarnation) -> Self {
-        Self {
-            micros,
-            seed: terms.seed,
-            extra: terms.extra,
-            floor: terms.floor(incarnation),
-            keep: millis_up(terms.keep),
-            unheard: millis_up(terms.unheard),
-            waiter_ttl: millis_up(terms.waiter_ttl),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        self.micros / 1000
-    }
-
-    /// The clock by which counters are kept.
-    fn seed(&self) -> u64 {
-        if self.seed == 0 {
-            self.micros
-        } else {
-            self.seed
-        }
-    }
-}
-
-/// A message to a waiter. Answers whether anybody heard; `None` if that is unknown.
-pub(crate) type Publish<'a> = &'a mut dyn FnMut(&Told) -> Option<bool>;
-
-/// The message of a handoff; with zeros it tells a waiter to look.
-#[derive(Debug)]
-pub(crate) struct Told {
-    pub(crate) channel: String,
-    pub(crate) id: Arc<str>,
-    pub(crate) waiter_end: u64,
-    pub(crate) seq: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Slot {
+pub(super) struct Slot {
     /// Holder id and when it expires; `None` for a key without expiry.
-    lock: Option<(Arc<str>, Option<u64>)>,
-    queue: BTreeSet<(u64, Arc<str>)>,
+    pub(super) lock: Option<(Arc<str>, Option<u64>)>,
+    pub(super) queue: BTreeSet<(u64, Arc<str>)>,
     waiters: BTreeMap<Arc<str>, Place>,
     waiter_ends: BTreeSet<(u64, Arc<str>)>,
     /// When queue and waiters expire as keys.
@@ -106,108 +44,13 @@ struct Place {
     waiter_end: u64,
 }
 
-impl Table {
-    pub(crate) fn carry_out(
-        &mut self,
-        header: Header,
-        command: &Command,
-        publish: Publish<'_>,
-    ) -> Reply {
-        match command {
-            Command::Enqueue(ask) => Reply::Standing(self.enqueue(header, ask, publish)),
-            Command::Extend(ask) => Reply::Extended(self.extend(header, ask, publish)),
-            Command::Release(ask) => Reply::Released(self.release(header, ask, publish)),
-        }
-    }
-
-    pub(crate) fn enqueue(
+impl Slot {
+    pub(super) fn enqueue(
         &mut self,
         header: Header,
         ask: &Enqueue,
         publish: Publish<'_>,
     ) -> Standing {
-        self.with(ask.resource.lock_key(), header, |slot| {
-            slot.enqueue(header, ask, publish)
-        })
-    }
-
-    pub(crate) fn extend(
-        &mut self,
-        header: Header,
-        ask: &Extend,
-        publish: Publish<'_>,
-    ) -> Extended {
-        self.with(ask.resource.lock_key(), header, |slot| {
-            slot.extend(header, ask, publish)
-        })
-    }
-
-    pub(crate) fn release(
-        &mut self,
-        header: Header,
-        ask: &Release,
-        publish: Publish<'_>,
-    ) -> Released {
-        self.with(ask.resource.lock_key(), header, |slot| {
-            slot.release(header, &ask.id, publish)
-        })
-    }
-
-    pub(crate) fn inspect(&mut self, header: Header, lock: &str) -> Report {
-        self.with(lock, header, |slot| slot.report(header.now()))
-    }
-
-    /// The bare command `SET key value NX PX ttl` of other Redlock clients; true if it was set.
-    pub(crate) fn set_nx(&mut self, header: Header, lock: &str, value: &str, ttl: u64) -> bool {
-        self.with(lock, header, |slot| {
-            let free = slot.lock.is_none();
-            if free {
-                slot.lock = Some((value.into(), Some(header.now().saturating_add(ttl))));
-            }
-            free
-        })
-    }
-
-    /// The bare `DEL key` of a person or of another client.
-    pub(crate) fn delete(&mut self, lock: &str) {
-        if let Some(slot) = self.slots.get_mut(lock) {
-            slot.lock = None;
-        }
-    }
-
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        self.slots.clear();
-    }
-
-    /// The locks that stand or are waited for, with their counters left out: what must be gone when
-    /// nobody uses them any more.
-    pub(crate) fn residue(&mut self, micros: u64) -> Vec<String> {
-        self.slots.retain(|_, slot| !slot.expire(micros / 1000));
-        let used = |slot: &Slot| slot.lock.is_some() || !slot.queue.is_empty();
-        let mut keys: Vec<String> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| used(slot))
-            .map(|(key, _)| key.clone())
-            .collect();
-        keys.sort();
-        keys
-    }
-
-    fn with<T>(&mut self, lock: &str, header: Header, act: impl FnOnce(&mut Slot) -> T) -> T {
-        let slot = self.slots.entry(lock.to_owned()).or_default();
-        slot.expire(header.now());
-        let answer = act(slot);
-        if slot.is_empty() {
-            self.slots.remove(lock);
-        }
-        answer
-    }
-}
-
-impl Slot {
-    fn enqueue(&mut self, header: Header, ask: &Enqueue, publish: Publish<'_>) -> Standing {
         let id = ask.id.text();
         let (ttl, own) = (
             millis_up(ask.ttl),
@@ -292,7 +135,12 @@ impl Slot {
         }
     }
 
-    fn extend(&mut self, header: Header, ask: &Extend, publish: Publish<'_>) -> Extended {
+    pub(super) fn extend(
+        &mut self,
+        header: Header,
+        ask: &Extend,
+        publish: Publish<'_>,
+    ) -> Extended {
         let id = ask.id.text();
         let ttl = millis_up(ask.ttl);
         if self.holds(id) {
@@ -319,7 +167,12 @@ impl Slot {
         }
     }
 
-    fn release(&mut self, header: Header, id: &HolderId, publish: Publish<'_>) -> Released {
+    pub(super) fn release(
+        &mut self,
+        header: Header,
+        id: &HolderId,
+        publish: Publish<'_>,
+    ) -> Released {
         let mut had = Released::Nothing;
         let ours = |held: &str| {
             Parts::of(held)
@@ -339,7 +192,7 @@ impl Slot {
         had
     }
 
-    fn report(&self, now: u64) -> Report {
+    pub(super) fn report(&self, now: u64) -> Report {
         let line = self
             .queue
             .iter()
@@ -363,7 +216,12 @@ impl Slot {
 
     /// Gives a free vote to the head of the queue. To `caller` it goes for the given time, and the
     /// answer tells it.
-    fn settle(&mut self, header: Header, caller: Option<(&Arc<str>, u64)>, publish: Publish<'_>) {
+    pub(super) fn settle(
+        &mut self,
+        header: Header,
+        caller: Option<(&Arc<str>, u64)>,
+        publish: Publish<'_>,
+    ) {
         if self.lock.is_some() {
             return;
         }
@@ -501,7 +359,7 @@ impl Slot {
     }
 
     /// Drops what has expired as a key; true if nothing is left.
-    fn expire(&mut self, now: u64) -> bool {
+    pub(super) fn expire(&mut self, now: u64) -> bool {
         if self
             .lock
             .as_ref()
@@ -521,43 +379,11 @@ impl Slot {
         self.is_empty()
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.lock.is_none() && self.queue.is_empty() && self.seq.is_none()
     }
 }
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
-}
-
-/// Tells a waiter of its vote, or with zeros that it should look. Answers whether it heard; `None` if that is
-/// unknown, or if it polls.
-fn tell(id: &Arc<str>, waiter_end: u64, seq: u64, publish: Publish<'_>) -> Option<bool> {
-    publish(&Told {
-        channel: channel(id)?,
-        id: id.clone(),
-        waiter_end,
-        seq,
-    })
-}
-
-/// Where the process of a waiter listens; `None` if it polls.
-fn channel(id: &str) -> Option<String> {
-    Parts::of(id)?.channel()
-}
-
-/// Whether a stored value belongs to the request of `id`, in whatever generation.
-fn same_request(stored: &str, id: &HolderId) -> bool {
-    Parts::of(stored).is_some_and(|stored| stored.uuid == id.uuid())
-}
-
-/// The ids under which the same request may stand from before it gave a vote back.
-fn older(id: &HolderId) -> impl Iterator<Item = Arc<str>> {
-    let first = id.generation().saturating_sub(OLDER);
-    (first..id.generation()).map(|generation| id.at(generation))
-}
-
-/// The same from after that, where a call comes late.
-fn later(id: &HolderId) -> impl Iterator<Item = Arc<str>> {
-    (1..=OLDER).map(|more| id.at(id.generation().saturating_add(more)))
 }
