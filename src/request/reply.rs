@@ -220,6 +220,7 @@ impl Request {
             Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held(_)
         );
         let asking = matches!(self.phase, Phase::Asking);
+        let no_room = matches!(self.phase, Phase::NoRoom);
         let Some(node) = self.nodes.get_mut(node) else {
             return;
         };
@@ -230,7 +231,10 @@ impl Request {
             }
             return;
         }
+        let had_vote = node.vote().is_some();
         node.forget(counted);
+        // Without a vote there it only wants room, and the first of its client asks for that.
+        node.urgent &= had_vote || !no_room;
         if counted {
             self.trace("a new connection puts a counted vote in doubt");
         }

@@ -20,10 +20,10 @@
 mod actor;
 #[path = "../common/chance.rs"]
 mod chance;
-mod drills;
 mod drive;
 mod faults;
 mod run;
+mod scenarios;
 mod settings;
 mod world;
 

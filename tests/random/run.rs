@@ -1,4 +1,4 @@
-//! One run: the chaos, its end, and the drills after it.
+//! One run: the chaos, its end, and the scenarios after it.
 
 use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     actor::Actor,
-    drills, faults,
+    faults, scenarios,
     settings::{Plan, Terms, Weather, log_millis},
     world::{Failure, World},
 };
@@ -117,7 +117,7 @@ async fn whole(world: &Rc<World>) {
     };
     cleared(world, bound, "C1").await;
     if plan.weather == Weather::Calm {
-        drills::run(world).await;
+        scenarios::run(world).await;
     }
 
     // And shutting down takes no time, and leaves nothing.

@@ -7,7 +7,7 @@ use redlock_fifo::{BuildError, LockError, NoQuorum, NodeError};
 
 use crate::{
     fake::{Act, Call, Fake, Manner},
-    manners,
+    misbehaviour,
     process::{Worker, patient, servers, urls},
 };
 
@@ -39,7 +39,7 @@ async fn an_answer_without_end_takes_no_memory_without_end() {
     let honest = &servers(2);
     // All at once: each waits in the end until what the hostile node never confirmed has run out.
     let cases = endless().map(async |(name, start, more)| {
-        let hostile = Fake::start(manners::requests(move |_| flood(start, &more))).await;
+        let hostile = Fake::start(misbehaviour::requests(move |_| flood(start, &more))).await;
         let mut urls = urls(honest);
         urls.push(hostile.url().to_owned());
         let worker = tokio::task::spawn_blocking(move || {

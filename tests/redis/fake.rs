@@ -1,7 +1,7 @@
 //! A server that is none: it shakes hands as a node does, and then answers as a test wants it to.
 //!
 //! It speaks just enough of the protocol for the handshake. What it is asked after that, and with some
-//! manners even before, goes to its [`Manner`].
+//! misbehaviour even before, goes to its [`Manner`].
 
 use std::{
     future::pending,

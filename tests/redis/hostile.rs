@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::{
     fake::{Act, Fake, Manner},
-    manners,
+    misbehaviour,
     process::{PATIENCE, builder, now, servers, until},
     server::Server,
 };
@@ -103,7 +103,7 @@ async fn l4_one_hostile_node_of_three_costs_nothing() {
 
     let mut ends = Vec::new();
     let mut slowest = (Duration::ZERO, String::new());
-    for (name, manner) in manners::all() {
+    for (name, manner) in misbehaviour::all() {
         let hostile: [Fake; 1] = fakes(&manner).await;
         let redlock = beside(&honest, &hostile).connect().await.unwrap();
         let (median, worst) = cycles(&redlock, 15, &plain(&name)).await;
@@ -182,7 +182,7 @@ async fn s1_two_hostile_nodes_of_three_get_nobody_the_lock() {
         redlock.shutdown().await;
     };
     // Not all at once: what a machine cannot do in a second looks like a hung node.
-    let mut attempts = stream::iter(manners::all())
+    let mut attempts = stream::iter(misbehaviour::all())
         .map(attempt)
         .buffer_unordered(24);
     while timeout(PATIENCE, attempts.next())
@@ -210,7 +210,7 @@ async fn a_hung_node_does_not_pile_up_requests() {
     const LOCKERS: usize = 50;
     let honest = servers(2);
     for how in [Act::Hang, Act::Stop] {
-        let manner = manners::requests(move |_| vec![how.clone()]);
+        let manner = misbehaviour::requests(move |_| vec![how.clone()]);
         let [hung] = fakes(&manner).await;
         let redlock = beside(&honest, std::slice::from_ref(&hung))
             .connect()
@@ -266,7 +266,7 @@ async fn a_hung_node_does_not_pile_up_requests() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_lies_without_end_is_not_asked_without_end() {
     let honest = servers(2);
-    for (name, manner) in manners::restless() {
+    for (name, manner) in misbehaviour::restless() {
         let [hostile] = fakes(&manner).await;
         let redlock = beside(&honest, std::slice::from_ref(&hostile))
             .connect()
@@ -291,8 +291,8 @@ async fn a_node_that_lies_without_end_is_not_asked_without_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ticket_near_the_end_of_the_numbers_does_not_use_up_the_counters() {
     let honest = servers(2);
-    let manner = manners::lines(|call| {
-        let number = manners::asked_number(call).max((1 << 53) - 1);
+    let manner = misbehaviour::lines(|call| {
+        let number = misbehaviour::asked_number(call).max((1 << 53) - 1);
         let ends = crate::fake::now_millis() + 5000;
         let place = format!("*5\r\n:2\r\n:{number}\r\n:0\r\n:{ends}\r\n:9000\r\n");
         vec![Act::Send(call.envelope(&place))]

@@ -3,17 +3,17 @@
 // A test may fail by panicking, and measures the time that the code under test must not read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-#[cfg(feature = "metrics")]
-#[path = "../common/books.rs"]
-mod books;
 #[path = "../common/chance.rs"]
 mod chance;
 #[path = "../common/cluster.rs"]
 mod cluster;
-#[path = "../common/ear.rs"]
-mod ear;
+#[path = "../common/events.rs"]
+mod events;
 #[path = "../common/servers.rs"]
 mod nodes;
+#[cfg(feature = "metrics")]
+#[path = "../common/recorder.rs"]
+mod recorder;
 #[path = "../common/server.rs"]
 #[allow(dead_code)]
 mod server;
@@ -38,8 +38,8 @@ mod left_over;
 mod links;
 mod listeners;
 mod lost_updates;
-mod manners;
 mod memory_full;
+mod misbehaviour;
 mod node_loss;
 mod operating;
 mod peers;

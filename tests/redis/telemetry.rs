@@ -8,9 +8,9 @@ use redlock_fifo::{FifoRedlock, FifoRedlockBuilder};
 use tokio::time::{sleep, timeout};
 
 #[cfg(feature = "metrics")]
-use crate::books::{Books, Ledger};
+use crate::recorder::{Ledger, Recorded};
 use crate::{
-    ear::{Ear, Told},
+    events::{Listener, Told},
     fake::{Act, Call, Fake, Manner, now_millis},
     process::PATIENCE,
     server::Server,
@@ -20,22 +20,22 @@ const EVICTS: &str = "node may evict locks";
 const APART: &str = "clocks of nodes are far apart";
 
 /// All that was told under `name`.
-fn told(ear: &Ear, name: &str) -> Vec<Told> {
-    let mut told = ear.told();
+fn told(listener: &Listener, name: &str) -> Vec<Told> {
+    let mut told = listener.told();
     told.retain(|told| told.name() == name);
     told
 }
 
 #[tokio::test]
 async fn a_server_that_evicts_keys_is_warned_of_at_each_connection() {
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     for policy in ["allkeys-lru", "volatile-ttl"] {
         let args = ["--maxmemory", "100mb", "--maxmemory-policy", policy];
         let server = Server::start_with(&args);
         let redlock = FifoRedlock::connect([server.url()]).await.unwrap();
         let guard = redlock.lock("r", Duration::from_secs(9)).await.unwrap();
         guard.release().await.unwrap();
-        let warned = told(&ear, EVICTS).pop().unwrap();
+        let warned = told(&listener, EVICTS).pop().unwrap();
         let expected = ("WARN", policy, 100 << 20);
         let found = (
             &*warned.level,
@@ -50,19 +50,19 @@ async fn a_server_that_evicts_keys_is_warned_of_at_each_connection() {
         );
         redlock.shutdown().await;
     }
-    assert_eq!(told(&ear, EVICTS).len(), 2, "once for each connection");
+    assert_eq!(told(&listener, EVICTS).len(), 2, "once for each connection");
 }
 
 #[tokio::test]
 async fn a_policy_that_was_changed_is_noticed_when_the_node_is_back() {
     let server = Server::start();
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let redlock = FifoRedlock::connect([server.url()]).await.unwrap();
     let set = |name: &str, value: &str| server.command(&["CONFIG", "SET", name, value]);
     let back = async |times: usize| {
         server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
         let back = async {
-            while told(&ear, "node is back").len() < times {
+            while told(&listener, "node is back").len() < times {
                 sleep(Duration::from_millis(2)).await;
             }
         };
@@ -74,10 +74,10 @@ async fn a_policy_that_was_changed_is_noticed_when_the_node_is_back() {
     set("maxmemory-policy", "noeviction");
     set("maxmemory", "100mb");
     back(2).await;
-    assert!(told(&ear, EVICTS).is_empty());
+    assert!(told(&listener, EVICTS).is_empty());
     set("maxmemory-policy", "allkeys-lfu");
     back(3).await;
-    assert_eq!(ear.only(EVICTS).get("policy"), "allkeys-lfu");
+    assert_eq!(listener.only(EVICTS).get("policy"), "allkeys-lfu");
     redlock.shutdown().await;
 }
 
@@ -91,10 +91,10 @@ async fn a_handed_connection_to_a_server_that_evicts_keys_is_warned_of() {
     ]);
     let client = redis::Client::open(server.url()).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let builder = FifoRedlock::builder().connection(connection);
     let redlock = builder.connect().await.unwrap();
-    let warned = ear.only(EVICTS);
+    let warned = listener.only(EVICTS);
     assert_eq!(warned.get("node"), "connection 0");
     assert_eq!(warned.get("policy"), "volatile-random");
     redlock.shutdown().await;
@@ -123,17 +123,17 @@ fn of(nodes: &[Fake]) -> FifoRedlockBuilder {
 
 /// What a client of nodes says of their clocks: node, other, by how much the former is ahead, and the limit.
 async fn said(builder: FifoRedlockBuilder) -> Vec<(String, String, i64, u64)> {
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let redlock = builder.connect().await.unwrap();
     // `connect` waits for a quorum.
     let all = async {
-        while told(&ear, "connected").len() < 3 {
+        while told(&listener, "connected").len() < 3 {
             sleep(Duration::from_millis(2)).await;
         }
     };
     timeout(PATIENCE, all).await.unwrap();
     redlock.shutdown().await;
-    let warned = told(&ear, APART);
+    let warned = told(&listener, APART);
     assert!(warned.iter().all(|told| told.level == "WARN"));
     let fields = warned.iter().map(|told| {
         let name = |field| told.get(field).to_owned();
@@ -176,8 +176,8 @@ async fn clocks_may_differ_as_far_as_the_grace_covers() {
 #[tokio::test]
 async fn connections_are_counted_and_a_node_that_was_never_reached_has_none() {
     let ledger = Arc::new(Ledger::default());
-    let books = Books(ledger.clone());
-    let _recorder = metrics::set_default_local_recorder(&books);
+    let recorded = Recorded(ledger.clone());
+    let _recorder = metrics::set_default_local_recorder(&recorded);
     let [up, other, down] = [Server::start(), Server::start(), Server::start()];
     down.kill();
     let connections = |server: &Server| {

@@ -296,8 +296,8 @@ pub(super) enum What {
     Residue(Vec<(usize, u16)>, usize),
     /// A call that had every chance was not served.
     Starved(u16),
-    /// What a drill measured, and the most that it may be.
-    Drill {
+    /// What a scenario measured, and the most that it may be.
+    Scenario {
         promise: &'static str,
         calls: Vec<u16>,
         took: Ms,
@@ -350,7 +350,7 @@ impl What {
             Self::Barged { call, past, .. } => vec![*call, *past],
             Self::Harmed { call, whom, .. } => vec![*call, *whom],
             Self::ShutDown { left, .. } => left.clone(),
-            Self::Drill { calls, .. } => calls.clone(),
+            Self::Scenario { calls, .. } => calls.clone(),
             Self::Residue(left, _) => left.iter().map(|(_, call)| *call).collect(),
             _ => Vec::new(),
         }

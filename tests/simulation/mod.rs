@@ -4,7 +4,7 @@
 //! the promise and the seed, and tells how it came about. `ONLY=promise` looks at one promise, `FULL=1` tells all
 //! that happened in a run, `TOLD=n` tells of so many runs. What is simulated: `world` (what is under way),
 //! `way` (network), `server` (nodes), `life` (clients that stop), `chaos` (faults), `work` (what the clients
-//! do), `drills` (what is promised of time). What is checked: `promises`, by the table in `faults`, and of leases
+//! do), `scenarios` (what is promised of time). What is checked: `promises`, by the table in `faults`, and of leases
 //! that are out in `whole`. How far it reaches: `count` and `relations`.
 
 // A test may fail by panicking.
@@ -13,13 +13,13 @@
 mod chance;
 mod chaos;
 mod count;
-mod drills;
 mod faults;
 mod history;
 mod life;
 mod promises;
 mod relations;
 mod run;
+mod scenarios;
 mod server;
 mod sweep;
 mod way;

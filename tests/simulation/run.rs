@@ -8,11 +8,10 @@ use super::{
     chance::{self, Chance},
     chaos,
     count::{self, Counts, Listener},
-    drills,
     faults::{self, LONG_TTL, PANIC, RATE},
     history::{History, Ms, Settings, What},
     life::{self, Life, Part},
-    relations,
+    relations, scenarios,
     server::Server,
     way::{Way, Weather},
     wire::Wire,
@@ -198,7 +197,7 @@ async fn play(mut chance: Chance, beyond: Option<&'static str>) -> History {
     workers.iter().for_each(|worker| worker.abort());
     count::PANICS.set(None);
     if beyond.is_none() && !panics {
-        drills::run(&stage, &mut chance, &mut parties).await;
+        scenarios::run(&stage, &mut chance, &mut parties).await;
     }
 
     stage.shut_down(&parties).await;
@@ -369,7 +368,7 @@ impl Stage {
                 .await
                 .is_err()
             {
-                let what = What::Drill {
+                let what = What::Scenario {
                     promise: "C3",
                     calls: Vec::new(),
                     took: 60_000,

@@ -3,15 +3,15 @@
 // A test may fail by panicking, and measures the time that the code under test must not read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-#[cfg(feature = "metrics")]
-#[path = "../common/books.rs"]
-mod books;
 #[path = "../common/cluster.rs"]
 mod cluster;
-#[path = "../common/ear.rs"]
-mod ear;
+#[path = "../common/events.rs"]
+mod events;
 #[path = "../common/memory.rs"]
 mod nodes;
+#[cfg(feature = "metrics")]
+#[path = "../common/recorder.rs"]
+mod recorder;
 
 mod asked_back;
 #[path = "../behaviour/mod.rs"]
@@ -25,6 +25,7 @@ mod graces;
 mod guarantees;
 mod handoff;
 mod late;
+mod latency;
 mod layering;
 mod memory;
 #[cfg(feature = "metrics")]
@@ -40,7 +41,6 @@ mod sharing;
 mod standing;
 mod telemetry;
 mod turns;
-mod ways;
 mod wire;
 
 /// The nodes that the behaviours run on here.

@@ -7,8 +7,8 @@ use redlock_fifo::{FifoRedlock, LeaseLost, MemoryCluster};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    books::{Books, Ledger, listed},
-    ear::{PAGE, code},
+    events::{PAGE, code},
+    recorder::{Ledger, Recorded, listed},
     rig::with_defaults,
 };
 
@@ -29,8 +29,8 @@ fn the_page_lists_every_metric_of_the_source_and_no_other() {
 #[tokio::test(start_paused = true)]
 async fn waiting_and_holding_are_measured() {
     let ledger = Arc::new(Ledger::default());
-    let books = Books(ledger.clone());
-    let _recorder = set_default_local_recorder(&books);
+    let recorded = Recorded(ledger.clone());
+    let _recorder = set_default_local_recorder(&recorded);
     let redlock = FifoRedlock::in_memory(3);
     let held = redlock.lock("a", TTL).await.unwrap();
     let mut next = redlock.enqueue("a", TTL).await.unwrap();
@@ -67,8 +67,8 @@ async fn waiting_and_holding_are_measured() {
 #[tokio::test(start_paused = true)]
 async fn what_has_not_happened_yet_is_there_as_zero() {
     let ledger = Arc::new(Ledger::default());
-    let books = Books(ledger.clone());
-    let _recorder = set_default_local_recorder(&books);
+    let recorded = Recorded(ledger.clone());
+    let _recorder = set_default_local_recorder(&recorded);
     let _redlock = FifoRedlock::in_memory(3);
     let rows = PAGE
         .lines()
@@ -96,8 +96,8 @@ async fn what_has_not_happened_yet_is_there_as_zero() {
 #[tokio::test(start_paused = true)]
 async fn what_goes_wrong_is_counted() {
     let ledger = Arc::new(Ledger::default());
-    let books = Books(ledger.clone());
-    let _recorder = set_default_local_recorder(&books);
+    let recorded = Recorded(ledger.clone());
+    let _recorder = set_default_local_recorder(&recorded);
     let cluster = MemoryCluster::new(3);
     let redlock = with_defaults(&cluster).await;
 
@@ -134,8 +134,8 @@ async fn what_goes_wrong_is_counted() {
 #[tokio::test(start_paused = true)]
 async fn split_votes_are_counted() {
     let ledger = Arc::new(Ledger::default());
-    let books = Books(ledger.clone());
-    let _recorder = set_default_local_recorder(&books);
+    let recorded = Recorded(ledger.clone());
+    let _recorder = set_default_local_recorder(&recorded);
     let cluster = MemoryCluster::new(2);
     let client = async || with_defaults(&cluster).await;
     let (one, two) = (client().await, client().await);

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{Event, Metadata, Subscriber, span};
 
 use crate::{
-    ear::set_default,
+    events::set_default,
     rig::{client, settle},
 };
 

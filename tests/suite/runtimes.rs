@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    ear::set_default,
+    events::set_default,
     rig::{lengthen, with_defaults},
 };
 

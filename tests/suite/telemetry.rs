@@ -6,7 +6,7 @@ use futures::FutureExt;
 use redlock_fifo::{FifoRedlock, LeaseLost, LockError, MemoryCluster};
 use tokio::time::{advance, sleep};
 
-use crate::ear::{Ear, listed};
+use crate::events::{Listener, listed};
 
 const TTL: Duration = Duration::from_secs(9);
 
@@ -43,7 +43,7 @@ async fn client(cluster: &MemoryCluster) -> FifoRedlock {
 
 #[tokio::test(start_paused = true)]
 async fn a_healthy_run_is_told_at_debug_only() {
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let redlock = client(&MemoryCluster::new(3)).await;
     let first = redlock.lock("a", TTL).await.unwrap();
     let (one, two) = (
@@ -59,9 +59,9 @@ async fn a_healthy_run_is_told_at_debug_only() {
     drop(second);
     redlock.shutdown().await;
 
-    let told = ear.told();
+    let told = listener.told();
     assert!(told.iter().all(|told| told.level == "DEBUG"), "{told:#?}");
-    let names = ear.names();
+    let names = listener.names();
     let expected = [
         "lock acquired",
         "in line",
@@ -116,7 +116,7 @@ async fn a_healthy_run_is_told_at_debug_only() {
     assert_eq!(handed.number("wait_ms"), 4000);
     assert_eq!(handed.number("ticket"), in_line.number("ticket"));
 
-    let calls: Vec<_> = ear.spans();
+    let calls: Vec<_> = listener.spans();
     let calls: Vec<_> = calls
         .iter()
         .map(|span| (span.get("call"), span.get("fencing_token")))
@@ -135,13 +135,13 @@ async fn a_healthy_run_is_told_at_debug_only() {
 async fn a_lost_lease_tells_which_nodes_failed_and_for_how_long_it_was_held() {
     let cluster = MemoryCluster::new(3);
     let redlock = client(&cluster).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let guard = redlock.lock("a", TTL).await.unwrap();
     sleep(Duration::from_secs(10)).await;
     cluster.node(0).stop();
     cluster.node(2).pause();
     assert_eq!(guard.lost().await, LeaseLost::Expired);
-    let lost = ear.only("lease lost");
+    let lost = listener.only("lease lost");
     assert_eq!(lost.level, "WARN");
     let faults = "memory node 0: not connected (stopped); memory node 2: no answer in time";
     assert_eq!(lost.get("faults"), faults);
@@ -153,7 +153,7 @@ async fn a_lost_lease_tells_which_nodes_failed_and_for_how_long_it_was_held() {
     );
     assert!(lost.number("overdue_ms") < 5, "{lost:?}");
     // Of one that is down each call would say so.
-    let told = ear.told();
+    let told = listener.told();
     let failed = told.iter().filter(|told| told.name() == "call failed");
     let failed: BTreeSet<_> = failed
         .map(|told| (told.get("node"), told.get("error")))
@@ -165,22 +165,22 @@ async fn a_lost_lease_tells_which_nodes_failed_and_for_how_long_it_was_held() {
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_ends_by_max_hold_says_so() {
     let redlock = client(&MemoryCluster::new(3)).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let lock = redlock.lock("a", TTL).max_hold(TTL);
     assert_eq!(lock.await.unwrap().lost().await, LeaseLost::MaxHold);
-    let lost = ear.only("lease lost");
+    let lost = listener.only("lease lost");
     assert!(lost.get("help").contains("max_hold"), "{lost:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_was_lost_in_a_pause_tells_how_long_that_was() {
     let redlock = client(&MemoryCluster::new(3)).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let guard = redlock.lock("a", TTL).await.unwrap();
     // Nothing of this process runs meanwhile.
     advance(Duration::from_secs(60)).await;
     assert!(guard.lost().await == LeaseLost::Expired);
-    let lost = ear.only("lease lost");
+    let lost = listener.only("lease lost");
     assert_eq!(lost.get("faults"), "");
     assert!(
         (51_000..51_200).contains(&lost.number("overdue_ms")),
@@ -192,7 +192,7 @@ async fn a_lease_that_was_lost_in_a_pause_tells_how_long_that_was() {
 async fn a_lease_whose_keys_were_deleted_is_told_as_such() {
     let cluster = MemoryCluster::new(3);
     let redlock = client(&cluster).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let guard = redlock.lock("a", TTL).await.unwrap();
     let other = redlock.lock("b", TTL).await.unwrap();
     for place in 0..2 {
@@ -200,9 +200,9 @@ async fn a_lease_whose_keys_were_deleted_is_told_as_such() {
         cluster.node(place).delete("b");
     }
     other.release().await.unwrap_err();
-    ear.only("lease was lost before its release");
+    listener.only("lease was lost before its release");
     assert_eq!(guard.lost().await, LeaseLost::QuorumLost);
-    let lost = ear.only("lease lost");
+    let lost = listener.only("lease lost");
     assert_eq!(
         lost.get("faults"),
         "memory node 0: has it no more; memory node 1: has it no more"
@@ -214,7 +214,7 @@ async fn a_lease_whose_keys_were_deleted_is_told_as_such() {
 async fn a_late_renewal_is_warned_of_once_a_minute() {
     let cluster = MemoryCluster::new(3);
     let redlock = client(&cluster).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let guard = redlock.lock("a", TTL).await.unwrap();
     let hang = async || {
         // Just after a renewal, so that there is time for it.
@@ -230,7 +230,7 @@ async fn a_late_renewal_is_warned_of_once_a_minute() {
     for _ in 0..3 {
         hang().await;
     }
-    let late = ear.only("lease renewed late");
+    let late = listener.only("lease renewed late");
     assert_eq!(late.level, "WARN");
     assert!(
         late.number("margin_ms") < late.number("usual_ms") / 2,
@@ -239,7 +239,7 @@ async fn a_late_renewal_is_warned_of_once_a_minute() {
     assert_eq!(late.number("suppressed"), 0);
     sleep(Duration::from_secs(60)).await;
     hang().await;
-    let told = ear.told();
+    let told = listener.told();
     let late = told
         .iter()
         .filter(|told| told.name() == "lease renewed late");
@@ -250,13 +250,13 @@ async fn a_late_renewal_is_warned_of_once_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn a_grant_that_nobody_polls_is_warned_of_once_a_minute() {
     let redlock = client(&MemoryCluster::new(3)).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let held = redlock.lock("a", TTL).await.unwrap();
     let one = redlock.enqueue("a", TTL).await.unwrap();
     let two = redlock.enqueue("a", TTL).await.unwrap();
     drop(held);
     sleep(Duration::from_secs(20)).await;
-    let told = ear.told();
+    let told = listener.told();
     let unpolled = told
         .iter()
         .filter(|told| told.name() == "granted, but nobody took it");
@@ -271,26 +271,26 @@ async fn a_grant_that_nobody_polls_is_warned_of_once_a_minute() {
 async fn a_lock_that_is_held_for_long_is_warned_of_once() {
     let cluster = MemoryCluster::new(3);
     let redlock = client(&cluster).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let guard = redlock.lock("a", TTL).await.unwrap();
     sleep(Duration::from_secs(599)).await;
-    assert!(!ear.names().contains(&"held for long".to_owned()));
+    assert!(!listener.names().contains(&"held for long".to_owned()));
     sleep(Duration::from_secs(3000)).await;
-    assert_eq!(ear.only("held for long").number("held_ms"), 600_000);
+    assert_eq!(listener.only("held for long").number("held_ms"), 600_000);
     drop(guard);
 
     let builder = FifoRedlock::builder().memory(&cluster).long_hold(None);
     let patient = builder.connect().await.unwrap();
     let guard = patient.lock("a", TTL).await.unwrap();
     sleep(Duration::from_secs(3000)).await;
-    ear.only("held for long");
+    listener.only("held for long");
     drop(guard);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_task_that_keeps_leaving_the_line_is_told_what_to_do() {
     let redlock = client(&MemoryCluster::new(3)).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let held = redlock.lock("a", TTL).await.unwrap();
     let loops = async || {
         for _ in 0..9 {
@@ -301,7 +301,7 @@ async fn a_task_that_keeps_leaving_the_line_is_told_what_to_do() {
         }
     };
     loops().await;
-    let warned = ear.only("the same task keeps leaving the line");
+    let warned = listener.only("the same task keeps leaving the line");
     assert_eq!((warned.level.as_str(), warned.number("times")), ("WARN", 5));
     assert!(warned.get("help").contains("Ticket"), "{warned:?}");
     // Callers that give up once each, such as requests of a service, do nothing wrong.
@@ -315,24 +315,24 @@ async fn a_task_that_keeps_leaving_the_line_is_told_what_to_do() {
         tokio::spawn(waits.map(drop)).await.unwrap();
     }
     drop(held);
-    ear.only("the same task keeps leaving the line");
+    listener.only("the same task keeps leaving the line");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_without_a_guard_tells_its_error() {
     let redlock = client(&MemoryCluster::new(3)).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     let held = redlock.lock("a", TTL).await.unwrap();
     let lock = redlock.lock("a", TTL).wait_timeout(Duration::from_secs(1));
     assert!(matches!(lock.await, Err(LockError::TimedOut { .. })));
-    let told = ear.only("no lock");
+    let told = listener.only("no lock");
     assert_eq!(
         (told.get("resource"), told.get("error")),
         ("a", "timed out with 0 waiters ahead")
     );
-    assert_eq!(ear.only("left the line").number("wait_ms"), 1000);
+    assert_eq!(listener.only("left the line").number("wait_ms"), 1000);
     assert!(redlock.try_lock("a", TTL).await.unwrap().is_none());
-    ear.only("left the line");
+    listener.only("left the line");
     drop(held);
 }
 
@@ -340,18 +340,18 @@ async fn a_call_without_a_guard_tells_its_error() {
 async fn a_quorum_that_is_missing_is_warned_of_once_a_minute() {
     let cluster = MemoryCluster::new(3);
     let redlock = client(&cluster).await;
-    let (ear, _guard) = Ear::listen();
+    let (listener, _guard) = Listener::listen();
     cluster.nodes().skip(1).for_each(|node| node.stop());
     let refused = async || redlock.lock("a", TTL).await.unwrap_err();
     for _ in 0..3 {
         refused().await;
     }
-    let warned = ear.only("no quorum");
+    let warned = listener.only("no quorum");
     assert_eq!((&*warned.level, warned.get("resource")), ("WARN", "a"));
     assert!(warned.get("error").contains("memory node 2"), "{warned:?}");
     sleep(Duration::from_secs(60)).await;
     refused().await;
-    let told = ear.told();
+    let told = listener.told();
     let suppressed: Vec<_> = told
         .iter()
         .filter(|told| told.name() == "no quorum")

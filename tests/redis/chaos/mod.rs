@@ -22,7 +22,6 @@ use crate::{
     process::{PATIENCE, now, patient},
 };
 
-mod bite;
 mod contender;
 mod excuses;
 mod faults;
@@ -30,6 +29,7 @@ mod history;
 mod promises;
 pub(crate) mod proxy;
 mod rig;
+mod validators;
 
 pub(crate) use contender::contend;
 use faults::{Fault, Kind, ailing, forgetting, mortality, network};

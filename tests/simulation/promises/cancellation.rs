@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{broken, liveness::drills};
+use super::{broken, liveness::scenarios};
 use crate::simulation::history::{History, Ms, Note, Out, Settings, Violation, What};
 
-/// C1: a dropped future leaves nothing behind. At once in drills; in the end always.
+/// C1: a dropped future leaves nothing behind. At once in scenarios; in the end always.
 pub(super) fn c1(history: &History) -> Vec<Violation> {
     let residue = |Note { at, what }: &Note| match what {
         What::Residue(left, tasks) if !left.is_empty() || *tasks > 0 => {
@@ -15,14 +15,14 @@ pub(super) fn c1(history: &History) -> Vec<Violation> {
         }
         _ => None,
     };
-    let mut found = drills(history, "C1");
+    let mut found = scenarios(history, "C1");
     found.extend(history.notes.iter().filter_map(residue));
     found
 }
 
 /// C2: a ticket keeps its number as long as it lives, however often `acquire` is dropped.
 pub(super) fn c2(history: &History) -> Vec<Violation> {
-    let mut found = drills(history, "C2");
+    let mut found = scenarios(history, "C2");
     for (call, _) in history.numbered() {
         let mut recorded = false;
         let mut agreed = None;
@@ -70,7 +70,7 @@ pub(super) fn c2(history: &History) -> Vec<Violation> {
 /// C3: a guard that is dropped is released; `release` returns when a quorum has confirmed, `shutdown` when
 /// everything that was dropped is gone.
 pub(super) fn c3(history: &History) -> Vec<Violation> {
-    let mut found = drills(history, "C3");
+    let mut found = scenarios(history, "C3");
     let mut keys: BTreeMap<u16, BTreeSet<usize>> = BTreeMap::new();
     for Note { at, what } in &history.notes {
         match what {
@@ -112,7 +112,7 @@ pub(super) fn c3(history: &History) -> Vec<Violation> {
 /// A request that nobody polls has the votes of a quorum for no longer than that, as long as its client reaches
 /// the nodes.
 pub(super) fn c4(history: &History) -> Vec<Violation> {
-    let mut found = drills(history, "C4");
+    let mut found = scenarios(history, "C4");
     for (call, _) in history.numbered() {
         let settings = history.settings_of(call);
         // One that hears of no node in time does not know what it has.

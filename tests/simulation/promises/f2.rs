@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{broken, liveness::drills};
+use super::{broken, liveness::scenarios};
 use crate::simulation::history::{History, Note, Out, Violation, What};
 
 pub(super) fn validate(history: &History) -> Vec<Violation> {
@@ -15,7 +15,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
         _ => None,
     };
     let moved: BTreeSet<usize> = history.notes.iter().filter_map(moved).collect();
-    let mut found = drills(history, "F2");
+    let mut found = scenarios(history, "F2");
     for (call, _) in history.numbered() {
         let settings = history.settings_of(call);
         let bound = settings.ephemeral + settings.node_timeout + 4 * settings.delay;

@@ -1,4 +1,4 @@
-//! F3, L1 to L6 and what goes with them: what is promised of time. Measured in drills, but for L1: that everyone who waits when all
+//! F3, L1 to L6 and what goes with them: what is promised of time. Measured in scenarios, but for L1: that everyone who waits when all
 //! faults have healed is served, or runs out of patience, is looked at in every run.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use super::broken;
 use crate::simulation::history::{History, Note, Violation, What};
 
 pub(super) fn f3(history: &History) -> Vec<Violation> {
-    drills(history, "F3")
+    scenarios(history, "F3")
 }
 
 pub(super) fn l1(history: &History) -> Vec<Violation> {
@@ -18,7 +18,7 @@ pub(super) fn l1(history: &History) -> Vec<Violation> {
         }
         _ => None,
     };
-    let mut found = drills(history, "L1");
+    let mut found = scenarios(history, "L1");
     found.extend(history.notes.iter().filter_map(starved));
     found
 }
@@ -39,7 +39,7 @@ pub(super) fn l2(history: &History) -> Vec<Violation> {
         }
         _ => None,
     };
-    let mut found = drills(history, "L2");
+    let mut found = scenarios(history, "L2");
     found.extend(history.notes.iter().filter_map(long));
     found
 }
@@ -59,20 +59,20 @@ pub(super) fn l6(history: &History) -> Vec<Violation> {
         }
         _ => None,
     };
-    let mut found = drills(history, "L6");
+    let mut found = scenarios(history, "L6");
     found.extend(history.notes.iter().filter_map(lost));
     found
 }
 
 /// On healthy nodes whoever waits is served, whatever the settings of those in front.
 pub(super) fn nobody_stuck(history: &History) -> Vec<Violation> {
-    drills(history, "nobody stuck")
+    scenarios(history, "nobody stuck")
 }
 
 /// Verdicts are true: there is no quorum only where none could have answered, and `try_lock` finds a lock held
 /// only where it is held or asked for.
 pub(super) fn verdicts(history: &History) -> Vec<Violation> {
-    let mut found = drills(history, "verdicts");
+    let mut found = scenarios(history, "verdicts");
     // By resource: the calls that stand anywhere, each on how many nodes.
     let mut standing: BTreeMap<usize, BTreeMap<u16, BTreeSet<usize>>> = BTreeMap::new();
     // Those that have asked and are not served or gone: they may wait for room, and stand nowhere.
@@ -131,21 +131,21 @@ pub(super) fn verdicts(history: &History) -> Vec<Violation> {
 }
 
 pub(super) fn l3(history: &History) -> Vec<Violation> {
-    drills(history, "L3")
+    scenarios(history, "L3")
 }
 
 pub(super) fn l4(history: &History) -> Vec<Violation> {
-    drills(history, "L4")
+    scenarios(history, "L4")
 }
 
 pub(super) fn l5(history: &History) -> Vec<Violation> {
-    drills(history, "L5")
+    scenarios(history, "L5")
 }
 
-/// The drills of a promise that took too long.
-pub(super) fn drills(history: &History, which: &'static str) -> Vec<Violation> {
+/// The scenarios of a promise that took too long.
+pub(super) fn scenarios(history: &History, which: &'static str) -> Vec<Violation> {
     let late = |Note { at, what }: &Note| match what {
-        What::Drill {
+        What::Scenario {
             promise,
             calls,
             took,

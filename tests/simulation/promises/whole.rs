@@ -1,7 +1,7 @@
 //! Whole lease: on nodes that are well a lease stands on all of them, for its full ttl, within a few round trips of
 //! the guard, and again of the moment when its client could know that a node has lost it.
 
-use super::{broken, liveness::drills};
+use super::{broken, liveness::scenarios};
 use crate::simulation::history::{History, Note, Violation, What};
 
 pub(super) fn validate(history: &History) -> Vec<Violation> {
@@ -19,7 +19,7 @@ pub(super) fn validate(history: &History) -> Vec<Violation> {
         }
         _ => None,
     };
-    let mut found = drills(history, "whole lease");
+    let mut found = scenarios(history, "whole lease");
     found.extend(history.notes.iter().filter_map(part));
     found
 }

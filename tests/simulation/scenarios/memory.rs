@@ -1,10 +1,10 @@
-//! Drills with what nodes remember: an older state, and a clock that is far ahead.
+//! Scenarios with what nodes remember: an older state, and a clock that is far ahead.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::Drill;
+use super::Scenario;
 use crate::{
     node::table::Header,
     simulation::{
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-impl Drill<'_> {
+impl Scenario<'_> {
     /// S2: a node comes back with a state of any age, while now this and now that node is away.
     pub(super) async fn old_snapshot(&mut self) {
         // Where a clock was far ahead, counters are, and a loss of memory may repeat them.

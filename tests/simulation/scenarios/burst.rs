@@ -1,18 +1,18 @@
-//! Drills with very many requests at once, on nodes that carry them out one after the other.
+//! Scenarios with very many requests at once, on nodes that carry them out one after the other.
 
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future::join_all, stream::FuturesUnordered};
 use tokio::time::{sleep, timeout};
 
-use super::Drill;
+use super::Scenario;
 use crate::simulation::{
     history::{Kind, Ms, Settings, What},
     server::Server,
     work::Cut,
 };
 
-impl Drill<'_> {
+impl Scenario<'_> {
     /// L1, C3: a burst is slow, and never refused; and what is dropped at once is cleared as fast.
     pub(super) async fn burst(&mut self) {
         let many = self.chance.between(500, 3000) as usize;

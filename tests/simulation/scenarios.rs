@@ -1,4 +1,4 @@
-//! Drills: what is promised of time, and of one event, is measured where nothing else goes on.
+//! Scenarios: what is promised of time, and of one event, is measured where nothing else goes on.
 //!
 //! Each run ends with a few of them, on nodes that the faults have left in whatever state, each beside a
 //! minority of nodes that is well, hung or down.
@@ -27,10 +27,10 @@ use super::{
 };
 use crate::{LockGuard, Ticket};
 
-/// No drill waits for longer than this.
+/// No scenario waits for longer than this.
 const NEVER: Duration = Duration::from_secs(60);
 
-struct Drill<'a> {
+struct Scenario<'a> {
     stage: &'a Stage,
     chance: &'a mut Chance,
     parties: &'a mut Vec<Party>,
@@ -45,24 +45,24 @@ async fn within_life<F: Future>(life: &Life, future: F) -> F::Output {
     std::future::poll_fn(|cx| life::within(life, || future.as_mut().poll(cx))).await
 }
 
-/// Drills some promises.
+/// Scenarios some promises.
 pub(super) async fn run(stage: &Stage, chance: &mut Chance, parties: &mut Vec<Party>) {
     sleep(stage.past_grace()).await;
     for turn in 0..3 {
-        let mut drill = Drill {
+        let mut scenario = Scenario {
             stage,
             chance,
             parties,
             resource: 10 + turn,
             sick: 0,
         };
-        drill.go().await;
+        scenario.go().await;
         stage.sim.with(chaos::heal);
         sleep(stage.past_grace()).await;
     }
 }
 
-impl Drill<'_> {
+impl Scenario<'_> {
     async fn go(&mut self) {
         // That costs as much as all else.
         if self.chance.is(2) {
@@ -589,7 +589,7 @@ impl Drill<'_> {
         let kind = self.chance.below(3);
         self.stage.sim.with(|world| {
             for node in (0..minority).map(|place| (first + place) % nodes) {
-                let on = format!("node {node}, for a drill");
+                let on = format!("node {node}, for a scenario");
                 match kind {
                     0 => chaos::hang(world, node, 20_000, on),
                     1 => chaos::crash(world, node, 20_000, Memory::Empty, on),
@@ -737,7 +737,7 @@ impl Drill<'_> {
     ) {
         let took = to.map_or(NEVER.as_millis() as Ms, |to| to - from);
         let what = what.to_owned();
-        self.note(What::Drill {
+        self.note(What::Scenario {
             promise,
             calls,
             took,

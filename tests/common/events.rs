@@ -63,13 +63,13 @@ pub(crate) fn set_default(subscriber: impl Subscriber + Send + Sync + 'static) -
 
 /// Hears the stable events of this thread. Spans are kept as events named by their place.
 #[derive(Clone, Default)]
-pub(crate) struct Ear(Arc<Mutex<Vec<Told>>>);
+pub(crate) struct Listener(Arc<Mutex<Vec<Told>>>);
 
-impl Ear {
+impl Listener {
     pub(crate) fn listen() -> (Self, DefaultGuard) {
-        let ear = Self::default();
-        let guard = set_default(ear.clone());
-        (ear, guard)
+        let listener = Self::default();
+        let guard = set_default(listener.clone());
+        (listener, guard)
     }
 
     /// All that was told, each checked against the page.
@@ -100,7 +100,7 @@ impl Ear {
     }
 }
 
-impl Subscriber for Ear {
+impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "redlock_fifo"
     }
@@ -138,7 +138,7 @@ impl Subscriber for Ear {
 static DEAF: Once = Once::new();
 
 /// Wants to be told of everything, and heeds nothing. Without a subscriber that is always there, an event whose
-/// place another thread meets for the first time while an ear opens may be taken for one that nobody wants.
+/// place another thread meets for the first time while an listener opens may be taken for one that nobody wants.
 struct Deaf;
 
 impl Subscriber for Deaf {

@@ -52,7 +52,7 @@ pub(crate) async fn run(world: &Rc<World>) {
             _ => many_dropped(world, chance, x, ttl).await,
         }
         let bound = Duration::from_secs(90);
-        cleared(world, bound, "C1 drill").await;
+        cleared(world, bound, "C1 scenario").await;
     }
 }
 
@@ -92,7 +92,9 @@ async fn unpolled(
         let polls = log(chance, 1, 8);
         let span = world.plan.slowest() * 3 + Duration::from_millis(5);
         let few = timeout(span, Few(future.as_mut(), u32::try_from(polls).unwrap())).await;
-        world.note(|| format!("drill C4: c{x} polls a lock of ttl {ttl:?} at most {polls} times"));
+        world.note(|| {
+            format!("scenario C4: c{x} polls a lock of ttl {ttl:?} at most {polls} times")
+        });
         if few.ok().flatten().is_none() {
             lying.push(Lying::Future(future));
         }
@@ -102,15 +104,15 @@ async fn unpolled(
     let settings = &world.plan.clients[x];
     let bound = (settings.ephemeral + handoff(world, x) + handoff(world, y)) * many
         + settings.node_timeout * 2;
-    world.note(|| format!("drill C4: c{y} asks behind {}", lying.len()));
+    world.note(|| format!("scenario C4: c{y} asks behind {}", lying.len()));
     let next = world.clients[y].lock("d", other).wait_forever();
     match timeout(bound, next).await {
         Ok(Ok(guard)) => {
-            world.note(|| format!("drill C4: served after {:?} of {bound:?}", from.elapsed()));
-            world.count("drills C4");
+            world.note(|| format!("scenario C4: served after {:?} of {bound:?}", from.elapsed()));
+            world.count("scenarios C4");
             drop(guard);
         }
-        Ok(Err(error)) => world.fail("VERDICT drill C4", error.to_string()),
+        Ok(Err(error)) => world.fail("VERDICT scenario C4", error.to_string()),
         Err(_) => world.fail(if world.plan.slowest().is_zero() { "C4" } else { "C4 under way" }, format!("c{y} is not served {bound:?} after c{x} stopped polling {many}, ephemeral {:?}, ttl {ttl:?}", settings.ephemeral)),
     }
     drop(lying);
@@ -139,7 +141,7 @@ async fn dead_holder(
     sleep(world.plan.slowest() * 4 + Duration::from_millis(5)).await;
     drop(before);
     let Ok(Ok(Ok(guard))) = timeout(Duration::from_secs(300), dying).await else {
-        return world.fail("L1 drill", "a lock that was let go is not given on");
+        return world.fail("L1 scenario", "a lock that was let go is not given on");
     };
     let from = Instant::now();
     let left = guard.validity();
@@ -147,18 +149,20 @@ async fn dead_holder(
     std::mem::forget(guard);
     let bound = ttl + handoff(world, y);
     world.note(|| {
-        format!("drill L2: c{x} dies with a lease of {ttl:?}, validity {left:?}, handed {handed}")
+        format!(
+            "scenario L2: c{x} dies with a lease of {ttl:?}, validity {left:?}, handed {handed}"
+        )
     });
     match timeout(bound, world.clients[y].lock("e", other).wait_forever()).await {
         Ok(Ok(guard)) => {
-            world.note(|| format!("drill L2: served after {:?} of {bound:?}", from.elapsed()));
-            world.count("drills L2");
+            world.note(|| format!("scenario L2: served after {:?} of {bound:?}", from.elapsed()));
+            world.count("scenarios L2");
             if from.elapsed() + Duration::from_millis(1) < left {
-                world.fail("S1 drill", format!("c{y} has it after {:?}, while the lease was trusted for {left:?}", from.elapsed()));
+                world.fail("S1 scenario", format!("c{y} has it after {:?}, while the lease was trusted for {left:?}", from.elapsed()));
             }
             drop(guard);
         }
-        Ok(Err(error)) => world.fail("VERDICT drill L2", error.to_string()),
+        Ok(Err(error)) => world.fail("VERDICT scenario L2", error.to_string()),
         Err(_) => world.fail(if handed { "L2 handed" } else { "L2 free" }, format!("c{y} is not served {bound:?} after c{x} died with a lease of {ttl:?}, validity {left:?}")),
     }
 }
@@ -190,12 +194,12 @@ async fn crowd(world: &Rc<World>, chance: &mut Chance, open: &[usize], ttl: Dura
         match timeout(bound, served.recv()).await {
             Ok(Some(Ok(token))) => {
                 if token <= last {
-                    world.fail("S2 drill", format!("{token} after {last}"));
+                    world.fail("S2 scenario", format!("{token} after {last}"));
                 }
                 last = token;
             }
-            Ok(Some(Err(error))) => return world.fail("VERDICT drill L3", error.to_string()),
-            Ok(None) => return world.fail("VERDICT drill L3", "a task has ended"),
+            Ok(Some(Err(error))) => return world.fail("VERDICT scenario L3", error.to_string()),
+            Ok(None) => return world.fail("VERDICT scenario L3", "a task has ended"),
             Err(_) => {
                 world.fail(
                     if place == 0 { "L3 first" } else { "L3 handoff" },
@@ -205,8 +209,8 @@ async fn crowd(world: &Rc<World>, chance: &mut Chance, open: &[usize], ttl: Dura
             }
         }
     }
-    world.note(|| format!("drill L3: {many} served in {:?}", from.elapsed()));
-    world.count("drills L3");
+    world.note(|| format!("scenario L3: {many} served in {:?}", from.elapsed()));
+    world.count("scenarios L3");
     for task in tasks {
         crate::run::end(task).await;
     }
@@ -221,7 +225,10 @@ async fn many_dropped(world: &Rc<World>, chance: &mut Chance, x: usize, ttl: Dur
     let from = Instant::now();
     let guards = futures::future::join_all(asks).await;
     if let Some(error) = guards.iter().find_map(|guard| guard.as_ref().err()) {
-        return world.fail("VERDICT drill C3", format!("of {many} free locks: {error}"));
+        return world.fail(
+            "VERDICT scenario C3",
+            format!("of {many} free locks: {error}"),
+        );
     }
     let spent = from.elapsed();
     // So many are asked for at once, and half as many more in each round trip after that.
@@ -237,11 +244,11 @@ async fn many_dropped(world: &Rc<World>, chance: &mut Chance, x: usize, ttl: Dur
         world.fail("L1 free", format!("{many} free locks took {spent:?}"));
     }
     drop(guards);
-    world.count("drills C3");
+    world.count("scenarios C3");
     cleared(
         world,
         world.plan.slowest() * 6 + Duration::from_millis(50),
-        "C3 drill",
+        "C3 scenario",
     )
     .await;
 }

@@ -1,4 +1,4 @@
-//! Drills with what comes late: an extend after the release, a push after its vote has expired.
+//! Scenarios with what comes late: an extend after the release, a push after its vote has expired.
 //!
 //! Faults by chance make these too seldom. What a late push must not lead to, two leases or one that the nodes
 //! do not back, is looked for in every run (S1, S3).
@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Drill, NEVER};
+use super::{NEVER, Scenario};
 use crate::simulation::{chaos, history::Ms, server::Server, way::Weather, work::Cut};
 
 const TTL: Ms = 4000;
@@ -18,7 +18,7 @@ const TTL: Ms = 4000;
 /// So often others are let run before what was asked for is on its way.
 const YIELDS: u32 = 20;
 
-impl Drill<'_> {
+impl Scenario<'_> {
     /// C3: an extend that is carried out after the release makes nothing.
     pub(super) async fn extend_after_release(&mut self) {
         let party = self.enter();
@@ -77,7 +77,7 @@ impl Drill<'_> {
         let bound = ephemeral + self.poll() + self.round_trips(4);
         // Not less, or it may wake just in time to be first again.
         let sleeps = bound + self.chance.below(ephemeral / 2);
-        let on = format!("client {sleeper}, for a drill");
+        let on = format!("client {sleeper}, for a scenario");
         self.stage
             .sim
             .with(|world| chaos::pause(world, sleeper, sleeps, on));

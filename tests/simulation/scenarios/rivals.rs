@@ -1,18 +1,18 @@
-//! Drills with rivals: requests that come and go while a lease is taken, waiters that cannot be served in a full
+//! Scenarios with rivals: requests that come and go while a lease is taken, waiters that cannot be served in a full
 //! line, a way that is too long for what is asked for, a request that has what a holder lacks.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-use super::{Drill, within_life};
+use super::{Scenario, within_life};
 use crate::simulation::{
     history::{Kind, Ms, Settings, What},
     run::Party,
     work::Cut,
 };
 
-impl Drill<'_> {
+impl Scenario<'_> {
     /// L3: whoever arrives meanwhile does not hold up a handoff.
     pub(super) async fn newcomers(&mut self) {
         let far = self.chance.pick(&[10, 25, 50]);
@@ -28,7 +28,7 @@ impl Drill<'_> {
         let every = self.chance.between(2, 12);
         let sim = self.stage.sim.clone();
         let (redlock, name) = (self.parties[newcomer].redlock.clone(), self.name());
-        // Its calls are made beforehand, as the table of calls is the drill's.
+        // Its calls are made beforehand, as the table of calls is the scenario's.
         let calls: Vec<u16> = (0..60)
             .map(|_| self.call(newcomer, Kind::Lock, 4000))
             .collect();

@@ -1,11 +1,11 @@
-//! Drills with a lease that is held: whatever its owner calls, cancels or leaves unpolled (L6), and whatever one
+//! Scenarios with a lease that is held: whatever its owner calls, cancels or leaves unpolled (L6), and whatever one
 //! node does (S1, L5), on nodes that are well.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
 use tokio::time::{sleep, timeout};
 
-use super::{Drill, NEVER};
+use super::{NEVER, Scenario};
 use crate::{
     LockGuard,
     simulation::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-impl Drill<'_> {
+impl Scenario<'_> {
     /// L6: a lease is renewed while its owner calls, cancels and keeps what there is.
     pub(super) async fn pestered(&mut self) {
         let delay = self.chance.pick(&[1, 1, 5, 20, 50]);
@@ -300,8 +300,8 @@ impl Drill<'_> {
         sleep(Duration::from_millis(pauses[1])).await;
         self.restarts(behind);
         // Nothing is known of those any more, not even their clocks.
-        let cut = |drill: &Self, cut: bool| {
-            drill.stage.sim.with(|world| {
+        let cut = |scenario: &Self, cut: bool| {
+            scenario.stage.sim.with(|world| {
                 for node in &ahead {
                     world.set_weather(party, *node, |weather| weather.cut_there = cut);
                     world.reset(party, *node);
@@ -516,13 +516,13 @@ impl Drill<'_> {
 
     /// A node restarts at once, and has forgotten all.
     fn restarts(&self, node: usize) {
-        let on = format!("node {node}, for a drill");
+        let on = format!("node {node}, for a scenario");
         let crash = |world: &mut World| chaos::crash(world, node, 0, Memory::Empty, on);
         self.stage.sim.with(crash);
     }
 
     fn hangs(&self, node: usize, span: Ms) {
-        let on = format!("node {node}, for a drill");
+        let on = format!("node {node}, for a scenario");
         let hang = |world: &mut World| chaos::hang(world, node, span, on);
         self.stage.sim.with(hang);
     }

@@ -13,7 +13,7 @@ use metrics::{
     SharedString, Unit,
 };
 
-use crate::ear::{PAGE, code};
+use crate::events::{PAGE, code};
 
 /// All values by name and labels: sums of counters and gauges, all values of a histogram; and what was described.
 #[derive(Default)]
@@ -64,9 +64,9 @@ impl HistogramFn for Entry {
     }
 }
 
-pub(crate) struct Books(pub(crate) Arc<Ledger>);
+pub(crate) struct Recorded(pub(crate) Arc<Ledger>);
 
-impl Books {
+impl Recorded {
     fn described(&self, key: &KeyName, kind: &str) {
         assert_eq!(listed().get(key.as_str()), Some(&kind), "{key:?}");
         let mut all = self.0.1.lock().unwrap();
@@ -94,7 +94,7 @@ impl Books {
     }
 }
 
-impl Recorder for Books {
+impl Recorder for Recorded {
     fn describe_counter(&self, key: KeyName, _: Option<Unit>, _: SharedString) {
         self.described(&key, "counter");
     }
