@@ -12,10 +12,13 @@ use crate::simulation::{
     work::Cut,
 };
 
+/// How many newcomers there are: as long as they come, a handoff that followed them would not end.
+const MANY: u64 = 300;
+
 impl Scenario<'_> {
     /// L3: whoever arrives meanwhile does not hold up a handoff.
     pub(super) async fn newcomers(&mut self) {
-        let far = self.chance.pick(&[10, 25, 50]);
+        let far = self.chance.pick(&[25, 50]);
         let (holder, next) = (self.enter(), self.enter_with(self.patient(far)));
         let newcomer = self.enter();
         let delays: Vec<Ms> = (0..self.stage.settings().nodes)
@@ -25,11 +28,11 @@ impl Scenario<'_> {
         let (first, guard) = self.lock(holder, 4000).await;
         let (second, waits) = self.waits(next, 4000);
         sleep(Duration::from_millis(8 * far)).await;
-        let every = self.chance.between(2, 12);
+        let every = self.chance.between(4, 8);
         let sim = self.stage.sim.clone();
         let (redlock, name) = (self.parties[newcomer].redlock.clone(), self.name());
         // Its calls are made beforehand, as the table of calls is the scenario's.
-        let calls: Vec<u16> = (0..60)
+        let calls: Vec<u16> = (0..MANY)
             .map(|_| self.call(newcomer, Kind::Lock, 4000))
             .collect();
         self.spawn(newcomer, async move {
@@ -60,7 +63,7 @@ impl Scenario<'_> {
         let what = format!("a newcomer every {every} ms, nodes up to {far} ms away");
         self.tell("L3", vec![first, second], free, served, bound, &what);
         // Until the last of them is gone.
-        sleep(Duration::from_millis(60 * every + 200)).await;
+        sleep(Duration::from_millis(MANY * every + 200)).await;
     }
 
     /// Nobody stuck: a line that is full of waiters which cannot be served lets others in.
