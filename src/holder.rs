@@ -3,7 +3,7 @@
 //! `<uuid>:<generation>:<client name>:<unix ms of the request>`. The uuid is the request's: equal tickets
 //! are ordered by it, that is by chance. A client that can be told of a handoff draws its requests' uuids
 //! as version 8, whose last twelve digits (the *node* of the older UUID layouts) are the client's own and
-//! name its channel; one that cannot draws version 4. The generation counts how often the request gave a
+//! name its channel; a client that cannot draws version 4. The generation counts how often the request gave a
 //! vote back: a late request of an older generation can do nothing to a newer one (S4). Name and time
 //! are for people; no decision reads them.
 
@@ -24,7 +24,7 @@ pub(crate) struct ClientId {
 }
 
 impl ClientId {
-    /// A fresh one; `listens` if some node can push to this client.
+    /// A new client; `listens` if some node can push to it.
     pub(crate) fn new(random: Uuid, name: &str, listens: bool) -> Self {
         let [.., a, b, c, d, e, f] = *random.as_bytes();
         Self {
@@ -63,11 +63,11 @@ pub(crate) struct HolderId {
 
 impl HolderId {
     /// The id of a new request.
-    pub(crate) fn new(random: Uuid, signature: &ClientId, unix_millis: u64) -> Self {
-        let uuid = signature.uuid(random);
-        let mut text = String::with_capacity(64 + signature.name.len());
+    pub(crate) fn new(random: Uuid, client: &ClientId, unix_millis: u64) -> Self {
+        let uuid = client.uuid(random);
+        let mut text = String::with_capacity(64 + client.name.len());
         // Writing to a string cannot fail.
-        let _ = write!(text, "{uuid}:0:{}:{unix_millis}", signature.name);
+        let _ = write!(text, "{uuid}:0:{}:{unix_millis}", client.name);
         Self {
             uuid,
             generation: 0,
@@ -155,20 +155,20 @@ mod tests {
 
     #[test]
     fn an_id_is_taken_apart_as_it_was_put_together() {
-        let signature = ClientId::new(Rng.uuid(), "web-1:4242", true);
-        let id = HolderId::new(Rng.uuid(), &signature, 1_700_000_000_000).next();
+        let client = ClientId::new(Rng.uuid(), "web-1:4242", true);
+        let id = HolderId::new(Rng.uuid(), &client, 1_700_000_000_000).next();
         let parts = Parts::of(id.text()).expect("our own id");
         assert_eq!(parts.uuid, id.uuid());
         assert_eq!(parts.generation, 1);
         assert_eq!(parts.name, "web-1:4242");
         assert_eq!(parts.unix_millis, 1_700_000_000_000);
-        assert_eq!(parts.channel(), Some(signature.channel()));
+        assert_eq!(parts.channel(), Some(client.channel()));
     }
 
     #[test]
     fn a_client_that_does_not_listen_names_no_channel() {
-        let signature = ClientId::new(Rng.uuid(), "batch", false);
-        let id = HolderId::new(Rng.uuid(), &signature, 0);
+        let client = ClientId::new(Rng.uuid(), "batch", false);
+        let id = HolderId::new(Rng.uuid(), &client, 0);
         assert_eq!(Parts::of(id.text()).expect("our own id").channel(), None);
     }
 

@@ -80,7 +80,7 @@ impl FifoRedlock {
         FifoRedlockBuilder::default()
     }
 
-    /// A client on a fresh [`MemoryCluster`] of `nodes` nodes, for tests and examples.
+    /// A client on a fresh [`MemoryCluster`](crate::MemoryCluster) of `nodes` nodes, for tests and examples.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! Moments: what the core reckons with. Where they come from is the [`clock`](crate::clock)'s matter.
+//! Moments: what the core reckons with. Where they come from is the [`clock`](crate::runtime::clock)'s matter.
 
 use std::time::Duration;
 

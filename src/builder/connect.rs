@@ -237,7 +237,7 @@ async fn greet(nodes: &[Arc<RedisNode>], shared: &Shared) -> Result<(), BuildErr
 struct Shared {
     config: Arc<Config>,
     clock: Clock,
-    signature: ClientId,
+    id: ClientId,
     channel: Arc<str>,
     sender: mpsc::Sender<(usize, crate::node::NodeEvent)>,
     receiver: mpsc::Receiver<(usize, crate::node::NodeEvent)>,
@@ -247,12 +247,12 @@ impl Shared {
     fn new(config: Config, clock: Clock, listens: bool) -> Self {
         let (sender, receiver) = mpsc::channel(EVENTS);
         let name = config.client_name.clone().unwrap_or_else(default_name);
-        let signature = ClientId::new(Rng.uuid(), &name, listens);
+        let id = ClientId::new(Rng.uuid(), &name, listens);
         Self {
             config: Arc::new(config),
             clock,
-            channel: signature.channel().into(),
-            signature,
+            channel: id.channel().into(),
+            id,
             sender,
             receiver,
         }
@@ -268,7 +268,7 @@ impl Shared {
     }
 
     fn finish(self, list: Vec<Arc<dyn Node>>) -> Client {
-        let nodes = Nodes::new(list, self.config, self.clock, Rng, self.signature);
+        let nodes = Nodes::new(list, self.config, self.clock, Rng, self.id);
         Client::new(Arc::new(nodes), self.receiver)
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Nodes {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Clock,
     rng: Rng,
-    signature: ClientId,
+    id: ClientId,
     pub(crate) limits: Limits,
     warned_of_ttl: AtomicBool,
     closed: AtomicBool,
@@ -44,7 +44,7 @@ impl Nodes {
         config: Arc<Config>,
         clock: Clock,
         rng: Rng,
-        signature: ClientId,
+        id: ClientId,
     ) -> Self {
         Self {
             quorum: Quorum::of(list.len()),
@@ -52,7 +52,7 @@ impl Nodes {
             config,
             clock,
             rng,
-            signature,
+            id,
             limits: Limits::default(),
             warned_of_ttl: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -61,7 +61,7 @@ impl Nodes {
 
     /// A fresh holder id.
     pub(crate) fn holder_id(&self) -> HolderId {
-        HolderId::new(self.rng.uuid(), &self.signature, self.clock.unix_millis())
+        HolderId::new(self.rng.uuid(), &self.id, self.clock.unix_millis())
     }
 
     /// The terms of calls that have until `deadline`, with this waiter ttl.

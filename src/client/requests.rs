@@ -1,12 +1,12 @@
 //! The table of a client: all its requests, and when each is due.
 //!
-//! One table under one lock. A request is changed by [`Requests::update`] alone, which notes in the same step when
-//! it is due next, so there is nothing to forget; what follows for others (those who wait for it, the log,
-//! the metrics) is told when the lock is released. A request enters before its first round. It stays here
-//! until its handle is gone and nothing of it is left on any node, so a shutdown waits for the table.
+//! There is one table under one lock. Only [`Requests::update`] changes a request, and notes in the same step when
+//! the request is due next, so there is nothing to forget. Waiting callers, the log and the metrics are told when the
+//! lock is released. A request enters the table before its first round. It stays until its handle is gone and nothing
+//! of it is left on any node, so a shutdown waits for the table.
 //!
-//! A lock that is had at once costs a row here and no message: the ticker is rung only if something is due
-//! earlier than it would wake by itself.
+//! A lock that is granted at once costs a row here and no message: the ticker is woken only if something is due
+//! earlier than the ticker would wake by itself.
 
 use std::{
     pin::pin,
@@ -41,11 +41,11 @@ const AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct Requests {
     nodes: Arc<Nodes>,
     state: Mutex<Rows>,
-    /// Rings when something is due earlier than the ticker knows, or the table is closed.
+    /// Wakes the ticker when something is due earlier than it knows, or when the table is closed.
     changed: Notify,
-    /// Rings when a request that has ended is cleaned up, or as good as.
+    /// Wakes a shutdown when a request that has ended is cleaned up, or as good as.
     cleaned: Notify,
-    /// Why nobody serves the table any more.
+    /// Why the table is no longer served.
     stopped: OnceLock<ClientStopped>,
 }
 

@@ -1,5 +1,5 @@
-//! The rows of a client's table, and all that follows from a change of one: when it is due, whose turn it is to ask
-//! for room, who is to be told. All of it is in one lock, which [`Requests`](super::requests::Requests) has.
+//! The rows of a client's table, and everything that follows from a change of one: when the request is due, which
+//! request asks for room next, and which callers are woken. [`Requests`](super::requests::Requests) holds the lock.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -25,7 +25,7 @@ pub(super) struct Rows {
     pub(super) rows: BTreeMap<u64, Box<Row>>,
     pub(super) keys: HashMap<Uuid, u64>,
     pub(super) due: BTreeSet<(Time, u64)>,
-    /// Who waits for room in the line of a resource. Only the first of them asks, and the others follow
+    /// The requests that wait for room in the line of a resource. Only the first of them asks, and the others follow
     /// one by one, so they get in in order.
     pub(super) overflow: HashMap<String, BTreeSet<u64>>,
     pub(super) arrivals: u64,
@@ -36,10 +36,10 @@ pub(super) struct Rows {
     pub(super) ticked: Time,
     /// Until when the ticker sleeps if nothing is heard; `None` while it is awake.
     pub(super) asleep_until: Option<Time>,
-    /// By when it is to look again, as something is due, or was answered or rung for by then.
+    /// By when the ticker is to look again, as something is due, or it is woken or answered by then.
     pub(super) looks_by: Time,
     pub(super) closed: bool,
-    /// Whether requests end as they come.
+    /// Whether requests end as soon as they enter.
     pub(super) shut_down: bool,
 }
 
@@ -49,9 +49,9 @@ pub(super) struct Row {
     pub(super) notifier: Arc<Notifier>,
     pub(super) due: Option<Time>,
     pub(super) overflow: bool,
-    /// Whether its handle is still there.
+    /// Whether its owner is still there.
     pub(super) owned: bool,
-    /// Whether nobody is there to clean up.
+    /// Whether the table was no longer served when its owner dropped it: nobody cleans up.
     pub(super) abandoned: bool,
     /// As last told to the metrics.
     pub(super) bare: bool,

@@ -104,7 +104,7 @@ impl Address {
         self.encrypted
     }
 
-    /// The same, with what it takes to reach it if that is by TLS.
+    /// The same address, with the TLS configuration if it is reached by TLS.
     #[cfg(feature = "tls")]
     pub(crate) fn with_tls(mut self, tls: Option<&Tls>) -> Self {
         self.tls = tls.filter(|_| self.encrypted).cloned();
@@ -122,8 +122,8 @@ impl Address {
         &self.name
     }
 
-    /// What two addresses of one server have in common. The databases of a server share its fate, so
-    /// they do not count.
+    /// What two addresses of one server have in common. The databases of a server fail together, so they make no
+    /// difference.
     pub(crate) fn server(&self) -> &str {
         &self.server
     }

@@ -18,7 +18,7 @@ pub(super) enum Connection {
     Handed(Arc<dyn Handed>),
 }
 
-/// A connection whose task ends with its last handle: without that it would wait for all answers first.
+/// A connection whose task ends with its last handle. Otherwise the task would wait for all answers first.
 #[derive(Clone)]
 pub(super) struct Own {
     connection: MultiplexedConnection,
@@ -36,7 +36,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Handed for C {
             let mut connection = self.clone();
             connection.req_packed_command(cmd).await
         };
-        // It is a user's code, and the task that carries the calls of all must not go down with it.
+        // This is user code, and the task that carries everybody's calls must not go down with it.
         let request = AssertUnwindSafe(request).catch_unwind();
         let panicked = |_| Err((ErrorKind::Io, "the connection panicked").into());
         request
@@ -78,8 +78,8 @@ impl Connection {
         reply.and_then(refused)
     }
 
-    /// Sends commands in one round trip, or one by one where they may be meant for different servers.
-    /// That one is refused does not hide what the others answered.
+    /// Sends commands in one round trip, or one by one if they may be meant for different servers. A command that is
+    /// refused does not hide the answers to the others.
     pub(super) async fn requests(&self, cmds: Vec<Cmd>) -> RedisResult<Vec<RedisResult<Value>>> {
         let mut replies = Vec::with_capacity(cmds.len());
         match self {
@@ -106,7 +106,7 @@ impl Connection {
     }
 }
 
-/// The driver hands an error reply over as a value.
+/// The driver gives an error reply as a value.
 fn refused(value: Value) -> RedisResult<Value> {
     match value {
         Value::ServerError(error) => Err(error.into()),

@@ -1,6 +1,6 @@
 //! Opening a connection.
 //!
-//! The socket is our own, so that it can be bounded what a server makes us keep ([`bounded`]).
+//! The crate opens the socket itself, to bound how much a server can make it keep ([`bounded`]).
 
 mod bounded;
 mod frames;
@@ -40,7 +40,7 @@ pub(super) struct Dialled {
     pub(super) connection: Connection,
     /// Whether it can carry pushes.
     pub(super) listens: bool,
-    /// The server does not know the protocol that carries them.
+    /// The server does not know the protocol that carries pushes.
     pub(super) dated: bool,
 }
 
@@ -78,7 +78,7 @@ impl Source {
     }
 }
 
-/// The inner error is the server's, and may be one that another protocol helps against.
+/// The inner error is the server's. It may be one that another protocol avoids.
 async fn open(
     address: &Address,
     protocol: ProtocolVersion,

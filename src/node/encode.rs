@@ -17,7 +17,7 @@ pub(super) enum Script {
 }
 
 impl Script {
-    /// All of them, each at its place.
+    /// All scripts, each at its index.
     pub(super) const ALL: [Self; 5] = [
         Self::Enqueue,
         Self::Extend,
@@ -26,7 +26,7 @@ impl Script {
         Self::Handshake,
     ];
 
-    /// The command that makes a server know it.
+    /// The command that loads the script.
     pub(super) fn load(self) -> Cmd {
         let mut load = cmd("SCRIPT");
         load.arg("LOAD").arg(self.text());
@@ -49,7 +49,7 @@ impl Script {
     }
 }
 
-/// The names under which a server knows the scripts, as it gave them itself.
+/// The names that a server gave the scripts.
 #[derive(Clone, Debug)]
 pub(super) struct Shas([Box<str>; 5]);
 

@@ -1,7 +1,7 @@
 //! What a failed command means.
 //!
-//! Of what a server says only the error code is kept: old servers and proxies repeat the arguments of a
-//! command they refuse, and those may be passwords.
+//! Of a server's error only the code is kept: old servers and proxies repeat the arguments of a command that they
+//! refuse, and those may be passwords.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::error::{NodeError, WrongServer};
 /// The longest error code that is passed on.
 const MAX_CODE: usize = 32;
 
-/// Why a call failed. To `handed` connections redirections are no surprise: they may lead to a cluster.
+/// Why a call failed. On `handed` connections redirections are expected: they may lead to a cluster.
 pub(super) fn failure(error: &RedisError, handed: bool) -> NodeError {
     if let Some(code) = error.code() {
         return refusal(code, error.detail().unwrap_or_default(), handed);
@@ -28,9 +28,9 @@ pub(super) fn failure(error: &RedisError, handed: bool) -> NodeError {
     }
 }
 
-/// Why no connection came about.
+/// Why a connection could not be opened.
 pub(super) fn no_connection(error: &RedisError) -> NodeError {
-    // The operating system's words on an address; the login has no part in them.
+    // This is the operating system's text about an address. It does not contain the login.
     if error.is_io_error() {
         return NodeError::Down(error.to_string());
     }
@@ -40,7 +40,7 @@ pub(super) fn no_connection(error: &RedisError) -> NodeError {
     }
 }
 
-/// Why no socket came about.
+/// Why a socket could not be opened.
 pub(super) fn no_socket(error: &io::Error) -> NodeError {
     NodeError::Down(error.to_string())
 }

@@ -1,4 +1,4 @@
-//! The handshake: what a fresh connection leads to, and whether that can be a node.
+//! The handshake: which server a new connection leads to, and whether it can be a node.
 
 mod eviction;
 mod identity;
@@ -43,8 +43,8 @@ pub(super) struct ServerInfo {
     pub(super) eviction: Option<Eviction>,
 }
 
-/// Shakes hands: two round trips, or one a command over a handed connection. With `listen` the client's
-/// channel is subscribed to.
+/// Shakes hands, in two round trips; over a connection of the user's in one for each command. With `listen` it
+/// subscribes to the client's channel.
 pub(super) async fn shake(
     connection: &Connection,
     context: &Context,
@@ -122,7 +122,7 @@ async fn probe(connection: &Connection, context: &Context, shas: &Shas) -> Resul
     run.arg(&*context.channel);
     let reply = match connection.request(&run).await {
         Ok(reply) => reply,
-        // The probe's keys are out of the user's reach. The names that will be locked may not be.
+        // The user may not touch the probe's keys. The names that will be locked may be allowed.
         Err(error) if error.code() == Some("NOPERM") && !fault::is_forbidden(&error) => {
             return Ok(());
         }

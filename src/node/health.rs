@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 
 use crate::{error::NodeError, time::Time};
 
-/// After so many timeouts in a row the connection is taken for dead. One may be chance; and commands
-/// that pile up on a hung server all run later.
+/// After so many timeouts in a row the connection counts as dead. One timeout may be chance; and commands that pile up
+/// on a hung server all run later.
 const MAX_TIMEOUTS: u32 = 3;
 
 /// The end of a session by an answer that was not read to its end.
@@ -49,7 +49,7 @@ impl Health {
         self.lost.get().copied()
     }
 
-    /// What a failure was in truth: that the connection broke is all that the driver knows.
+    /// The real cause of a failure: all that the driver knows is that the connection broke.
     pub(crate) fn explain(&self, failure: NodeError) -> NodeError {
         match failure {
             NodeError::Broken if self.cause() == Some(TOO_LONG) => NodeError::TooLong,

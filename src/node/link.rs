@@ -1,9 +1,9 @@
 //! The supervisor of one node: connects, shakes hands, watches, and starts over.
 //!
-//! One task a node. Its state is a session or the reason why there is none; a call takes whatever there
-//! is and never waits for a connection. The driver's own reconnecting manager keeps a hung connection
-//! for ever and lets its commands run late, so it is not used. Dropping the link ends the task; the
-//! connection closes with the last call on it.
+//! Each node has one such task. Its state is a session, or the reason why there is none. A call takes the session of
+//! the moment and never waits for a connection. The driver's own reconnecting manager keeps a hung connection for ever
+//! and lets its commands run late, so it is not used. Dropping the link ends the task; the connection closes with the
+//! last call on it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +28,7 @@ use crate::{
 /// The shortest time in which a connection is given up.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// How many answers come one after the other before a connection stands, that to the socket among them.
+/// How many round trips it takes, one after the other, until a connection stands. That of the socket is one of them.
 const ROUND_TRIPS: u32 = 4;
 
 /// A server is asked for a sign of life no more often than this.
@@ -40,7 +40,7 @@ const SHORTEST: Duration = Duration::from_millis(10);
 /// to here.
 const LONGEST: Duration = Duration::from_millis(250);
 
-/// The pause where somebody has to change the setup first.
+/// The pause when somebody has to change the setup first.
 const WRONG: Duration = Duration::from_secs(1);
 
 /// A handle on the supervisor.
@@ -81,12 +81,12 @@ impl Link {
         Self { state, _task }
     }
 
-    /// The session, or why there is none.
+    /// The present session, or why there is none.
     pub(super) fn session(&self) -> Result<Arc<Session>, NodeError> {
         self.look(Arc::clone)
     }
 
-    /// Looks at the session for a moment; or why there is none.
+    /// Runs `look` on the present session; tells why there is none.
     pub(super) fn look<T>(&self, look: impl FnOnce(&Arc<Session>) -> T) -> Result<T, NodeError> {
         match &*self.state.borrow() {
             State::Starting => Err(NodeError::Down("connecting".to_owned())),
@@ -98,7 +98,7 @@ impl Link {
         }
     }
 
-    /// Waits until the first attempt has ended, and tells how things stand then.
+    /// Waits until the first attempt to connect has ended, and tells how the node stands then.
     pub(super) async fn greeted(&self) -> Result<(), NodeError> {
         let mut state = self.state.clone();
         let greeted = state
@@ -119,13 +119,13 @@ struct Supervisor {
     state: watch::Sender<State>,
     epoch: u64,
     pause: Duration,
-    /// What this outage was last reported with.
+    /// The cause that was reported last in this outage.
     reported: Option<NodeError>,
     /// When it began.
     down_since: Option<Time>,
 }
 
-/// However the supervisor ends, what its node was is no more.
+/// However the supervisor ends, its node is down from then on.
 impl Drop for Supervisor {
     fn drop(&mut self) {
         let cause = NodeError::Down("its background task has ended".to_owned());
@@ -137,7 +137,7 @@ impl Supervisor {
     async fn run(mut self) {
         telemetry::node_known(&self.name);
         loop {
-            // Each of them may take as long as any other answer (L6).
+            // Each round trip may take as long as any other answer (L6).
             let limit = self.context.config.node_timeout.saturating_mul(ROUND_TRIPS);
             let limit = limit.max(CONNECT);
             let health = Arc::default();
@@ -193,7 +193,7 @@ impl Supervisor {
         telemetry::node_lost(&self.name, cause);
         self.down_since = Some(self.context.clock.now());
         self.reported = Some(NodeError::Down(cause.to_owned()));
-        // Usually a restart: no need to wait. Unless connections break as fast as they are made.
+        // Usually this was a restart, and there is no need to wait; unless connections break as fast as they are made.
         if self.context.clock.now().since(since) >= LONGEST {
             self.pause = SHORTEST;
         } else {
@@ -201,7 +201,7 @@ impl Supervisor {
         }
     }
 
-    /// Warns of what does no harm until a fault comes on top.
+    /// Warns of a clock that does no harm until a fault comes on top.
     fn look_over(&self, session: &Session) {
         let found = session.found();
         if let Some(eviction) = &found.eviction {

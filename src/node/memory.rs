@@ -1,8 +1,8 @@
 //! Memory nodes: servers that live in this process.
 //!
-//! The second, equal implementation of a node, for tests, examples and programs that want the lock within
-//! one process. The semantics are the scripts' (`table`); what fails on real servers fails here on
-//! request: a node can be stopped, restarted empty, paused, slowed, flushed, made deaf, its clock stepped.
+//! This is the second, equal implementation of a node, for tests, examples and programs that want the lock within one
+//! process. It has the semantics of the scripts (`table`), and can be made to fail as real servers do: a node can be
+//! stopped, restarted empty, paused, slowed, flushed or made deaf, and its clock can be stepped.
 
 mod link;
 mod server;

@@ -1,8 +1,9 @@
 //! A node: one independent server that has one vote.
 //!
-//! Its commands are carried out by scripts, in one call for those of a kind. Two kinds implement it with the same semantics: a Redis server
-//! ([`redis`]) and a table in this process ([`memory`]); the conformance tests run on both. Requests go
-//! in batches, so that what one client keeps alive on a node costs a few commands per interval.
+//! Scripts carry its commands out, commands of one kind in one call. Two kinds of node implement the trait with the
+//! same semantics: a Redis server ([`redis`]) and a table in this process ([`memory`]). The conformance tests run on
+//! both. Commands go in batches, so that everything which one client keeps alive on a node costs a few calls per
+//! interval.
 
 pub(crate) mod address;
 mod connection;
@@ -45,9 +46,9 @@ use crate::{
     time::Time,
 };
 
-/// A call under way. It sends nothing more once dropped; what was sent may still be carried out.
+/// A call under way. Once dropped it sends nothing more; what it has sent may still be carried out.
 ///
-/// It gives up when it is looked at after its deadline, but has no timer to see to that: [`punctual`] has.
+/// A call gives up when it is polled after its deadline, but has no timer for that: [`punctual`] has.
 pub(crate) type Call<T> = BoxFuture<'static, Result<Answer<T>, NodeError>>;
 
 /// One independent server.
@@ -65,15 +66,15 @@ pub(crate) trait Node: fmt::Debug + Send + Sync {
     /// The connection as it stands, or why there is none.
     fn incarnation(&self) -> Result<Incarnation, NodeError>;
 
-    /// How many requests one call may carry.
+    /// How many commands one call may carry.
     fn batch_limit(&self) -> usize;
 }
 
-/// How many requests one call carries: enough to make batches pay, few enough to leave the server to others in
+/// How many commands one call carries: enough to make batches pay, few enough for the server to serve others in
 /// between.
 pub(crate) const BATCH: usize = 128;
 
-/// What a node tells without being asked.
+/// What a node tells of its own accord.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NodeEvent {
     /// There is a new connection. It is looked up, as the event may be lost; the event only wakes the client.
@@ -119,7 +120,7 @@ pub(crate) struct Context {
     pub(crate) events: Events,
 }
 
-/// The outcome of `call`, or that it had not come when this was looked at after `deadline`.
+/// The outcome of `call`, or a timeout if it has not come when this is polled after `deadline`.
 pub(crate) fn unless_overdue<T>(
     clock: Clock,
     deadline: Time,
@@ -131,7 +132,7 @@ pub(crate) fn unless_overdue<T>(
     })
 }
 
-/// The outcome of `call`, which is looked at once more when its `deadline` has come.
+/// The outcome of `call`, which is polled once more when its `deadline` has come.
 pub(crate) async fn punctual<T>(
     clock: Clock,
     deadline: Time,

@@ -1,8 +1,8 @@
 //! What is known of a server's clock.
 //!
-//! A reading is as good as the round trip that brought it was short. So a longer one does not replace a
-//! shorter one, or the deadlines that follow from it (S4) would shake with every delay; unless the two
-//! contradict each other, for then the clock was set.
+//! The shorter the round trip of a reading, the better the reading. So a reading with a longer round trip does not
+//! replace a better one, or the deadlines that follow from it (S4) would shift with every delay. The exception are two
+//! readings that contradict each other: then the clock was set.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,7 +14,7 @@ use crate::{message::Incarnation, time::Time};
 /// The most that the two clocks are taken to have drifted apart, in microseconds.
 const MOST_DRIFT: i64 = 50_000;
 
-/// How old a reading may become before the server is asked for another: they drift apart by less than
+/// How old a reading may become before the server is asked for another: the clocks drift apart by less than
 /// `MOST_DRIFT` meanwhile.
 pub(crate) const READ_EVERY: Duration = Duration::from_secs(5);
 
@@ -39,7 +39,7 @@ impl NodeClock {
         Self(Mutex::new(Reading::of(millis, sent, received)))
     }
 
-    /// Nothing is known yet. The wall clock `millis` is as good a guess as any; no deadline relies on it.
+    /// Nothing is known of the clock yet. The wall clock `millis` is a guess, and no deadline relies on it.
     pub(crate) fn guess(millis: u64, now: Time) -> Self {
         let guess = Reading {
             doubt: i64::MAX,
@@ -65,9 +65,9 @@ impl NodeClock {
         (own.offset.saturating_sub(other.offset), doubt)
     }
 
-    /// `deadline` in milliseconds of the server's clock, and no later than `margin` after it, whatever the doubt:
-    /// what is refused too early is asked again, what runs too late does harm, and a release that has to come
-    /// after it waits for as long. Never zero, which stands for none.
+    /// `deadline` in milliseconds of the server's clock, and no later than `margin` after it however uncertain the
+    /// reading is: a command that is refused too early is sent again, one that runs too late does harm, and a release
+    /// that has to come after it waits for as long. Never zero, which stands for no deadline.
     pub(crate) fn deadline(&self, deadline: Time, margin: Duration, now: Time) -> u64 {
         let known = *self.reading();
         let since = micros(deadline.since(Time::default()));
@@ -77,7 +77,7 @@ impl NodeClock {
         u64::try_from(at).unwrap_or_default().max(1)
     }
 
-    /// A deadline by this clock was refused that had not passed: the reading that came with that is the better one.
+    /// The server refused a deadline that had not passed: the reading that came with the refusal is the better one.
     pub(crate) fn correct(&self, millis: u64, sent: Time, received: Time) {
         *self.reading() = Reading::of(millis, sent, received);
     }

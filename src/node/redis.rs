@@ -1,7 +1,7 @@
 //! A Redis server as a node.
 //!
-//! Calls become one `EVALSHA` a batch ([`request`](super::encode)) on the session of the moment
-//! ([`session`](super::session)), which the supervisor ([`link`](super::link)) provides.
+//! A batch becomes one `EVALSHA` ([`encode`](super::encode)) on the present session ([`session`](super::session)),
+//! which the supervisor ([`link`](super::link)) provides.
 
 use std::{fmt, sync::Arc};
 

@@ -1,8 +1,8 @@
 //! Answers, read strictly.
 //!
-//! Whatever a server, a proxy or somebody else's keys make of an answer: it is either exactly what our
-//! scripts give, with every number in its range, or it is not understood. The driver's own conversions
-//! will not do: they take -1 for 18446744073709551615.
+//! An answer is either exactly what our scripts give, with every number in its range, or it is not understood, whatever a
+//! server, a proxy or somebody else's keys make of it. The driver's own conversions will not do: they take -1 for
+//! 18446744073709551615.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! What the nodes of one client know of each other: which server each turned out to be, and its clock.
 //!
-//! Two addresses can lead to one server, and then one failure takes two votes. A run id names a run of a
-//! server; a node claims the one it finds, and gives its former one up by that. Clocks are compared when a node
-//! connects, with those of the connections that stand: one that is gone may have been put right meanwhile.
+//! Two addresses can lead to one server, and then one failure takes two votes. A run id names a run of a server: a node
+//! claims the run id that it finds, and gives up its former one. When a node connects, its clock is compared with the
+//! clocks of the nodes that are connected; the clock of a node that is away may have been set meanwhile.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ struct Claim {
 #[derive(Debug)]
 struct Known {
     name: Arc<str>,
-    /// Goes with the connection.
+    /// Ends with the connection.
     clock: Weak<NodeClock>,
 }
 
@@ -37,8 +37,8 @@ impl Roster {
     /// Claims `run_id` for the node `index`, or names the node that has it.
     pub(super) fn claim(&self, index: usize, name: &str, run_id: &str) -> Result<(), String> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        // Its former claim goes even if the new one fails: two nodes that swapped their addresses
-        // would otherwise shut each other out for ever.
+        // The former claim ends even if the new one fails: otherwise two nodes that swapped their addresses would shut
+        // each other out for ever.
         claims.remove(&index);
         if let Some(other) = claims.values().find(|claim| claim.run_id == run_id) {
             return Err(other.name.clone());

@@ -1,8 +1,8 @@
 //! A session: one connection on which a handshake succeeded, and the calls over it.
 //!
-//! It ends at its first sign of trouble, once and for good: the connection broke, an answer made no
-//! sense, or several calls in a row were not answered. From then on every call fails at once, and the
-//! supervisor ([`link`](super::link)) replaces it. What was under way meanwhile runs into its deadline.
+//! A session ends for good at its first sign of trouble: the connection broke, an answer made no sense, or several
+//! calls in a row were not answered. From then on every call fails at once, and the supervisor
+//! ([`link`](super::link)) opens another session. Calls that are under way run into their deadlines.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -54,7 +54,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A fresh one, after what the handshake `found`.
+    /// A new session, after what the handshake `found`.
     pub(super) fn new(
         dialled: Dialled,
         found: ServerInfo,
@@ -81,7 +81,7 @@ impl Session {
         self.connection.is_handed()
     }
 
-    /// Whether it still serves.
+    /// Whether the session still serves.
     pub(super) fn health(&self) -> &Health {
         &self.health
     }
@@ -121,9 +121,9 @@ impl Session {
         }
     }
 
-    /// Sends a request. Where the server knows the script no longer, or where the deadline was wrong by its clock,
-    /// nothing is carried out, and the answer is that the call came too late: the caller may send it again. Dropped, it
-    /// sends nothing more.
+    /// Sends a call. If the server no longer knows the script, or the deadline was wrong by its clock, nothing is carried
+    /// out, and the answer is that the call came too late: the caller may send it again. A dropped call sends nothing
+    /// more.
     pub(super) async fn call<T>(
         self: Arc<Self>,
         request: Encoded<T>,
@@ -139,7 +139,7 @@ impl Session {
         outcome
     }
 
-    /// Asks for a sign of life, which is a reading of the clock, too.
+    /// Asks for a sign of life, which also reads the server's clock.
     pub(super) async fn beat(&self) {
         let sent = self.clock.now();
         let time = cmd("TIME");
@@ -170,12 +170,12 @@ impl Session {
         self.read(sent, request, &reply)
     }
 
-    /// A server that knows a script no longer has carried nothing out. It learns all of them with the next call.
+    /// A server that no longer knows a script has carried nothing out. It learns all scripts with the next call.
     async fn send<T>(&self, request: &Encoded<T>) -> Result<(Time, Value), NodeError> {
         let sent = self.clock.now();
         let forgotten = self.forgotten.swap(false, Ordering::Relaxed);
         let reply = if forgotten {
-            // Boxed, as what hardly ever happens must not make every call's future larger.
+            // Boxed: what hardly ever happens must not make the future of every call larger.
             Box::pin(self.reload(&request.cmd)).await?
         } else {
             self.connection.request(&request.cmd).await
@@ -195,7 +195,7 @@ impl Session {
         let replies = self.connection.requests(commands).await;
         let mut replies = replies.map_err(|error| self.failed(&error))?;
         let reply = replies.pop().ok_or(NodeError::Garbled)?;
-        // If it refuses the scripts, that is why they are still unknown.
+        // A server that refuses the scripts still does not know them.
         let refused = replies.into_iter().find_map(Result::err);
         Ok(match (reply, refused) {
             (Err(_), Some(refused)) => Err(refused),
@@ -215,8 +215,7 @@ impl Session {
             Asked::Open => None,
         };
         let Some((millis, answers)) = envelope(reply) else {
-            // Not even the frame is ours. This may be the reply to something else, and then so may be
-            // every later one.
+            // Not even the frame is ours. This may be the answer to another call, and then every later one may be, too.
             self.health.lose("an answer was not understood");
             return Err(NodeError::Garbled);
         };
@@ -269,7 +268,8 @@ impl Session {
     }
 
     fn unanswered(&self, started: Time) {
-        // A lease of a few milliseconds is waited for as long; that says nothing about the connection.
+        // The answer about a lease of a few milliseconds is awaited for as long; that it did not come says nothing about
+        // the connection.
         if self.clock.now().since(started) >= self.node_timeout / 2 {
             self.health.unanswered(started);
         }

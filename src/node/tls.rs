@@ -1,6 +1,6 @@
-//! TLS to servers, for `rediss://`: whom to trust, and who we are.
+//! TLS to servers, for `rediss://`: which authorities to trust, and which certificate to show.
 //!
-//! One configuration for all nodes of a client, by rustls with ring. Keys and certificates show nowhere.
+//! All nodes of a client share one configuration, by rustls with ring. Keys and certificates appear in no output.
 
 use std::{io, sync::Arc};
 
@@ -67,7 +67,7 @@ impl Tls {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// Shakes hands with `host`, which must prove that it is that.
+    /// Shakes hands with `host`, which must prove its name.
     pub(super) async fn over(
         &self,
         host: &str,
@@ -79,7 +79,7 @@ impl Tls {
     }
 }
 
-/// Whom to trust: the authorities in `pem`, or those of the platform.
+/// The authorities to trust: those in `pem`, or those of the platform.
 fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, BuildError> {
     let mut roots = RootCertStore::empty();
     match pem {
@@ -91,7 +91,7 @@ fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, BuildError> {
             }
         }
         None => {
-            // One that cannot be read is no reason to do without the others.
+            // A certificate that cannot be read is no reason to do without the others.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
                 let none = "is needed, as the platform has no certificate authorities";
@@ -102,12 +102,12 @@ fn roots(pem: Option<&[u8]>) -> Result<RootCertStore, BuildError> {
     Ok(roots)
 }
 
-/// What a certificate must say that the host `host` has.
+/// The name that the certificate of `host` must have.
 pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(host.to_owned()).ok()
 }
 
-/// A failure of TLS itself is one of the setup; any other may pass.
+/// A failure of TLS itself is a mistake in the setup; any other may pass.
 fn why(error: &io::Error) -> NodeError {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
     match cause {

@@ -43,8 +43,8 @@ const SEED_LEAD: u64 = 100_000;
 /// How long counters are kept when the clock has passed them.
 const KEEP: Duration = Duration::from_secs(60);
 
-/// The terms of calls that have until `deadline`, with this waiter ttl, by what is known of the servers. The commands
-/// of one round are to have the same `now`: counters that start from it start equal.
+/// The terms of calls that have until `deadline`, with this waiter ttl, by what is known of the servers. All commands
+/// of one round share one `now`, so that counters which start from it start equal.
 pub(crate) fn terms(
     incarnations: impl Iterator<Item = Incarnation>,
     quorum: Quorum,
@@ -53,8 +53,8 @@ pub(crate) fn terms(
     waiter_ttl: Duration,
     now: Time,
 ) -> Terms {
-    // The same for all nodes: numbers pass from the one in its grace to the others, and must not fall
-    // behind when these lose their memory, too.
+    // The same for all nodes: numbers pass from a node in its grace to the others, and must not fall behind when
+    // those lose their memory, too.
     let mut extra = 0;
     let mut clocks = Vec::with_capacity(quorum.nodes());
     for incarnation in incarnations {
@@ -63,7 +63,7 @@ pub(crate) fn terms(
     }
     clocks.sort_unstable();
     let clock = agreed_clock(&clocks, quorum);
-    // Whichever clocks another client knows of, what it starts counters from is not behind this one.
+    // Another client may know of other clocks. No clock that it starts counters from is behind this one.
     let last = clocks.len().saturating_sub(quorum.size());
     let behind = clock
         .zip(clocks.get(last))

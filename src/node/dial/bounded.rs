@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::frames::Frames;
 use crate::node::health::{Health, TOO_LONG};
 
-/// What a server sends over `stream`, up to an answer that is too long: that one ends the session.
+/// What a server sends over `stream`, up to an answer that is too long, which ends the session.
 #[derive(Debug)]
 pub(super) struct Bounded<S> {
     stream: S,

@@ -1,9 +1,9 @@
 //! Where one answer ends and the next begins.
 //!
-//! The driver's parser keeps all of an answer until it is complete, however long that takes. So the length
-//! of each answer is watched here, by reading along: the marks and lengths of RESP2 and RESP3, nothing else.
-//! Whatever the parser may read in another way is not followed, and then the answer never ends here: so
-//! none seems complete that the parser still keeps.
+//! The driver's parser keeps all of an answer until it is complete, however long that takes. So the length of each
+//! answer is counted here, by following the marks and lengths of RESP2 and RESP3 and nothing else. Bytes that the parser
+//! might read in another way are not followed, and then the answer never ends here. So no answer counts as complete that
+//! the parser still keeps.
 
 /// The longest answer that is taken, in bytes. The longest that our scripts give is that of `inspect`:
 /// a thousand waiters with ids of some 250 bytes each.
@@ -16,7 +16,7 @@ const MAX_DIGITS: usize = 24;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-/// How far the answer under way has come.
+/// How much of the present answer has come.
 #[derive(Debug)]
 pub(super) struct Frames {
     /// Bytes of it.
@@ -33,7 +33,7 @@ enum State {
     Line(Line),
     /// So much of a text and its line break are still to come.
     Text(usize),
-    /// No answer at all. The parser will say so.
+    /// This is no answer. The parser will say so.
     Astray,
 }
 

@@ -1,4 +1,4 @@
-//! What a server tells unasked.
+//! Pushes: what a server sends without being asked.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ fn granted(channel: &str, push: &PushInfo) -> Option<NodeEvent> {
     })
 }
 
-/// The end of the waiter ttl, the counter and the holder id of which a push tells.
+/// The end of the waiter ttl, the counter and the holder id in a push.
 fn told(payload: &Value) -> Option<(u64, u64, &str)> {
     let mut parts = text(payload)?.splitn(3, ' ');
     let waiter_end = digits(parts.next()?)?;

@@ -11,7 +11,7 @@ use crate::{
     node::{address::Address, fault},
 };
 
-/// Until when a peer must have acknowledged what was sent, or its machine is taken for gone.
+/// Within this time a peer must acknowledge what was sent, or its machine counts as gone.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const USER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -61,8 +61,8 @@ async fn first(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStr
     Ok(select_ok(attempts).await?.0)
 }
 
-/// Without nodelay a slow server costs 40 ms more. Without linger zero what is left in the socket of an
-/// abandoned connection is still sent, and runs late.
+/// Without `nodelay` a slow server costs 40 ms more. Without `linger` of zero, the bytes left in the socket of an
+/// abandoned connection are still sent, and run late.
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;

@@ -4,8 +4,8 @@ use redis::{RedisResult, Value};
 
 use super::identity::{field, info_text};
 
-/// How a server drops keys when its memory is full. Ours all have a ttl, so that every policy that drops any
-/// may drop ours.
+/// How a server drops keys when its memory is full. All keys of this crate have a ttl, so every policy that drops keys
+/// may drop them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::node) struct Eviction {
     pub(in crate::node) policy: String,
@@ -14,13 +14,13 @@ pub(in crate::node) struct Eviction {
 }
 
 impl Eviction {
-    /// Reads the section *memory*. What is not said is no reason to refuse a node, nor to warn of it: a proxy may
-    /// not know the section, and a connection to several servers answers for all of them at once.
+    /// Reads the section *memory*. A missing value is no reason to refuse a node or to warn: a proxy may not know the
+    /// section, and a connection to several servers answers for all of them at once.
     pub(super) fn of(memory: RedisResult<Value>) -> Option<Self> {
         let memory = info_text(&memory.ok()?).ok()?;
         let policy = field(&memory, "maxmemory_policy").filter(|policy| is_policy(policy))?;
         let maxmemory = field(&memory, "maxmemory")?.parse().ok()?;
-        // Without a limit the memory is never full, whatever the policy: so a server is from the start.
+        // Without a limit, which is a server's default, the memory is never full, whatever the policy.
         (policy != "noeviction" && maxmemory > 0).then(|| Self {
             policy: policy.to_owned(),
             maxmemory,
@@ -28,7 +28,7 @@ impl Eviction {
     }
 }
 
-/// It goes to the log, so nothing of a server that is not ours may be in it.
+/// The policy goes to the log, so only the names that Redis has are taken.
 fn is_policy(text: &str) -> bool {
     let sound = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
     (1..=32).contains(&text.len()) && text.bytes().all(sound)

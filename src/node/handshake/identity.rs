@@ -26,10 +26,10 @@ enum Uptime {
     /// The wall clock was set back to before its start.
     Negative,
     Seconds(u64),
-    /// It does not say: as if it had just started.
+    /// The server does not say: it counts as having just started.
     Unsaid,
-    /// The connection may lead to several servers, each with its own: as if they never restarted. A user
-    /// who hands such a connection over does without S5.
+    /// The connection may lead to several servers: they count as never restarted. A user who provides such a connection
+    /// does without S5.
     #[default]
     Several,
 }
@@ -42,7 +42,8 @@ impl Identity {
         handed: bool,
     ) -> Result<Self, NodeError> {
         let replies = [&server, &replication];
-        // That a user may not ask is no sign of several servers. Without the answer S5 would be off, and nobody would know.
+        // That a user may not ask is no sign of several servers. Without the answer S5 would be off, and nobody would
+        // know.
         if replies
             .into_iter()
             .flat_map(|reply| reply.as_ref().err())
@@ -82,8 +83,8 @@ impl Identity {
         })
     }
 
-    /// When the server started. Never earlier than it really did: its uptime counts whole seconds of the wall clock,
-    /// which was so far into a second when the answer was given.
+    /// When the server started, and never earlier than it really did: its uptime counts whole seconds of the wall clock,
+    /// and the answer was given somewhere within a second.
     pub(super) fn up_since(&self, received: Time, into: Duration) -> Time {
         match self.uptime {
             Uptime::Seconds(seconds) => {

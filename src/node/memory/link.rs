@@ -57,7 +57,7 @@ impl Way {
             .filter(|(over, _)| *over == epoch)
             .map(|(_, before)| before)
             .filter(|before| before.is_empty() && !before.is_terminated());
-        // Outside of a runtime there is nobody who could wait.
+        // Outside of a runtime nothing can wait.
         if span.is_zero() && before.is_none() || Handle::try_current().is_err() {
             return arrive();
         }
@@ -83,7 +83,7 @@ impl Node for MemoryLink {
     }
 
     fn call(&self, batch: &[Command], terms: Terms) -> Call<Vec<Reply>> {
-        // What takes away harms nobody at any time.
+        // A release is carried out at any time: it takes nothing.
         let harmless = matches!(batch, [Command::Release(_), ..]);
         let refused_after = (!harmless).then_some(terms.deadline);
         let batch = batch.to_vec();

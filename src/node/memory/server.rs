@@ -35,11 +35,11 @@ pub(super) struct State {
     pub(super) calls: u64,
     /// The channels of the clients that are connected.
     pub(super) clients: Vec<(Arc<str>, Events)>,
-    /// What a paused node was asked meanwhile.
+    /// The calls that came while the node was paused.
     pub(super) held_back: Vec<Job>,
 }
 
-/// Carries a request out. What that returns answers it, when nothing is locked any more.
+/// Carries a call out, and returns what answers it once nothing is locked any more.
 pub(super) type Job = Box<dyn FnOnce(&mut State) -> Box<dyn FnOnce() + Send> + Send>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Publish, Push};
 use crate::holder::{HolderId, Parts};
 
-/// How many older generations a newer one takes the place of.
+/// How many older generations of a request a newer one replaces.
 const OLDER: u32 = 8;
 
 /// Tells a waiter of its vote, or with zeros that it should look. Answers whether it heard; `None` if that is
@@ -35,7 +35,7 @@ pub(super) fn older(id: &HolderId) -> impl Iterator<Item = Arc<str>> {
     (first..id.generation()).map(|generation| id.at(generation))
 }
 
-/// The same from after that, where a call comes late.
+/// The ids under which the same request may stand already, if a call comes late.
 pub(super) fn later(id: &HolderId) -> impl Iterator<Item = Arc<str>> {
     (1..=OLDER).map(|more| id.at(id.generation().saturating_add(more)))
 }

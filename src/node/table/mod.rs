@@ -1,7 +1,7 @@
 //! What a memory node stores, and the scripts' semantics over it.
 //!
-//! Each method does what the script of its name does, step by step; the differential test feeds both the
-//! same operations. A change here is a change there.
+//! Each method does what the script of its name does, step by step. The differential test feeds both the same
+//! operations, so a change of one needs the same change of the other.
 
 mod ids;
 mod slot;
@@ -20,7 +20,7 @@ pub(crate) struct Table {
     slots: HashMap<String, Slot>,
 }
 
-/// What each call carries besides its requests.
+/// What each call carries besides its commands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Header {
     /// The node's clock, in microseconds.
@@ -149,8 +149,8 @@ impl Table {
         self.slots.clear();
     }
 
-    /// The locks that stand or are waited for, with their counters left out: what must be gone when
-    /// nobody uses them any more.
+    /// The resources that are locked or waited for, without their counters: what must be gone when nobody uses them any
+    /// more.
     pub(crate) fn residue(&mut self, micros: u64) -> Vec<String> {
         self.slots.retain(|_, slot| !slot.expire(micros / 1000));
         let used = |slot: &Slot| slot.lock.is_some() || !slot.queue.is_empty();

@@ -214,8 +214,8 @@ impl Slot {
         }
     }
 
-    /// Gives a free vote to the head of the queue. To `caller` it goes for the given time, and the
-    /// answer tells it.
+    /// Gives a free vote to the head of the queue. If that is `caller`, the vote lasts for the given time, and the answer
+    /// tells of it.
     pub(super) fn settle(
         &mut self,
         header: Header,
@@ -249,8 +249,8 @@ impl Slot {
         }
     }
 
-    /// Nobody heard of the vote of `head`, which lasts until `ends`: what else its process has in line ends with
-    /// it (F3). The first of another process that hears is told to look then.
+    /// Nobody heard of the vote of `head`, which lasts until `ends`: everything else that its process has in line ends
+    /// then, too (F3). The first waiter of another process that hears is told to look then.
     fn cut_short(&mut self, ends: u64, head: &str, publish: Publish<'_>) {
         let gone = channel(head);
         let (mut deaf, mut looking) = (Vec::new(), true);
