@@ -15,7 +15,7 @@ pub enum BuildError {
     /// Two of the URLs lead to one address; a quorum needs independent servers.
     #[error("nodes {first} and {second} have the same address, {address}")]
     SameAddress {
-        /// Place of the one in the list, from 0.
+        /// Index of the one in the list, from 0.
         first: usize,
         /// Index of the other in the list, from 0.
         second: usize,
@@ -25,7 +25,7 @@ pub enum BuildError {
     /// A URL could not be read. The URL itself is left out, as it may hold a password.
     #[error("the url of node {node} is not usable: {reason}")]
     InvalidUrl {
-        /// Place in the list, from 0.
+        /// Index in the list, from 0.
         node: usize,
         /// What is wrong with it.
         reason: &'static str,
@@ -227,14 +227,16 @@ pub enum ArgumentError {
     ResourceBraces,
     /// The name, prefix included, is in braces as a whole: its queue would be that of the name without them.
     #[error(
-        "the name of the resource is nothing but a hash tag; give it without the braces, or with more"
+        "the name of the resource is a hash tag only; leave the braces out, or add text outside of them"
     )]
     ResourceBraced,
     /// The name ends like a key that the crate keeps for another resource.
-    #[error("the name of the resource ends in one of the crate's own suffixes")]
+    #[error(
+        "the name of the resource ends in a suffix that the crate reserves, such as `:redlock-fifo:queue`"
+    )]
     ResourceReserved,
     /// The ttl is too short: most leases would end before a node can have extended them.
-    #[error("a ttl of {} ms is below the least, {} ms", ttl.as_millis(), least.as_millis())]
+    #[error("a ttl of {} ms is too short; the shortest is {} ms", ttl.as_millis(), least.as_millis())]
     TtlTooShort {
         /// The ttl that was asked for.
         ttl: Duration,
@@ -251,7 +253,7 @@ pub enum ArgumentError {
     #[error("the interval is zero")]
     ZeroInterval,
     /// The interval is so long that the lease would end before a renewal could be answered.
-    #[error("renewing every {every:?} is too seldom for this ttl: every {most:?} at the least")]
+    #[error("an interval of {every:?} is too long for this ttl; the longest is {most:?}")]
     IntervalTooLong {
         /// The interval that was asked for.
         every: Duration,
@@ -315,7 +317,7 @@ pub enum ExtendError {
     #[error("the client can no longer be used: {0}")]
     Stopped(ClientStopped),
     /// The guard extends itself already.
-    #[error("auto-extension is running already")]
+    #[error("auto-extension is already running")]
     AutoExtendRunning,
     /// An argument was refused.
     #[error(transparent)]

@@ -201,7 +201,7 @@ impl Supervisor {
         }
     }
 
-    /// Warns of a clock that does no harm until a fault comes on top.
+    /// Warns of what does no harm until a fault comes on top: keys that may be evicted, clocks that are far apart.
     fn look_over(&self, session: &Session) {
         let found = session.found();
         if let Some(eviction) = &found.eviction {

@@ -76,7 +76,7 @@ impl<F: Fn()> Drop for OnDrop<F> {
 fn refused(resource: &str, error: &LockError, limit: &Limit, now: Time) {
     let unanswered = matches!(error, LockError::NoQuorum(_));
     if let Some(suppressed) = limit.pass_if(unanswered, now) {
-        let help = "nobody gets a lock until a majority of the nodes answers: `error` says what each of them said";
+        let help = "no lock is granted until a majority of the nodes answers; `error` has the cause for each node";
         warn!(target: TARGET, resource, %error, suppressed, help, "no quorum");
     } else {
         debug!(target: TARGET, resource, %error, "no lock");

@@ -29,8 +29,7 @@ const TARGET: &str = "redlock_fifo";
 const STEPS: &str = "redlock_fifo::request";
 
 /// What follows when a node is away.
-const AWAY: &str =
-    "nothing else as long as a majority is up; without one nobody gets a lock, and leases run out";
+const AWAY: &str = "there is no effect while a majority of the nodes is up; without one no lock is granted, and leases run out";
 
 /// How often what may happen to many requests at once is warned of.
 #[derive(Debug, Default)]
@@ -90,7 +89,7 @@ pub(crate) fn ttl_above_grace(ttl: Duration, grace: Duration) {
 /// The client's background task has ended although requests or guards still need it.
 pub(crate) fn stopped(cause: ClientStopped) {
     guarded(|| {
-        let help = "nothing is renewed, released or heard any more: connect a new client, on a runtime that lasts";
+        let help = "this client no longer renews or releases anything: connect a new one, on a runtime that outlives it";
         error!(target: TARGET, %cause, help, "client stopped");
     });
 }

@@ -85,7 +85,7 @@ pub(crate) fn node_lost(node: &str, cause: &str) {
 /// A server answered that cannot be a node.
 pub(crate) fn not_a_node(node: &str, problem: &WrongServer) {
     guarded(|| {
-        let help = "it has no vote until it is set up differently";
+        let help = "this node does not vote until its setup is changed";
         warn!(target: TARGET, node, %problem, help, "not a node");
     });
 }

@@ -113,8 +113,8 @@ fn emit_unguarded<'a>(event: Event, name: impl Fn(usize) -> &'a str, limits: &Li
             limits.late.pass_if(margin < usual / 2, now),
         ),
         EventKind::HeldLong { token, held } => {
-            let help = "a guard that is forgotten, or work that hangs? Bound it by max_hold; if the work takes \
-                        that long, set long_hold";
+            let help = "the guard may be forgotten, or the work may hang: bound it by max_hold; if the work takes \
+                        that long, raise long_hold";
             let (fencing_token, held_ms) = (token, millis(held));
             tell!(warn, subject, fencing_token, held_ms, help, "held for long");
         }
@@ -124,9 +124,9 @@ fn emit_unguarded<'a>(event: Event, name: impl Fn(usize) -> &'a str, limits: &Li
         }
         EventKind::Unpolled { granted } => unpolled(&subject, granted, limits.unpolled.pass(now)),
         EventKind::KeepsLeaving { times } => {
-            let help = "each time it goes to the end of the line. In a `select!` loop, or behind a timeout, keep \
-                        the place: take a Ticket by `enqueue` before the loop and await `acquire` in it, or poll \
-                        `&mut lock`";
+            let help = "each time, the task goes to the end of the line. To keep the place in a `select!` loop or \
+                        behind a timeout, take a Ticket by `enqueue` before the loop and await `acquire` in it, \
+                        or poll `&mut lock`";
             tell!(
                 warn,
                 subject,
@@ -140,7 +140,7 @@ fn emit_unguarded<'a>(event: Event, name: impl Fn(usize) -> &'a str, limits: &Li
             if limits.grace.swap(true, Ordering::Relaxed) {
                 return;
             }
-            let help = "no locks are given until the grace is over: restart nodes one at a time, restart_grace apart";
+            let help = "no lock is granted until the grace is over: restart nodes one at a time, restart_grace apart";
             for (node, left) in nodes {
                 let (node, left_ms) = (name(node), millis(left));
                 warn!(target: TARGET, node, left_ms, help, "node restarted, its vote does not count yet");
@@ -150,8 +150,8 @@ fn emit_unguarded<'a>(event: Event, name: impl Fn(usize) -> &'a str, limits: &Li
             let Some(suppressed) = limits.too_slow.pass(now) else {
                 return;
             };
-            let help = "its place lapses in between, so others may be served first: use a ttl and a \
-                        fifo_ephemeral_ttl of several times the round trip";
+            let help = "the waiter may lose its turn to others: use a ttl and a fifo_ephemeral_ttl of several round \
+                        trips";
             let (waited_ms, lease_ms) = (millis(waited), millis(waiter_ttl));
             tell!(
                 warn,

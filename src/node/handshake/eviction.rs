@@ -28,7 +28,7 @@ impl Eviction {
     }
 }
 
-/// The policy goes to the log, so only the names that Redis has are taken.
+/// Whether `text` looks like the name of a policy. It goes to the log, so nothing else of a server may be in it.
 fn is_policy(text: &str) -> bool {
     let sound = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
     (1..=32).contains(&text.len()) && text.bytes().all(sound)
