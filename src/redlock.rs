@@ -45,12 +45,12 @@ impl FifoRedlock {
 
     /// Connects to independent Redis or Valkey servers, with all settings at their defaults.
     ///
-    /// Each server is one node; 3 survive the failure of one, 5 of two. Returns once a quorum has shaken
-    /// hands. A node that is down is no error: it is connected when it is back.
+    /// Each server is one node. Three nodes survive the failure of one, five the failure of two. Returns once a
+    /// quorum has shaken hands. A node that is down is no error: it is connected when it is back.
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the connections are closed.
+    /// Dropping this future closes the connections.
     ///
     /// # Errors
     ///
@@ -101,15 +101,15 @@ impl FifoRedlock {
         FifoRedlockBuilder::in_memory(nodes)
     }
 
-    /// Asks for the lock on `resource`, in order of arrival. Await what it returns.
+    /// Asks for the lock on `resource`, in order of arrival. Await the returned request to get the guard.
     ///
-    /// `ttl` is how long the lease lasts without being extended, in whole milliseconds, at least 20; the guard
-    /// extends it whenever a third of that is over. A short ttl frees the lock sooner after a crash, a long one tolerates
-    /// longer pauses: 10 s suits most. Who is first is decided when a quorum of the nodes records the
+    /// `ttl` is how long the lease lasts without being extended, in whole milliseconds, at least 20. The guard
+    /// extends it whenever a third of that is over. A short ttl frees the lock sooner after a crash; a long one
+    /// tolerates longer pauses. 10 s suits most jobs. The order is decided when a quorum of the nodes records the
     /// request, not when this is called.
     ///
-    /// With the default settings it gives up after 12 s without moving forward. Behind a holder that works
-    /// longer than that, set [`LockRequest::wait_forever`] or [`LockRequest::wait_timeout`].
+    /// With the default settings the request gives up after 12 s without moving forward. If a holder may work for
+    /// longer, set [`LockRequest::wait_forever`] or [`LockRequest::wait_timeout`].
     ///
     /// # Examples
     ///
@@ -134,14 +134,14 @@ impl FifoRedlock {
         LockRequest::new(self.client.clone(), resource.into(), ttl)
     }
 
-    /// Takes the lock if it is free and nobody waits for it; `None` if not.
+    /// Takes the lock if it is free and nobody waits for it; returns `None` if not.
     ///
-    /// An error always means "could not tell". Of several attempts at once on a free resource each may
-    /// get `None`, when the nodes' votes are split between them.
+    /// An error always means "could not tell". If several clients try at once, each may get `None` although the
+    /// lock is free, when the nodes' votes are split between them.
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, nothing is left behind.
+    /// Dropping this future leaves nothing behind.
     ///
     /// # Errors
     ///
@@ -171,12 +171,12 @@ impl FifoRedlock {
         acquire::try_lock(&self.client, &resource.into(), ttl).await
     }
 
-    /// Takes a place in line, and returns once a quorum of the nodes has recorded it: a request that is made from
-    /// then on is served later.
+    /// Takes a place in line, and returns a ticket once a quorum of the nodes has recorded it. Requests that are
+    /// made after that are served later.
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, nothing is left behind.
+    /// Dropping this future leaves nothing behind.
     ///
     /// # Errors
     ///
@@ -209,13 +209,13 @@ impl FifoRedlock {
 
     /// Runs `work` under the lock, and stops it when the lease is lost.
     ///
-    /// `work` is dropped at its next await when the lease is lost, by a timer of the runtime that polls this. Work that finished under the lease is
-    /// not thrown away: if only the release is not confirmed, its value is returned, and the clean-up goes
-    /// on in the background.
+    /// When the lease is lost, `work` is dropped at its next await, by a timer of the runtime that polls this
+    /// future. The value of work that finished under the lease is not thrown away: if only the release is not
+    /// confirmed, the value is returned and the clean-up goes on in the background.
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, `work` is dropped and the lock released in the background.
+    /// Dropping this future drops `work` and releases the lock in the background.
     ///
     /// # Errors
     ///
@@ -256,9 +256,9 @@ impl FifoRedlock {
         }
     }
 
-    /// Who holds `resource` and who waits for it: as each node knows it, and merged.
+    /// Tells who holds `resource` and who waits for it, as each node knows it, and merged.
     ///
-    /// Changes nothing. Waits for all nodes, a hung one for at most `node_timeout`.
+    /// This changes nothing. It waits for all nodes, and for a hung one at most `node_timeout`.
     ///
     /// # Cancel safety
     ///
@@ -292,17 +292,17 @@ impl FifoRedlock {
         Ok(Inspection::merge(resource, nodes.quorum, views.collect()))
     }
 
-    /// Ends the client's part in every line, and returns when everything that was dropped, left or released
-    /// before is confirmed by a quorum of the nodes, or has expired. Nodes beyond the quorum are waited for until
-    /// they have confirmed, too, or have failed several times: about a second for one that is down.
+    /// Leaves every line, and returns when a quorum of the nodes has confirmed everything that was dropped, left or
+    /// released before, or everything has expired. Nodes beyond the quorum are waited for until they have
+    /// confirmed, too, or have failed several times, which takes about a second for a node that is down.
     ///
-    /// New and waiting requests get [`LockError::ShutDown`]. Living guards stay as they are, and can be
-    /// released or dropped later. What a service wants to await on SIGTERM, so that its replicas' places
-    /// and locks are free at once.
+    /// New and waiting requests get [`LockError::ShutDown`]. Guards that are still held stay valid, and can be
+    /// released or dropped later. Await this on SIGTERM, so that the places and locks of this process are free at
+    /// once.
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the client stays shut down and the clean-up goes on; call again to wait for it.
+    /// If this future is dropped, the client stays shut down and the clean-up goes on; call again to wait for it.
     ///
     /// # Examples
     ///

@@ -48,9 +48,9 @@ pub struct FifoRedlockBuilder {
 
 impl FifoRedlockBuilder {
     /// Adds the server at `url` as a node: `redis://[user:password@]host[:port][/db]`, or
-    /// `redis+unix:///path`. Connected by RESP3, unless the URL says `?protocol=resp2`; then the node is
-    /// polled, as it cannot push. `rediss://` in place of `redis://` is TLS, with the feature `tls`; the
-    /// certificate of the server is always verified, so `#insecure` is refused.
+    /// `redis+unix:///path`. The connection speaks RESP3, unless the URL says `?protocol=resp2`; then the node
+    /// is polled, as it cannot push. `rediss://` in place of `redis://` means TLS, with the feature `tls`. The
+    /// server's certificate is always verified, so `#insecure` is refused.
     pub fn node(mut self, url: impl AsRef<str>) -> Self {
         self.sources.push(Source::Url(url.as_ref().to_owned()));
         self
@@ -80,7 +80,7 @@ impl FifoRedlockBuilder {
         self
     }
 
-    /// How people will know this client in [`FifoRedlock::inspect`], 1 to 128 bytes.
+    /// The name of this client in [`FifoRedlock::inspect`], 1 to 128 bytes.
     ///
     /// Defaults to host name and process id, because that is what an operator looks for.
     pub fn client_name(mut self, name: impl Into<String>) -> Self {
@@ -96,7 +96,7 @@ impl FifoRedlockBuilder {
         self
     }
 
-    /// The pause between such attempts.
+    /// The pause between the attempts of `retry_count`.
     ///
     /// Defaults to 200 ms, as in Python.
     pub fn retry_delay(mut self, delay: Duration) -> Self {
@@ -104,77 +104,75 @@ impl FifoRedlockBuilder {
         self
     }
 
-    /// After how many polls in a row without moving forward a waiter gives up; `None`: never. A poll
+    /// After how many polls in a row without moving forward a waiter gives up; `None` means never. A poll
     /// counts as `retry_delay` plus `fifo_retry_delay`, as in Python.
     ///
-    /// Defaults to 30, as in Python: 12 s. Behind a holder that works longer set `None` here, or
+    /// Defaults to 30, as in Python, which makes 12 s. If a holder may work for longer, set `None` here, or
     /// [`LockRequest::wait_forever`](crate::LockRequest::wait_forever) on the request.
     pub fn fifo_retry_count(mut self, polls: impl Into<Option<u32>>) -> Self {
         self.config.fifo_retry_count = polls.into();
         self
     }
 
-    /// How often the first in line asks, should the message of its turn be lost; zero is as often as
-    /// possible.
+    /// How often the first in line asks the nodes, in case the message of its turn is lost. Zero means as often
+    /// as possible.
     ///
-    /// Defaults to 200 ms, as in Python. Where the servers push, the turn passes on at once whatever this
-    /// is.
+    /// Defaults to 200 ms, as in Python. Servers that push pass the turn on at once, whatever this setting is.
     pub fn fifo_retry_delay(mut self, delay: Duration) -> Self {
         self.config.fifo_retry_delay = delay;
         self
     }
 
-    /// How many may wait for one resource, besides the holder; `None`: any number.
+    /// How many requests may wait for one resource, besides the holder; `None` means any number.
     ///
-    /// Defaults to 64, as in Python. Beyond it a request keeps trying to get into the line until its
-    /// patience ends; in order of arrival among those of one client, but not between clients.
+    /// Defaults to 64, as in Python. Later requests keep trying to get into the line, and fail with `QueueFull`
+    /// when they time out. They get in in order of arrival among those of one client, but not between clients.
     pub fn fifo_queue_length(mut self, waiters: impl Into<Option<u64>>) -> Self {
         self.config.fifo_queue_length = waiters.into();
         self
     }
 
-    /// For how long the place of a waiter is kept when nothing is heard of it, 20 ms to an hour. Where the ttl of
-    /// a request is shorter, that counts in its place.
+    /// For how long a node keeps the place of a waiter that it does not hear of, 20 ms to an hour. If the ttl of
+    /// a request is shorter, the ttl counts instead.
     ///
-    /// Defaults to 5 s, as in Python. All dead waiters together delay the next living one by at most this;
-    /// a client that is cut off for longer loses its places.
+    /// Defaults to 5 s, as in Python. All dead waiters together delay the next live one by at most this long.
+    /// A client that is cut off for longer loses its places.
     pub fn fifo_ephemeral_ttl(mut self, ttl: Duration) -> Self {
         self.config.fifo_ephemeral_ttl = ttl;
         self
     }
 
-    /// How long one node may take to answer, at least 10 ms; never more than a third of the ttl, or two thirds of
-    /// the waiter ttl where a place is kept. Counted from when the command is sent.
+    /// How long one node may take to answer, at least 10 ms. A request never waits for longer than a third of the
+    /// ttl, and a keep-alive for two thirds of the waiter ttl. The time counts from when the command is sent.
     ///
-    /// Defaults to 500 ms: far above any healthy answer. A slow node is not waited for when the others
-    /// make a quorum.
+    /// Defaults to 500 ms, because that is far above any healthy answer. A slow node is not waited for when the
+    /// others make a quorum.
     pub fn node_timeout(mut self, timeout: Duration) -> Self {
         self.config.node_timeout = timeout;
         self
     }
 
-    /// Which part of a ttl clocks may drift apart in that time, 0 to 0.5.
+    /// By which part of a ttl clocks may drift apart within that ttl, 0 to 0.5.
     ///
-    /// Defaults to 0.01, as in every Redlock: far above any clock that is not broken.
+    /// Defaults to 0.01, as in every Redlock, because only broken clocks drift by more.
     pub fn clock_drift_factor(mut self, factor: f64) -> Self {
         self.config.clock_drift_factor = factor;
         self
     }
 
-    /// What all keys start with. A brace in it must belong to a whole `{hash tag}`.
+    /// The prefix of all keys. A brace in it must belong to a whole `{hash tag}`.
     ///
-    /// Defaults to nothing, so that other Redlock clients exclude us and are excluded by us under the
-    /// same names.
+    /// Defaults to none, so that this crate and other Redlock clients exclude each other under the same names.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.config.key_prefix = prefix.into();
         self
     }
 
-    /// For how long the vote of a server does not count after it restarted: the longest lease of *any*
-    /// client that it may have forgotten. The same for all clients.
+    /// For how long the vote of a server does not count after the server restarted. Set it to the longest lease of
+    /// *any* client that the server may have forgotten, and to the same value in all clients.
     ///
-    /// Defaults to 30 s. A longer ttl is allowed, but then a restart may let in a second holder; zero
-    /// turns the protection off, for servers that lose nothing (`appendfsync always`).
+    /// Defaults to 30 s. A longer ttl is allowed, but then a restart may let in a second holder. Zero turns the
+    /// protection off, for servers that lose nothing (`appendfsync always`).
     pub fn restart_grace(mut self, grace: Duration) -> Self {
         self.config.restart_grace = grace;
         self
@@ -182,15 +180,14 @@ impl FifoRedlockBuilder {
 
     /// Whether servers that all started together are in their restart grace, too.
     ///
-    /// Defaults to false, because that is what a new deployment looks like, and one wants to use it at
-    /// once. After a power failure it is also what a loss of all leases looks like: who fears that more
-    /// sets true.
+    /// Defaults to false, because a new deployment looks like that and should be usable at once. A power failure
+    /// that loses all leases looks the same: if you fear that more, set this to true.
     pub fn cold_start_grace(mut self, cold: bool) -> Self {
         self.config.cold_start_grace = cold;
         self
     }
 
-    /// Whether guards extend themselves.
+    /// Whether guards are extended in the background.
     ///
     /// Defaults to true, because work that takes longer than planned is the rule.
     pub fn auto_extend(mut self, auto_extend: bool) -> Self {
@@ -198,21 +195,19 @@ impl FifoRedlockBuilder {
         self
     }
 
-    /// The longest that one guard may hold; `None`: for as long as it lives.
+    /// The longest that one guard may hold the lock; `None` means as long as the guard lives.
     ///
-    /// Defaults to none, because only the user knows how long the work may take. It bounds the harm of a
-    /// guard that is forgotten, or of work that hangs.
+    /// Defaults to none, because only you know how long the work may take. The setting bounds the harm of a
+    /// forgotten guard, or of work that hangs.
     pub fn max_hold(mut self, max_hold: impl Into<Option<Duration>>) -> Self {
         self.config.max_hold = max_hold.into();
         self
     }
 
-    /// After how long a guard that is still held is worth a warning in the log, one for each guard;
-    /// `None`: never.
+    /// After how long a held guard is warned of in the log, once for each guard; `None` means never.
     ///
-    /// Defaults to 10 minutes, because most locks are held for far less, and one that is not is often a
-    /// guard that was forgotten or work that hangs. Set `None` where guards are meant to live long, as in
-    /// leader election.
+    /// Defaults to 10 minutes, because most locks are held for far less, and a longer one is often a forgotten
+    /// guard or work that hangs. Set `None` if guards are meant to live long, as in leader election.
     pub fn long_hold(mut self, long_hold: impl Into<Option<Duration>>) -> Self {
         self.config.long_hold = long_hold.into();
         self
@@ -224,24 +219,24 @@ impl FifoRedlockBuilder {
     /// Defaults to those that the platform trusts (on Linux, the files that OpenSSL would read; they can
     /// be named in `SSL_CERT_FILE`), because certificates of a public authority need no setup.
     ///
-    /// [`connect`](Self::connect) refuses what is no certificate, and the setting as such where no node has
-    /// a `rediss://` URL, with [`BuildError::InvalidSetting`].
+    /// [`connect`](Self::connect) refuses a value that is no certificate, and any value if no node has a
+    /// `rediss://` URL, with [`BuildError::InvalidSetting`].
     #[cfg(feature = "tls")]
     pub fn tls_ca_pem(mut self, authorities: impl Into<Vec<u8>>) -> Self {
         self.config.tls.ca = Some(authorities.into());
         self
     }
 
-    /// The certificate by which this client proves to `rediss://` servers who it is, with those that link
-    /// it to its authority, and its private key (PKCS #8, PKCS #1 or SEC 1), both in PEM form. A password is
-    /// in the URL all the same, if there is one. Needs the feature `tls`.
+    /// The certificate that this client shows to `rediss://` servers, with the certificates that link it to its
+    /// authority, and its private key (PKCS #8, PKCS #1 or SEC 1), both in PEM form. A password still goes into
+    /// the URL. Needs the feature `tls`.
     ///
-    /// Defaults to none, because only servers with `tls-auth-clients yes` ask for one, which is the default
-    /// of Redis.
+    /// Defaults to none, because only servers with `tls-auth-clients yes` ask for a certificate. That is the
+    /// default of Redis.
     ///
-    /// [`connect`](Self::connect) refuses what is no certificate, no key or a key of another certificate, and
-    /// the setting as such where no node has a `rediss://` URL, with [`BuildError::InvalidSetting`]. The key
-    /// shows in no error, `Debug` or log.
+    /// [`connect`](Self::connect) refuses a value that is no certificate, no key or the key of another
+    /// certificate, and any value if no node has a `rediss://` URL, with [`BuildError::InvalidSetting`]. The key
+    /// appears in no error, `Debug` or log.
     #[cfg(feature = "tls")]
     pub fn tls_client_pem(
         mut self,
@@ -254,18 +249,18 @@ impl FifoRedlockBuilder {
 
     /// Connects, and returns once a quorum of the nodes has shaken hands.
     ///
-    /// A node that is down is no error. The others are waited for, so that a wrong one is found, but no
-    /// longer than `node_timeout` after the quorum. To be called within a tokio runtime, on which the
-    /// client then lives: its background task starts here, and when that runtime ends every call says so
+    /// A node that is down is no error. The other nodes are waited for, to find out servers that cannot be nodes,
+    /// but for no longer than `node_timeout` after the quorum. Call this within a tokio runtime. The client lives
+    /// on that runtime: its background task starts here, and when the runtime ends every call says so
     /// ([`ClientStopped`](crate::ClientStopped)).
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, the connections are closed.
+    /// Dropping this future closes the connections.
     ///
     /// # Errors
     ///
-    /// [`BuildError`], before anything is sent where it can be told by then.
+    /// Returns [`BuildError`]. Errors in the settings are reported before any I/O.
     pub async fn connect(self) -> Result<FifoRedlock, BuildError> {
         let client = connect::connect(self.sources, self.config).await?;
         Ok(FifoRedlock::new(client))
