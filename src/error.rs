@@ -1,7 +1,7 @@
 //! Every error the crate returns.
 //!
-//! One enum per kind of call. None of them, nor their `Debug`, ever holds a password: nodes are named by
-//! address, and of what a server said only the error code is kept.
+//! Each kind of call has its own enum. No error holds a password, nor does its `Debug`: nodes are named by address, and
+//! only the code of a server's error is kept.
 
 use std::{fmt, time::Duration};
 
@@ -73,11 +73,11 @@ pub enum WrongServer {
         /// The command that was refused, or `channel redlock-fifo:*`.
         right: String,
     },
-    /// It wants a password, or another one.
+    /// It needs a password, or a different one.
     #[error("authentication is needed or failed")]
     NeedsAuthentication,
-    /// No trust came about: its certificate is not of an authority that is trusted, not for this host or
-    /// out of date, or it refused the handshake. Only with the feature `tls`.
+    /// The TLS handshake failed: the server's certificate is not of a trusted authority, not for this host or out of
+    /// date, or the server refused the handshake. Only with the feature `tls`.
     #[error("the TLS handshake failed: {reason}")]
     Tls {
         /// What is wrong, in the words of rustls.
@@ -116,7 +116,7 @@ pub enum NodeError {
     /// The server answered with an error.
     #[error("the server refused with {0}")]
     Refused(String),
-    /// The answer was none that our scripts give.
+    /// The answer is not one that the crate's scripts give.
     #[error("the answer was not understood")]
     Garbled,
     /// The server sent an answer of more than 1 MiB, which is more than any of our scripts gives. It was
@@ -137,7 +137,7 @@ pub enum NodeError {
     WrongServer(#[from] WrongServer),
 }
 
-/// Fewer than a quorum of the nodes answered: what each of the others did instead.
+/// Fewer than a quorum of the nodes answered; holds what each of the others did instead.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NoQuorum {
     needed: usize,
@@ -164,8 +164,8 @@ impl NoQuorum {
         self.answered
     }
 
-    /// The nodes that failed so far, each with its cause. Of the others that did not answer, the answer was not waited
-    /// for any more, since they could not have made a quorum.
+    /// The nodes that have failed so far, each with its cause. The other nodes were no longer waited for, since they
+    /// could not have made a quorum.
     pub fn failures(&self) -> &[NodeFailure] {
         &self.failures
     }
@@ -269,7 +269,7 @@ pub enum ArgumentError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// The patience ended before the turn came. The place in line is gone.
+    /// The time to wait ended before the turn came. The place in line is lost.
     #[error("timed out with {position} waiters ahead")]
     TimedOut {
         /// How many waiters were still ahead, as last heard.
@@ -339,16 +339,15 @@ pub enum ReleaseError {
     Stopped(ClientStopped),
 }
 
-/// Why a client sends and hears nothing any more. Only a new client helps.
+/// Why a client no longer works. Connect a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientStopped {
-    /// The runtime on which it was connected has ended. A client lives on the runtime of its `connect`; one
-    /// that is used from several runtimes, as in a `static` of a test binary, needs one that lasts.
+    /// The runtime on which the client was connected has ended. A client lives on the runtime of its `connect`. A
+    /// client that is used from several runtimes, as in a `static` of a test binary, needs a runtime that lasts.
     #[error("the runtime on which it was connected has ended")]
     RuntimeEnded,
-    /// It was made outside of any runtime, and is used outside of one: there is nothing to run its background
-    /// task on.
+    /// The client was made outside of any runtime and is used outside of one, so its background task cannot run.
     #[error("there is no Tokio runtime")]
     NoRuntime,
     /// Its background task has panicked.

@@ -24,13 +24,13 @@ use crate::{
 
 /// A held lock. It is extended in the background until it is dropped or released.
 ///
-/// Nothing here takes `&mut self`, so a guard can be shared; it can be moved to another task. Dropping it
+/// No method takes `&mut self`, so a guard can be shared, and it can be moved to another task. Dropping the guard
 /// releases the lock in the background; [`release`](Self::release) waits for the nodes to confirm.
 ///
 /// A guard is a lease, not a mutex: if the process stops for longer than the ttl, the nodes give the lock
 /// to the next in line. The guard says so itself, without the network, before any node does: check
-/// [`is_held`](Self::is_held) or watch [`lost`](Self::lost). What no check can stop, a pause between the
-/// check and a write, is what the [`fencing_token`](Self::fencing_token) is for.
+/// [`is_held`](Self::is_held) or watch [`lost`](Self::lost). No check can stop a pause between the check and a
+/// write; that is what the [`fencing_token`](Self::fencing_token) is for.
 ///
 /// # Examples
 ///
@@ -79,11 +79,11 @@ impl LockGuard {
 
     /// A number that rises with every lease of the resource, below 2^53.
     ///
-    /// Send it along with every write, and let the store refuse a write whose number is below one that it
-    /// has seen: then a holder that was paused past its lease can do no harm. Where a write depends on what
-    /// was read under the lock, send it with the read, too, and have the store remember it: else a late
-    /// write gets in between the next holder's read and write. The numbers of a resource rise, across
-    /// crashed and wiped nodes too, but do not count by one.
+    /// Send the token with every write, and have the store refuse a write whose token is below one that it has
+    /// seen. Then a holder that was paused past its lease can do no harm. If a write depends on what was read under
+    /// the lock, send the token with the read, too, and have the store remember it; otherwise a late write gets in
+    /// between the next holder's read and write. The tokens of a resource rise, also across crashed and wiped nodes,
+    /// but not by one each.
     pub fn fencing_token(&self) -> u64 {
         self.token
     }
@@ -103,17 +103,16 @@ impl LockGuard {
 
     /// Whether the lease can still be trusted.
     ///
-    /// Read from the clock, without the network: false before any node may give the lock away. What may
-    /// have happened to the nodes' memory since the last extension it does not see; see
-    /// [`is_valid`](Self::is_valid).
+    /// Read from the clock, without the network: it turns false before any node may give the lock away. It does not
+    /// see what happened to the nodes' memory since the last extension; [`is_valid`](Self::is_valid) does.
     pub fn is_held(&self) -> bool {
         self.entry.look(|request, cx| request.is_held(cx.now))
     }
 
     /// Asks the nodes whether a quorum of them still has the lease.
     ///
-    /// A node that is down does not make it invalid, as long as a quorum of the others has it. False if
-    /// the validity is over, whatever the nodes say.
+    /// A node that is down does not make the lease invalid, as long as a quorum of the others has it. Returns false
+    /// if the validity is over, whatever the nodes say.
     ///
     /// # Cancel safety
     ///
@@ -139,23 +138,22 @@ impl LockGuard {
         }
     }
 
-    /// Makes the lease last at least `ttl` from now, and has later renewals ask for that much.
+    /// Makes the lease last at least `ttl` from now, and has later renewals ask for `ttl`.
     ///
-    /// Nothing is shortened: a lease that has more left than `ttl` keeps it. `ttl` is taken in whole
-    /// milliseconds; what can be trusted of it is `ttl` less the drift (`clock_drift_factor` of it plus
-    /// two milliseconds).
+    /// This shortens nothing: a lease that has more left than `ttl` keeps it. `ttl` is taken in whole milliseconds.
+    /// The lease can be trusted for `ttl` less the drift (`clock_drift_factor` of it plus two milliseconds).
     ///
     /// # Cancel safety
     ///
-    /// Dropped after its first poll, the extension is still carried out in the background, on all nodes; call
-    /// again to hear of it.
+    /// If this future is dropped after its first poll, the extension is still carried out in the background, on all
+    /// nodes. Call again to learn the outcome.
     ///
     /// # Errors
     ///
-    /// [`ExtendError::Lost`] if the lease had ended, or a quorum has it no more: it does not come back.
+    /// [`ExtendError::Lost`] if the lease had ended, or a quorum no longer has it: it does not come back.
     /// [`ExtendError::NoQuorum`] if too few nodes answered; the lease lives on for what it has left.
-    /// [`ExtendError::Stopped`] if the client's runtime has ended. [`ExtendError::Argument`] if `ttl` is not a
-    /// valid one; nothing is sent then.
+    /// [`ExtendError::Stopped`] if the client's runtime has ended. [`ExtendError::Argument`] if `ttl` is not valid;
+    /// then nothing is sent.
     pub async fn extend(&self, ttl: Duration) -> Result<(), ExtendError> {
         let ttl = Ttl::new(ttl)?;
         self.client.nodes.warn_of_ttl(ttl);
@@ -177,15 +175,16 @@ impl LockGuard {
 
     /// Extends the lease to `ttl`, now and every `every` from now on, in the background.
     ///
-    /// For a guard that was locked without [`auto_extend`](crate::LockRequest::auto_extend), or stopped. An
-    /// interval above a third of `ttl` leaves less than two tries. A lease is renewed every 20 ms at most;
-    /// one with a ttl below 40 ms as often as the time for an answer leaves.
+    /// This is for a guard that was locked without [`auto_extend`](crate::LockRequest::auto_extend), or whose
+    /// extension was stopped. An interval above a third of `ttl` leaves less than two tries. A lease is renewed no
+    /// more often than every 20 ms; one with a ttl below 40 ms as often as the time for an answer allows.
     ///
     /// # Errors
     ///
-    /// [`ExtendError::AutoExtendRunning`] while one runs, as in Python. [`ExtendError::Lost`] if the lease
-    /// had ended. [`ExtendError::Stopped`] if the client's runtime has ended. [`ExtendError::Argument`] if `every` is zero, or above two thirds of what can be trusted of
-    /// `ttl`, as a renewal might not be answered in time; or if `ttl` is not valid.
+    /// [`ExtendError::AutoExtendRunning`] if the guard is being extended already, as in Python.
+    /// [`ExtendError::Lost`] if the lease had ended. [`ExtendError::Stopped`] if the client's runtime has ended.
+    /// [`ExtendError::Argument`] if `ttl` is not valid, or if `every` is zero or above two thirds of what can be
+    /// trusted of `ttl`, as a renewal might not be answered in time.
     pub fn start_auto_extend(&self, every: Duration, ttl: Duration) -> Result<(), ExtendError> {
         let ttl = Ttl::new(ttl)?;
         let every = self.client.nodes.config.interval(every, ttl)?;
@@ -207,9 +206,10 @@ impl LockGuard {
         started.unwrap_or(Err(ExtendError::Lost(LeaseLost::Released)))
     }
 
-    /// Stops extending in the background; the lease ends with its validity unless it is extended by hand.
+    /// Stops extending the lease in the background. It ends with its validity unless it is extended by hand.
     ///
-    /// Does nothing if none runs. What [`extend`](Self::extend) has begun is still carried out on all nodes.
+    /// Does nothing if the guard is not being extended. An [`extend`](Self::extend) that has begun is still carried
+    /// out on all nodes.
     pub fn stop_auto_extend(&self) {
         self.entry.update(|request, _| request.stop_renewing());
     }
@@ -223,21 +223,21 @@ impl LockGuard {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a lost lease stays lost, so a new future tells the same.
+    /// Cancel safe: a lost lease stays lost, so a new future gives the same answer.
     pub fn lost(&self) -> Lost {
         Lost(Box::pin(self.entry.view().lost()))
     }
 
     /// Releases the lock, and waits until a quorum of the nodes has confirmed.
     ///
-    /// The next in line has the lock from that very call on. Nodes that fail or are slow are released in
-    /// the background, until each has confirmed or the lease has run out there. Where a connection broke
-    /// under a request that may yet be carried out, and the node is needed for the quorum, it is asked again
-    /// when that is over, which takes two `node_timeout`s at most.
+    /// The release itself hands the lock to the next in line. Nodes that fail or are slow are released in the
+    /// background, until each has confirmed or the lease has run out there. If a connection broke with a command in
+    /// flight and that node is needed for the quorum, this waits until the command can no longer run, then releases
+    /// again: at most two `node_timeout`s.
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, the release goes on in the background.
+    /// If this future is dropped, the release goes on in the background.
     ///
     /// # Errors
     ///

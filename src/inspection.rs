@@ -12,7 +12,7 @@ use crate::{
     quorum::Quorum,
 };
 
-/// What the nodes know of a resource: each for itself, and merged.
+/// What the nodes know of a resource, each for itself and merged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inspection {
     resource: String,
@@ -120,9 +120,9 @@ impl Holder {
         self.ttl
     }
 
-    /// The resource's counter: the holder's fencing token is this or lower, as nodes do not keep it apart. It is
-    /// higher once others have asked, far higher after a node lost its memory or the counter expired, a minute
-    /// after the last who asked. `None` if no client of ours has asked of late.
+    /// The resource's counter. The holder's fencing token is this or lower, as nodes do not keep the token apart. The
+    /// counter is higher once others have asked, and far higher after a node lost its memory or the counter expired,
+    /// a minute after the last request. `None` if no client of this crate has asked lately.
     pub fn fencing_token(&self) -> Option<u64> {
         self.fencing_token
     }

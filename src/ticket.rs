@@ -22,12 +22,13 @@ use futures::{
 
 /// A place in line, kept until it is used, left or dropped.
 ///
-/// Returned by [`FifoRedlock::enqueue`](crate::FifoRedlock::enqueue) once a quorum has recorded it: from
-/// then on everyone who asks later is served later. The place is kept in the background, whether
-/// [`acquire`](Self::acquire) is being awaited or not.
+/// [`FifoRedlock::enqueue`](crate::FifoRedlock::enqueue) returns a ticket once a quorum has recorded it. Requests
+/// that are made after that are served later. The place is kept in the background, whether or not
+/// [`acquire`](Self::acquire) is being awaited.
 ///
-/// When the turn comes and nobody awaits `acquire` within one `fifo_ephemeral_ttl`, or within the ttl if that is
-/// shorter, the turn passes to the next in line; the ticket keeps its number, and is first again once `acquire` is awaited.
+/// If the turn comes and `acquire` is not awaited within one `fifo_ephemeral_ttl`, or within the ttl if that is
+/// shorter, the turn passes to the next in line. The ticket keeps its number, and is first again once `acquire` is
+/// awaited.
 ///
 /// # Examples
 ///
@@ -53,7 +54,7 @@ use futures::{
 #[must_use = "the place in line is given up when the ticket is dropped"]
 pub struct Ticket {
     place: Option<Place>,
-    /// Where it stood at last, once it is spent: then nothing of the request is kept.
+    /// The last position, once the ticket is spent and nothing of the request is kept.
     last: u64,
 }
 
@@ -67,16 +68,16 @@ impl Ticket {
 
     /// Waits for the turn.
     ///
-    /// Gives up after `fifo_retry_count` polls in a row without moving forward (12 s with the defaults),
-    /// counted from when the ticket last moved, not from this call; the place is gone then.
+    /// Gives up after `fifo_retry_count` polls in a row without moving forward (12 s with the defaults), counted from
+    /// when the ticket last moved, not from this call. The place is lost then.
     ///
     /// # Cancel safety
     ///
-    /// This method is cancel safe. Dropped and called again, the place in line is kept.
+    /// This method is cancel safe: drop the future and call again, and the place in line is kept.
     ///
     /// # Errors
     ///
-    /// [`LockError::TimedOut`] when the patience is over, [`LockError::NoQuorum`] if too few nodes can be
+    /// [`LockError::TimedOut`] when the time to wait is over, [`LockError::NoQuorum`] if too few nodes can be
     /// reached by then, [`LockError::ShutDown`] when the client is shut down, and
     /// [`LockError::TicketSpent`] if the ticket has given a guard, or an error, before. [`LockError::Stopped`],
     /// each time, if the client's runtime has ended.
@@ -99,7 +100,7 @@ impl Ticket {
         outcome
     }
 
-    /// How many waiters are ahead, as last heard; 0 is next.
+    /// How many waiters are ahead, as last heard; 0 means next.
     pub fn position(&self) -> u64 {
         self.place.as_ref().map_or(self.last, Place::position)
     }
@@ -118,7 +119,7 @@ impl Ticket {
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, the leaving goes on in the background.
+    /// If this future is dropped, the leaving goes on in the background.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The way of a waiter, from asking to the guard: [`LockRequest`].
+//! How a caller gets a lock: [`LockRequest`], an attempt without waiting, a ticket.
 
 pub(crate) mod place;
 pub(crate) mod policy;
@@ -27,11 +27,10 @@ use crate::{
 /// A request for a lock; await it to get the guard. Returned by
 /// [`FifoRedlock::lock`](crate::FifoRedlock::lock).
 ///
-/// Nothing is sent and no place is taken before the first poll; the setters are for the time before that.
-/// The future owns what it needs: it can be spawned, joined, or kept as `&mut lock` across the turns of a
-/// loop, which keeps its place in line. When its turn comes and it is not polled within one
-/// `fifo_ephemeral_ttl`, or within the ttl if that is shorter, the turn passes to the next; it is first again
-/// once it is polled.
+/// Nothing is sent and no place is taken before the first poll; call the setters before that. The future owns what
+/// it needs: it can be spawned, joined, or kept as `&mut lock` across the turns of a loop, which keeps its place in
+/// line. If its turn comes and it is not polled within one `fifo_ephemeral_ttl`, or within the ttl if that is
+/// shorter, the turn passes to the next request. The request is first again once it is polled.
 ///
 /// # Cancel safety
 ///
@@ -40,7 +39,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// [`LockError::TimedOut`] when the patience is over; [`LockError::QueueFull`] if there was no room in the
+/// [`LockError::TimedOut`] when the time to wait is over; [`LockError::QueueFull`] if there was no room in the
 /// line until then; [`LockError::NoQuorum`] if too few nodes answered; [`LockError::ShutDown`];
 /// [`LockError::Stopped`] if the client's runtime has ended; [`LockError::Argument`] before anything is sent.
 ///
@@ -98,13 +97,13 @@ impl LockRequest {
 
     /// Waits for at most `patience` in all, however the line moves.
     ///
-    /// Defaults to what `fifo_retry_count` says: 12 s without moving forward, because Python waits so long.
+    /// Defaults to the builder's `fifo_retry_count`: 12 s without moving forward, because Python waits so long.
     #[must_use = "futures do nothing unless awaited"]
     pub fn wait_timeout(self, patience: Duration) -> Self {
         self.set(|order| order.wait = Wait::AtMost(patience))
     }
 
-    /// Waits as long as it takes: what one wants behind a holder that works for minutes.
+    /// Waits as long as it takes. Use this if a holder may work for minutes.
     #[must_use = "futures do nothing unless awaited"]
     pub fn wait_forever(self) -> Self {
         self.set(|order| order.wait = Wait::Forever)
@@ -121,8 +120,8 @@ impl LockRequest {
 
     /// Ends the lease after `max_hold`, even if the guard is still held.
     ///
-    /// Defaults to the builder's `max_hold`, which defaults to none, because only the user knows how
-    /// long the work may take.
+    /// Defaults to the builder's `max_hold`, which defaults to none, because only you know how long the work may
+    /// take.
     #[must_use = "futures do nothing unless awaited"]
     pub fn max_hold(self, max_hold: Duration) -> Self {
         self.set(|order| order.hold.max_hold = Some(max_hold))
