@@ -58,7 +58,7 @@ pub(crate) enum EventKind {
     },
     /// It is held for longer than `long_hold`.
     HeldLong { token: u64, held: Duration },
-    /// It gave votes back to the waiter that comes first.
+    /// It gave its votes back, for the waiter that comes first.
     Split,
     /// Its grant was passed on, since nobody polled for it.
     Unpolled { granted: Duration },

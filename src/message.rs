@@ -1,4 +1,4 @@
-//! What is asked of a node and what it answers: plain data, the same for every kind of node.
+//! Commands to a node and its replies: plain data, the same for every kind of node.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,12 +12,12 @@ pub(crate) struct Terms {
     pub(crate) deadline: Time,
     /// How long a waiter's place lasts unless the waiter is heard of again.
     pub(crate) waiter_ttl: Duration,
-    /// How long a vote lasts of which its waiter was not told.
+    /// How long a vote lasts if its waiter did not hear of it.
     pub(crate) unheard: Duration,
     /// The clock by which counters start and are kept, in microseconds at `at`: the furthest of a majority of
     /// the nodes that agree, or of all if none do. 0 if none is known: then each node goes by its own.
     pub(crate) seed: u64,
-    /// For how long a counter is kept when that clock has passed it: until no client's can be behind it any more.
+    /// For how long a counter is kept once that clock has passed it: until no client's clock can be behind it.
     pub(crate) keep: Duration,
     /// When `seed` was read.
     pub(crate) at: Time,
@@ -28,10 +28,10 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// The least that a counter can be that was made in the present run of the server over `incarnation` (S2). An
-    /// earlier run may have lost what came after a snapshot, so a lower one may have repeated itself.
+    /// The least value of a counter that was made in the present run of the server (S2). An earlier run may have lost
+    /// what came after a snapshot, so a lower counter may have repeated itself.
     ///
-    /// It is what a counter starts from that is made as the server starts: the clock and half the grace.
+    /// It is the value of a counter that is made as the server starts: the clock and half the grace.
     pub(crate) fn floor(&self, incarnation: &Incarnation) -> u64 {
         let start = if self.seed == 0 {
             incarnation.node_micros(incarnation.up_since)
@@ -44,7 +44,7 @@ impl Terms {
     }
 }
 
-/// An answer and what it came over.
+/// An answer, and the connection that it came over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer<T> {
     /// When the request was sent.
@@ -79,7 +79,7 @@ impl Incarnation {
         u64::try_from(self.clock_offset.saturating_add(since)).unwrap_or_default()
     }
 
-    /// The offset that follows from the server's clock reading `millis` halfway between two moments.
+    /// The offset, if the server's clock read `millis` halfway between two moments.
     pub(crate) fn offset(millis: u64, sent: Time, received: Time) -> i64 {
         let halfway = sent.plus(received.since(sent) / 2).since(Time::default());
         let micros = i64::try_from(millis.saturating_mul(1000)).unwrap_or(i64::MAX);
@@ -150,9 +150,9 @@ impl Standing {
         }
     }
 
-    /// Whether no node of ours can have said so to the newest generation of a request, with the number `asked`:
-    /// who has one has it in line from then on, whatever room there is, and who has none comes last. One
-    /// that says otherwise would be told again as fast as it answers.
+    /// Whether no correct node can say this to the newest generation of a request with the number `asked`. A request
+    /// with a number keeps that number in line, whatever room there is, and a request without one comes last. A node
+    /// that says otherwise would be asked again as fast as it answers.
     pub(crate) fn contradicts(&self, asked: Option<u64>) -> bool {
         match self {
             Self::Granted { outranked, .. } => *outranked && asked.is_none(),
@@ -168,7 +168,7 @@ impl Standing {
 pub(crate) struct Extend {
     pub(crate) resource: Arc<Resource>,
     pub(crate) id: HolderId,
-    /// Zero: only asks whether the vote stands.
+    /// Zero only asks whether the vote stands.
     pub(crate) ttl: Duration,
     /// The counter is raised to this fencing token.
     pub(crate) token: u64,
@@ -268,7 +268,7 @@ impl Reply {
 }
 
 impl<T> Answer<T> {
-    /// The same answer with another value; garbled if there is none.
+    /// The same answer with another value; an error if there is none.
     pub(crate) fn read<U>(self, read: impl FnOnce(T) -> Option<U>) -> Result<Answer<U>, NodeError> {
         let Self {
             sent,

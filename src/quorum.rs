@@ -1,4 +1,4 @@
-//! A majority of the nodes: what counts as one.
+//! What counts as a majority of the nodes.
 
 use crate::time::Time;
 
@@ -44,7 +44,7 @@ impl Quorum {
     }
 }
 
-/// One node's vote as its receiver knows it.
+/// One node's vote, as the client knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vote {
     /// Until when it may be trusted.

@@ -1,7 +1,7 @@
 //! What a caller asks to lock: a name, with the keys it has on every node, and a ttl.
 //!
-//! All keys of a resource must hash to one cluster slot, and no name may collide with a derived key of
-//! another: the constructor says what follows from that.
+//! All keys of a resource must hash to one cluster slot, and no name may collide with a derived key of another resource.
+//! The constructor refuses names that break this.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub(crate) const MIN_TTL: Duration = Duration::from_millis(20);
 pub(crate) struct Ttl(Duration);
 
 impl Ttl {
-    /// `ttl` without what it has below a millisecond.
+    /// `ttl` rounded down to whole milliseconds.
     pub(crate) fn new(ttl: Duration) -> Result<Self, ArgumentError> {
         if ttl > MAX_TTL {
             return Err(ArgumentError::TtlTooLong { most: MAX_TTL });
@@ -48,7 +48,7 @@ impl Ttl {
     }
 }
 
-/// A valid name and its four keys. All in one text, since each request has its own.
+/// A valid name and its four keys. They share one string, since each request has its own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Resource {
     /// The keys, one after the other.

@@ -1,4 +1,4 @@
-//! Moments: what the core reckons with. Where they come from is the [`clock`](crate::runtime::clock)'s matter.
+//! Moments in time, as the core computes with them. They come from the [`clock`](crate::runtime::clock).
 
 use std::time::Duration;
 

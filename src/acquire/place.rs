@@ -34,8 +34,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Asks the nodes for the vote or a ticket, `retry_count` times as long as too few of them answer,
-    /// and not beyond the end of `patience`.
+    /// Asks the nodes for the vote or a ticket, up to `retry_count` times while too few of them answer, and not beyond
+    /// the end of `patience`.
     pub(crate) async fn ask(
         client: &Arc<Client>,
         resource: &str,
@@ -70,7 +70,7 @@ impl Place {
             let pause = client.nodes.config.retry_delay.max(SHORTEST_PAUSE);
             let next = client.nodes.clock.now().plus(pause);
             let next = deadline.map_or(next, |deadline| deadline.min(next));
-            // It may be shut down meanwhile, or the late answers be enough.
+            // The client may be shut down meanwhile, or late answers may make a quorum.
             let has_come =
                 |request: &Request| !matches!(request.phase(), Phase::Asking | Phase::Parked);
             if place.until(has_come, Some(next)).await? {
@@ -102,8 +102,8 @@ impl Place {
         Ok(self.while_served(verdict, span).await?.is_some())
     }
 
-    /// Waits for what nodes answer. That ends by itself as long as the client's runtime serves it, however long the
-    /// commands wait for their turn; `None` if it does not for `span`.
+    /// Waits for answers of the nodes. That ends by itself while the client's runtime runs, however long the commands
+    /// wait for their turn; `None` if the runtime has not run for `span`.
     async fn while_served<T>(
         &self,
         change: impl Fn(&mut Request, Cx<'_>) -> Option<T>,
@@ -186,14 +186,14 @@ impl Place {
             let taken = self.once(|request, cx| taken(request, cx, hold), deadline);
             match taken.await? {
                 Some(taken) => return self.guard(taken),
-                // It may have moved forward meanwhile.
+                // The request may have moved forward meanwhile.
                 None if self.deadline(patience) <= deadline => return Err(self.give_up()),
                 None => {}
             }
         }
     }
 
-    /// Takes the lease without waiting for anything but the nodes; `None` if it is not to be had.
+    /// Takes the lease without waiting for anything but the nodes; `None` if the lock is not free.
     pub(crate) async fn take_at_once(
         &mut self,
         hold: HoldOptions,
@@ -234,7 +234,7 @@ impl Place {
         }
     }
 
-    /// Waits until the request is as `is` says, or until `deadline`; whether it is.
+    /// Waits until `is` holds, or until `deadline`; tells whether it holds.
     async fn until(
         &self,
         is: impl Fn(&Request) -> bool,
@@ -287,7 +287,7 @@ impl Place {
         }
     }
 
-    /// Why the patience was not enough: its own limit, unless too few nodes have answered by then, or may vote.
+    /// The error when the patience ends: a timeout, unless too few nodes have answered by then, or may vote.
     fn give_up(&self) -> LockError {
         let unanswered = |request: &Request, cx: Cx<'_>| {
             let grace = request.waits_for_grace(cx) && !request.is_answered(cx);
@@ -334,7 +334,7 @@ enum Attempt {
     Unknown,
 }
 
-/// Takes the lease if it is there, or tells that it never will be.
+/// Takes the lease if it was granted, or tells that it never will be.
 fn taken(request: &mut Request, cx: Cx<'_>, hold: HoldOptions) -> Option<Taken> {
     let renewal = if hold.auto_extend {
         Renewal::Third

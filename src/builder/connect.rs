@@ -1,4 +1,4 @@
-//! Making a client of nodes and settings: opens the nodes, and refuses those that cannot be a quorum.
+//! Makes a client from nodes and settings: opens the nodes, and refuses those that cannot be a quorum.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     runtime::rng::Rng,
 };
 
-/// How many events of the nodes may wait to be looked at; beyond that they are dropped, and polled for.
+/// How many events of the nodes may wait; more are dropped, and found by polls.
 const EVENTS: usize = 16 * 1024;
 
 /// Where a node is.
@@ -49,7 +49,7 @@ pub(crate) async fn connect(sources: Vec<Source>, config: Config) -> Result<Clie
     }
 }
 
-/// A client on nodes of any kind: those of the simulation.
+/// A client on the nodes of the simulation.
 #[cfg(test)]
 pub(crate) fn to_nodes(
     config: Config,
@@ -151,7 +151,7 @@ impl Target {
     }
 }
 
-/// Gives those of `targets` that are reached by TLS what it takes.
+/// Gives the `targets` with TLS URLs their TLS configuration.
 #[cfg(feature = "tls")]
 fn encrypt(targets: Vec<Target>, config: &Config) -> Result<Vec<Target>, BuildError> {
     let is_encrypted =
@@ -233,7 +233,7 @@ async fn greet(nodes: &[Arc<RedisNode>], shared: &Shared) -> Result<(), BuildErr
     )))
 }
 
-/// What the nodes of a client have in common before it is there.
+/// What the nodes of a client share while the client is being made.
 struct Shared {
     config: Arc<Config>,
     clock: Clock,

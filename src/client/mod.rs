@@ -1,8 +1,7 @@
 //! What all handles of one client share: its nodes, its requests, and its one background task.
 //!
-//! The task starts where the client is made, on that runtime, and lives there: a client outside of any runtime
-//! starts it with the first request. It ends by itself when the last handle is gone and nothing is left to take
-//! back.
+//! The task starts on the runtime where the client is made, and lives there. A client that is made outside of any
+//! runtime starts it with the first request. The task ends when the last handle is gone and nothing is left to release.
 
 mod batch;
 pub(crate) mod entry;
@@ -43,7 +42,7 @@ pub(crate) struct Client {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) requests: Arc<Requests>,
     pub(crate) requeues: RequeueDetector,
-    /// What the nodes tell, until the task is there to hear it.
+    /// The events of the nodes, until the task takes them.
     unheard: Mutex<Option<ticker::Events>>,
 }
 
@@ -82,9 +81,9 @@ impl Client {
         Ok(Request::new(config, quorum, resource, id, ttl, room, now))
     }
 
-    /// Gives up what a request has, and waits until it is certain what the nodes say to that.
+    /// Releases what a request has, and waits until it is certain what the nodes say to that.
     ///
-    /// Dropped half-way, it is given up all the same.
+    /// If this is dropped, the release goes on.
     pub(crate) async fn release(&self, entry: &Entry) -> Result<Tally, ReleaseError> {
         entry.update(|request, cx| request.end(End::Over, cx.now));
         let tally = |request: &mut Request, cx: Cx<'_>| match request.tally(cx.now) {
@@ -106,7 +105,7 @@ impl Client {
         ))
     }
 
-    /// What each node knows of a resource; an error if a quorum does not say.
+    /// What each node knows of a resource; an error if fewer than a quorum answer.
     pub(crate) async fn inspect(
         &self,
         resource: &str,
@@ -142,14 +141,14 @@ impl Client {
         Err(LockError::NoQuorum(nodes.no_quorum(failures, 0)))
     }
 
-    /// Ends what waits, and returns when everything that was left is taken back.
+    /// Ends all waiting requests, and returns when everything that they had is released.
     pub(crate) async fn shut_down(&self) {
         self.nodes.close();
         self.requests.shut_down();
         self.requests.idle().await;
     }
 
-    /// Whether somebody serves the requests; starts that if it has not begun yet.
+    /// Makes sure that the task runs; starts it if it has not begun yet.
     pub(crate) fn start(&self) -> Result<(), ClientStopped> {
         if let Some(cause) = self.requests.stopped() {
             return Err(cause);
@@ -165,8 +164,8 @@ impl Client {
     }
 }
 
-/// Runs `calls` in a task of its own where there is a runtime: the caller may not be polled for long, and no
-/// call must run into its deadline by that. `None` if the runtime ends meanwhile.
+/// Runs `calls` in a task of their own if there is a runtime: the caller may not be polled for long, and that must not
+/// let calls run into their deadlines. `None` if the runtime ends meanwhile.
 async fn apart<T: Send + 'static>(calls: impl Future<Output = T> + Send + 'static) -> Option<T> {
     if Handle::try_current().is_err() {
         return Some(calls.await);

@@ -84,7 +84,7 @@ impl Nodes {
         }
     }
 
-    /// The servers before any was reached.
+    /// What is known of the servers before any was reached.
     pub(crate) fn servers(&self) -> Servers {
         let config = &self.config;
         Servers::new(self.list.len(), config.grace(), config.cold_start_grace)
@@ -118,7 +118,7 @@ impl Nodes {
         );
     }
 
-    /// Warns, once, of a lease that a restarted node may have forgotten when it votes again.
+    /// Warns, once, of a ttl so long that a restarted node may vote again while the lease still stands.
     pub(crate) fn warn_of_ttl(&self, ttl: Ttl) {
         let ttl = ttl.get();
         let grace = self.config.restart_grace;

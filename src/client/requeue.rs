@@ -1,4 +1,4 @@
-//! Who keeps leaving: tasks that give up their place in the line of a resource again and again.
+//! Finds tasks that give up their place in the line of a resource again and again.
 //!
 //! `select!` in a loop around `lock` is the usual way to do that: each turn of the loop drops the future, and
 //! with it the place. Only the last few tasks that left are kept, so this costs nothing to a task that is served.
@@ -10,19 +10,19 @@ use std::{
 
 use tokio::task::Id;
 
-/// How many of those who left last are remembered.
+/// How many of the tasks that left last are remembered.
 const KEPT: usize = 64;
 
-/// So many times in a row are worth a warning, and each doubling of it another.
+/// Leaving so many times in a row is worth a warning, and each doubling another.
 const MANY: u32 = 5;
 
-/// Those who left last, the latest at the end.
+/// The tasks that left last, the latest at the end.
 #[derive(Debug, Default)]
 pub(crate) struct RequeueDetector(Mutex<VecDeque<Leaver>>);
 
 #[derive(Debug)]
 struct Leaver {
-    /// None outside of any task, in `block_on`.
+    /// `None` outside of any task, as in `block_on`.
     task: Option<Id>,
     resource: String,
     times: u32,

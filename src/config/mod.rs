@@ -11,7 +11,7 @@ use crate::{
     resource::{MAX_TTL, MIN_TTL, Ttl},
 };
 
-/// The longest waiter ttl, as the scripts have it too: what bounds a vote that is handed over.
+/// The longest waiter ttl. The scripts have the same limit: it bounds a vote that is handed over.
 const MAX_WAITER_TTL: Duration = Duration::from_secs(3600);
 
 /// The shortest time that a node may be given to answer.
@@ -38,7 +38,7 @@ pub(crate) struct Config {
     pub(crate) cold_start_grace: bool,
     pub(crate) auto_extend: bool,
     pub(crate) max_hold: Option<Duration>,
-    /// Who holds for longer is warned of; `None`: nobody.
+    /// Guards that are held for longer are warned of; `None`: none.
     pub(crate) long_hold: Option<Duration>,
     /// `None`: host name and process id.
     pub(crate) client_name: Option<String>,
@@ -46,17 +46,17 @@ pub(crate) struct Config {
     pub(crate) tls: TlsSettings,
 }
 
-/// Whom to trust and who we are, in PEM form. Read when a node needs it.
+/// Which authorities to trust and which certificate to show, in PEM form. Read when a node needs it.
 #[cfg(feature = "tls")]
 #[derive(Clone, Default)]
 pub(crate) struct TlsSettings {
-    /// `None`: whom the platform trusts.
+    /// `None`: the authorities that the platform trusts.
     pub(crate) ca: Option<Vec<u8>>,
     /// Certificate chain and private key.
     pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Whether they are set, and nothing of what they are.
+/// Tells whether they are set, and nothing of their content.
 #[cfg(feature = "tls")]
 impl std::fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -152,16 +152,16 @@ impl Config {
         }
     }
 
-    /// How far apart the nodes' clocks may be for fencing tokens to rise after a loss of memory (S2): half of the grace
-    /// is what a new counter gets on top, less a second for what a start is ahead of the clock and for uptimes, which are
-    /// told in whole seconds. `None` where that leaves nothing: no two clocks show the very same time.
+    /// How far apart the nodes' clocks may be for fencing tokens to rise after a loss of memory (S2). A new counter
+    /// gets half of the grace on top; a second less covers how far a start is ahead of the clock, and uptimes in whole
+    /// seconds. `None` if that leaves nothing: no two clocks show the very same time.
     pub(crate) fn most_apart(&self) -> Option<Duration> {
         let span = (self.restart_grace / 2).saturating_sub(Duration::from_secs(1));
         (!span.is_zero()).then_some(span)
     }
 
-    /// How often a lease of `ttl` is to be renewed if its user says `every`: often enough for one renewal to be
-    /// answered in time, and no more often than does any good.
+    /// How often a lease of `ttl` is renewed if the user asks for `every`: often enough for one renewal to be answered
+    /// in time, and no more often than is of use.
     pub(crate) fn interval(&self, every: Duration, ttl: Ttl) -> Result<Duration, ArgumentError> {
         if every.is_zero() {
             return Err(ArgumentError::ZeroInterval);
@@ -195,7 +195,7 @@ impl Config {
         span.saturating_add(drift(span, self.clock_drift_factor))
     }
 
-    /// For how long a node that restarted gives no vote: the leases that it may have forgotten last for longer by a
+    /// For how long the vote of a restarted node does not count: the leases that it may have forgotten last longer by a
     /// clock that is slower than ours.
     pub(crate) fn grace(&self) -> Duration {
         if self.restart_grace.is_zero() {
@@ -209,7 +209,7 @@ impl Config {
         self.node_timeout.min(self.validity(ttl) / 3)
     }
 
-    /// How often the head of the line asks: more often, and a client would do nothing else.
+    /// How often the head of the line asks. There is a least, or a client would do nothing else.
     pub(crate) fn head_poll(&self) -> Duration {
         self.fifo_retry_delay.max(Duration::from_millis(1))
     }

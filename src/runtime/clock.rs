@@ -1,8 +1,8 @@
 //! The only source of time.
 //!
-//! Everything above takes [`Time`] as an argument or asks the client's [`Clock`], so that a run under
-//! a paused clock replays exactly. Real nodes are timed by a clock that keeps running while the machine
-//! sleeps: a lease does so too, and a laptop lid must not make it look younger than it is (S3).
+//! Every other module takes [`Time`] as an argument or asks the client's [`Clock`], so that a run under a paused clock
+//! replays exactly. Real nodes are timed by a clock that keeps running while the machine sleeps, because leases do so,
+//! too: closing a laptop must not make a lease look younger than it is (S3).
 
 use std::{
     future::{Future, poll_fn},
@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::time::Time;
 
-/// After so much of a sleep the clock is looked at, as the machine may have slept meanwhile.
+/// How often a sleeping task looks at the clock, as the machine may have slept meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a client's time comes from.
@@ -46,7 +46,7 @@ impl Clock {
         }
     }
 
-    /// The one whose origin is the earlier, of those that follow tokio's.
+    /// The clock with the earlier origin, of two that follow tokio's.
     pub(crate) fn earlier(self, other: Self) -> Self {
         match (self, other) {
             (Self::Tokio { origin: one }, Self::Tokio { origin: two }) if two < one => other,
@@ -66,8 +66,8 @@ impl Clock {
 
     /// Sleeps until `deadline`; at once if it has passed. The timer is that of the runtime that polls this.
     ///
-    /// Timers stand still while the machine sleeps, and the clock of real nodes does not: it is looked at again and
-    /// again, or a lease that ended meanwhile would be told of as much later (S3).
+    /// Timers stand still while the machine sleeps, and the clock of real nodes does not. So this looks at the clock
+    /// again and again; otherwise the end of a lease would be reported late by as much as the machine slept (S3).
     pub(crate) async fn sleep_until(&self, deadline: Time) {
         let mut timer: Option<Timer> = None;
         let mut apart = false;
@@ -82,7 +82,7 @@ impl Clock {
                 }
                 let here = Handle::try_current().ok().map(|runtime| runtime.id());
                 let here = here.filter(|_| !apart);
-                // That of another runtime may never fire, and must not be polled once that has ended.
+                // The timer of another runtime may never fire, and must not be polled once that runtime has ended.
                 let ours = timer.take().filter(|timer| timer.runtime == here);
                 let polled = catch_unwind(AssertUnwindSafe(|| {
                     let mut ours = ours.unwrap_or_else(|| Timer::start(here, span));
@@ -95,7 +95,7 @@ impl Clock {
                         timer = ours;
                         return Poll::Pending;
                     }
-                    // A runtime that shuts down, or that has no timer: tokio's panics.
+                    // Tokio's timer panics on a runtime that shuts down or has no timer.
                     Err(_) => apart = true,
                 }
             }
@@ -132,8 +132,8 @@ impl Timer {
     }
 }
 
-/// Where a future is polled outside of any runtime there is no timer: a thread sleeps instead, until that is over
-/// or nobody waits for it. Where no thread is to be had, the waiting task looks again and again.
+/// A future that is polled outside of any runtime has no timer: a thread sleeps instead, until the time is over or
+/// nobody waits for it. If no thread can be started, the waiting task looks at the clock again and again.
 async fn sleep_in_thread(span: Duration) {
     let (over, slept) = oneshot::channel();
     let (_waiting, wanted) = mpsc::channel::<()>();

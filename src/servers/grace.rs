@@ -1,16 +1,16 @@
 //! Restart grace (S5): whether a node's vote counts.
 //!
-//! A server that restarted may have forgotten leases that still stand. So a vote counts only once the
-//! node has been up for `restart_grace`, the longest lease of anyone that it can have forgotten; the
-//! asker's own ttl would be too short. Nodes that all started together are a new deployment that has
-//! nothing to forget, unless the user wants the grace then as well.
+//! A server that restarted may have forgotten leases that still stand. So its vote counts only once the node has been
+//! up for `restart_grace`, the longest lease of any client that it can have forgotten; the ttl of the present request
+//! would be too short. Nodes that all started together are a new deployment with nothing to forget, unless the user
+//! wants the grace then as well.
 
 use std::time::Duration;
 
 use crate::{message::Incarnation, quorum::NodeIndex, time::Time};
 
-/// Starts that surely lie this close together are one deployment. Uptime is counted in whole seconds, and told by an
-/// answer that takes its time: so these are as much less apart as that leaves open.
+/// Starts that surely lie this close together are one deployment. Uptimes are counted in whole seconds and take time on
+/// their way, so the starts must be closer together by as much as that leaves open.
 const TOGETHER: Duration = Duration::from_secs(5);
 
 /// What is known of the starts of a client's nodes.
@@ -41,8 +41,8 @@ impl Grace {
         }
     }
 
-    /// What a connection to a node has told of its start, whether the node votes or not: those that vote may have
-    /// started together where others did not. An earlier connection than the last is no news.
+    /// Notes what a connection has told of its node's start, whether the node votes or not: the nodes that vote may have
+    /// started together when others did not. Earlier connections than the last are ignored.
     pub(crate) fn learn(&mut self, index: NodeIndex, incarnation: &Incarnation) {
         if let Some(start) = self.starts.get_mut(index)
             && start.is_none_or(|known| known.epoch <= incarnation.epoch)
@@ -55,8 +55,8 @@ impl Grace {
         }
     }
 
-    /// How long the vote of a node that is up since `up_since`, as was [learned](Self::learn), still does not
-    /// count. Asked for every vote again and again, so a node that is up for long costs no look at the others.
+    /// How long the vote of a node that is up since `up_since` still does not count. This is asked for every vote again
+    /// and again, so for a node that is up for long the others are not looked at.
     pub(crate) fn left(&self, up_since: Time, now: Time) -> Duration {
         let left = self.period.saturating_sub(now.since(up_since));
         if left.is_zero() || self.cold || !self.started_together(up_since) {

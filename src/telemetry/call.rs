@@ -10,8 +10,7 @@ use tracing::{Span, debug, debug_span, field::Empty, warn};
 use super::{Limit, TARGET, guarded, meter};
 use crate::{error::LockError, runtime::clock::Clock, time::Time};
 
-/// Carries a call out that may wait, within a span of its own. `token` finds the fencing token in what it
-/// comes to.
+/// Carries a call out that may wait, within a span of its own. `token` finds the fencing token in its result.
 pub(crate) async fn within<T>(
     call: &'static str,
     resource: &str,
@@ -22,7 +21,7 @@ pub(crate) async fn within<T>(
 ) -> Result<T, LockError> {
     let open = || debug_span!(target: TARGET, "lock", call, resource, fencing_token = Empty);
     let span = Guarded(guarded(open).unwrap_or_else(Span::none));
-    // Dropped half-way, the call gives up within the span as well.
+    // A call that is dropped gives up within the span, too.
     let _leave = OnDrop(|| span.leave());
     let mut carry_out = pin!(carry_out);
     let _enter = OnDrop(|| span.enter());
@@ -38,7 +37,7 @@ pub(crate) async fn within<T>(
     outcome
 }
 
-/// A span whose subscriber may panic, and harms nothing but what it hears by that.
+/// A span whose subscriber may panic without doing harm.
 struct Guarded(Span);
 
 impl Guarded {

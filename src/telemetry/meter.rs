@@ -1,6 +1,6 @@
-//! The metrics, through the facade `metrics`; without the feature of that name all of this is nothing.
+//! The metrics, through the facade `metrics`. Without the feature of that name all of this does nothing.
 //!
-//! No label has an unbounded set of values: neither resource nor holder id is one. A node's is its address,
+//! No label has an unbounded set of values: resources and holder ids are no labels. The label of a node is its address,
 //! without credentials.
 
 /// How long requests waited, by how that ended: `acquired`, `left`.
@@ -15,11 +15,11 @@ pub(crate) const MARGIN: &str = "redlock_fifo_renewal_margin_ratio";
 pub(crate) const WAITERS: &str = "redlock_fifo_waiters";
 /// Leases that this process holds.
 pub(crate) const HOLDERS: &str = "redlock_fifo_holders";
-/// Of these, those that stand on a bare quorum of the nodes: one fault of a node may end them.
+/// The leases among them that stand on a bare quorum of the nodes: one fault of a node may end them.
 pub(crate) const BARE: &str = "redlock_fifo_bare_quorum_holders";
-/// Connections to a node that stand.
+/// Open connections to a node.
 pub(crate) const NODES_UP: &str = "redlock_fifo_node_connections";
-/// Leases that were had by waiting in line.
+/// Leases that were granted after a wait in line.
 pub(crate) const HANDOFFS: &str = "redlock_fifo_handoffs_total";
 /// Renewals that got through to a quorum.
 pub(crate) const RENEWALS: &str = "redlock_fifo_renewals_total";

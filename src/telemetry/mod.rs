@@ -1,4 +1,4 @@
-//! What the crate tells of itself: events and spans of `tracing`, and metrics ([`meter`]).
+//! What the crate reports: events and spans of `tracing`, and metrics ([`meter`]).
 //!
 //! All of it is listed in `docs/observability.md`, which a test compares with what is emitted. Names, levels
 //! and fields are stable: people filter and alert by them. Nothing above DEBUG is emitted while all is well,
@@ -24,26 +24,26 @@ pub(crate) use call::within;
 pub(crate) use node::*;
 pub(crate) use request::emit;
 
-/// The target of all stable events. Those of the steps of the protocol, at TRACE, have their module's.
+/// The target of all stable events. Events of protocol steps, at TRACE, have the target of their module.
 const TARGET: &str = "redlock_fifo";
 const STEPS: &str = "redlock_fifo::request";
 
-/// What follows when a node is away.
+/// The `help` of warnings about a node that is away.
 const AWAY: &str = "there is no effect while a majority of the nodes is up; without one no lock is granted, and leases run out";
 
-/// How often what may happen to many requests at once is warned of.
+/// Limits on warnings that may concern many requests at once.
 #[derive(Debug, Default)]
 pub(crate) struct Limits {
     late: Limit,
     unpolled: Limit,
     too_slow: Limit,
-    /// Whether it was told that a quorum is in its grace.
+    /// Whether it was reported that a quorum is in its grace.
     grace: AtomicBool,
     pub(crate) unanswered: Limit,
 }
 
-/// Whether anybody may hear the steps of the protocol, or anything at all: asked before they are made, without asking
-/// a user's code.
+/// Whether anybody may listen to the steps of the protocol, or to anything at all. This is asked before events are made,
+/// and runs no user code.
 pub(crate) fn interest() -> Interest {
     let most = LevelFilter::current();
     Interest {
@@ -52,7 +52,7 @@ pub(crate) fn interest() -> Interest {
     }
 }
 
-/// Runs what calls a user's subscriber or recorder. Should that panic, nothing of the client's goes down with it.
+/// Runs code that calls a user's subscriber or recorder. If that panics, the client goes on.
 pub(crate) fn guarded<T>(tell: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(AssertUnwindSafe(tell)).ok()
 }
@@ -71,7 +71,7 @@ pub(crate) fn bare(by: i32) {
     }
 }
 
-/// A lease is longer than what a restarted node waits for.
+/// A ttl is longer than the restart grace.
 pub(crate) fn ttl_above_grace(ttl: Duration, grace: Duration) {
     guarded(|| {
         let help = "use a shorter ttl (guards are extended anyway), or a longer restart_grace on all clients";
@@ -109,7 +109,7 @@ pub(crate) struct Limit {
 impl Limit {
     const PAUSE: Duration = Duration::from_secs(60);
 
-    /// How many were held back since the last one that passed; `None` if this one does not pass.
+    /// How many warnings were held back since the last one that passed; `None` if this one does not pass.
     fn pass(&self, now: Time) -> Option<u64> {
         let since = |time: Time| millis(time.since(Time::default()));
         let next = self.next.load(Ordering::Relaxed);
@@ -130,7 +130,7 @@ impl Limit {
         None
     }
 
-    /// As [`pass`](Self::pass), of what happens only sometimes.
+    /// Like [`pass`](Self::pass), for what happens only sometimes.
     fn pass_if(&self, happens: bool, now: Time) -> Option<u64> {
         happens.then(|| self.pass(now)).flatten()
     }

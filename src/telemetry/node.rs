@@ -1,4 +1,4 @@
-//! What is told of the nodes.
+//! What is reported about nodes.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -8,8 +8,8 @@ use tracing::{debug, info, warn};
 use super::{AWAY, TARGET, guarded, meter, millis};
 use crate::error::{NodeError, WrongServer};
 
-/// Hands on what a call to `node` comes to, and tells if it failed. What came too late is sent once more, and told
-/// of by the caller that gives up.
+/// Passes the outcome of a call to `node` on, and reports a failure. A call that came too late is sent again, and
+/// reported when its sender gives up.
 pub(crate) fn watched<T>(
     node: Arc<str>,
     call: impl Future<Output = Result<T, NodeError>>,

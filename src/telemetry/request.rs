@@ -1,4 +1,4 @@
-//! What is told of requests.
+//! What is reported about requests.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -24,7 +24,7 @@ macro_rules! tell {
     };
 }
 
-/// Tells of what happened to a request, at `now`.
+/// Reports what happened to a request, at `now`.
 pub(crate) fn emit<'a>(event: Event, name: impl Fn(usize) -> &'a str, limits: &Limits, now: Time) {
     guarded(|| emit_unguarded(event, name, limits, now));
 }
@@ -207,7 +207,7 @@ fn lost(
     loss(why);
 }
 
-/// `late` if it is to be warned of: how many warnings were held back.
+/// `late` is set if this is worth a warning: to how many warnings were held back.
 fn renewed(
     subject: &Subject,
     token: u64,
