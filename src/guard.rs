@@ -218,7 +218,7 @@ impl LockGuard {
     ///
     /// The future owns what it needs: it can be moved into a child task, or kept in a struct beside the
     /// guard. Its timer is that of the runtime that polls it, so it completes in time even if the client's own
-    /// runtime is blocked or has ended. Once the guard is released or dropped it completes with
+    /// runtime is blocked or has ended. Once a guard that still has its lease is released or dropped it completes with
     /// [`LeaseLost::Released`], so that the children of a cancelled handler stop.
     ///
     /// # Cancel safety

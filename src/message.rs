@@ -47,7 +47,7 @@ impl Terms {
 /// An answer, and the connection that it came over.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answer<T> {
-    /// When the request was sent.
+    /// When the command was sent.
     pub(crate) sent: Time,
     /// The connection that it came over.
     pub(crate) incarnation: Incarnation,

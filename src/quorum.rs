@@ -53,7 +53,7 @@ pub(crate) struct Vote {
     pub(crate) seq: u64,
 }
 
-/// Proof that a quorum voted for one request. Only this module makes one, and a guard needs one.
+/// Proof that a quorum voted for one request. Only this module makes one, and `Request::hold` needs one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Majority {
     until: Time,

@@ -65,7 +65,7 @@ pub struct LockRequest(State);
 enum State {
     Idle(Order),
     Running(BoxFuture<'static, Result<LockGuard, LockError>>),
-    /// Only while the one above is being made of the one above that.
+    /// Only for a moment in `poll`, while `Idle` is turned into `Running`.
     Empty,
 }
 

@@ -244,8 +244,8 @@ impl Place {
         Ok(self.once(becomes, deadline).await?.is_some())
     }
 
-    /// Changes the request again and again, whenever it is worth a look, until that comes to something; `None` if it
-    /// does not until `deadline`.
+    /// Calls `change` each time the request may have changed, until it returns `Some`. Returns `None` if it has not
+    /// done so by `deadline`.
     async fn once<T>(
         &self,
         change: impl Fn(&mut Request, Cx<'_>) -> Option<T>,

@@ -181,7 +181,7 @@ impl FifoRedlockBuilder {
     /// Whether servers that all started together are in their restart grace, too.
     ///
     /// Defaults to false, because a new deployment looks like that and should be usable at once. A power failure
-    /// that loses all leases looks the same: if you fear that more, set this to true.
+    /// that loses all leases looks the same: if that is the greater risk for you, set this to true.
     pub fn cold_start_grace(mut self, cold: bool) -> Self {
         self.config.cold_start_grace = cold;
         self

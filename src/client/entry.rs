@@ -32,7 +32,7 @@ impl Entry {
         }
     }
 
-    /// Changes the request. The default stands for a request that is gone, which none is before its owner.
+    /// Changes the request. Returns the default if the request is gone, which cannot happen while this entry exists.
     pub(crate) fn update<T: Default>(&self, change: impl FnOnce(&mut Request, Cx<'_>) -> T) -> T {
         self.requests.update(self.key, change).unwrap_or_default()
     }
@@ -42,8 +42,8 @@ impl Entry {
         self.requests.look(self.key, look).unwrap_or_default()
     }
 
-    /// Looks at the request until that comes to something. By a timer of its own, whatever becomes of the ticker (S3);
-    /// an error if the ticker has stopped, and the look alone does not decide.
+    /// Calls `look` until it returns `Look::Done`: at each change, and at the moment that `look` names. The caller has
+    /// its own timer, so this works without the ticker (S3). Fails if the ticker has stopped and `look` is not done.
     pub(crate) async fn wait<T>(
         &self,
         look: impl Fn(&mut Request, Cx<'_>) -> Look<T>,

@@ -1,7 +1,7 @@
 //! The table of a client: all its requests, and when each is due.
 //!
-//! There is one table under one lock. Only [`Requests::update`] changes a request, and notes in the same step when
-//! the request is due next, so there is nothing to forget. Waiting callers, the log and the metrics are told when the
+//! There is one table under one lock. Only [`Rows::change`] changes a request, and notes in the same step when the
+//! request is due next, so there is nothing to forget. Waiting callers, the log and the metrics are told when the
 //! lock is released. A request enters the table before its first round. It stays until its handle is gone and nothing
 //! of it is left on any node, so a shutdown waits for the table.
 //!
@@ -128,7 +128,11 @@ impl Requests {
         state.change(
             key,
             now,
-            |request, cx| request.end(End::Over, cx.now),
+            |request, cx| {
+                // A lease that had run out before was lost, and not released.
+                request.check(cx.now);
+                request.end(End::Over, cx.now);
+            },
             &mut effects,
         );
         drop(state);
@@ -198,8 +202,8 @@ impl Requests {
         }
     }
 
-    /// Until when the ticker may sleep, if nothing rings; `None` if it is needed no more. Without anything
-    /// that is due it is `never`. All that was sent is answered `by`, or counts as unanswered then.
+    /// Until when the ticker may sleep unless it is woken: the next due time, or `never` if nothing is due. `None` if the
+    /// ticker is no longer needed. `by` is when the last open call is answered or times out.
     pub(crate) fn sleep_until(&self, never: Time, by: Option<Time>) -> Option<Time> {
         let mut state = self.state();
         if state.closed && state.rows.is_empty() {
@@ -229,7 +233,7 @@ impl Requests {
             };
             let due = state.change(key, now, Request::take_due, &mut effects);
             taken.push((key, due.unwrap_or_default()));
-            // What is due without anything to ask would be due again at once.
+            // What is due without anything to ask would be due again at once. Any other due time is later than now.
             if state.due.first().copied() == first {
                 state.schedule(key, Some(now.plus(AGAIN)));
             }

@@ -36,7 +36,8 @@ pub(super) struct Rows {
     pub(super) ticked: Time,
     /// Until when the ticker sleeps if nothing is heard; `None` while it is awake.
     pub(super) asleep_until: Option<Time>,
-    /// By when the ticker is to look again, as something is due, or it is woken or answered by then.
+    /// The latest moment at which a healthy ticker looks again: by then a request is due, a call has ended, or the ticker
+    /// has been woken.
     pub(super) looks_by: Time,
     pub(super) closed: bool,
     /// Whether requests end as soon as they enter.
@@ -182,7 +183,7 @@ impl Rows {
         };
         let old = std::mem::replace(&mut row.due, due);
         if old == due {
-            // So it is after most answers: those of one round lead to the same moment.
+            // The usual case: all answers of one round lead to the same due time.
             return;
         }
         if let Some(old) = old {

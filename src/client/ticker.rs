@@ -119,7 +119,7 @@ impl Ticker {
             };
             tokio::select! {
                 biased;
-                // Before the answers, which may come without end: events are few, and a turn may hang on each.
+                // Events come before answers, which may never run out: events are few, and each may be a handoff.
                 _ = events.recv_many(&mut heard, EVENTS_AT_ONCE), if !events.is_closed() => {
                     self.note_reconnects();
                     heard.drain(..).for_each(|(node, event)| self.on_event(node, event));
@@ -161,7 +161,8 @@ impl Ticker {
         let nodes = self.nodes.clone();
         let limit = |node: NodeIndex| nodes.list.get(node).map_or(1, |node| node.batch_limit());
         while let Some((node, lane, keys)) = self.in_flight.next(clock.now(), limit) {
-            // Before it is decided what to ask: what a command may do, and until when, follows from a later moment.
+            // Read before `ask`, which reads the clock again: so the deadline of a command is never after the one that
+            // its request has noted.
             let sent = clock.now();
             for batch in batch::of(node, lane, self.requests.ask(&keys, node), sent) {
                 self.send(batch, now);
@@ -176,10 +177,10 @@ impl Ticker {
         self.calls.push(batch.send(&self.nodes, now));
     }
 
-    /// Tells the requests what a batch has come to. A batch that was not carried out, as the node's clock was not
-    /// what it was taken for or its scripts were gone, is sent again. In a batch that was refused as a whole, one key
-    /// may be somebody else's: it is sent again one by one, or that key would cost all the others their leases. A
-    /// command that is no longer wanted by then is left out: its release may have been carried out (C3).
+    /// Tells the requests the outcome of a batch. If the node did not run the batch, because the client misjudged its
+    /// clock or it had lost the scripts, the batch is sent again. If the node refused the batch, one bad key may be the
+    /// cause, so the commands are sent again one by one: that key must not cost the others their leases. Commands that
+    /// are no longer wanted are left out, since their release may have been carried out already (C3).
     fn on_answered(&mut self, Answered { batch, outcome }: Answered) {
         let now = self.nodes.clock.now();
         let took = now.since(batch.sent);

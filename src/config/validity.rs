@@ -14,7 +14,7 @@ pub(crate) fn drift(ttl: Duration, factor: f64) -> Duration {
     ttl.mul_f64(factor).saturating_add(GRANULARITY)
 }
 
-/// The ttl of which that much is left when the drift is taken off.
+/// The inverse of [`of`]: the ttl whose validity is this long.
 pub(crate) fn undrifted(validity: Duration, factor: f64) -> Duration {
     validity.saturating_add(GRANULARITY).div_f64(1.0 - factor)
 }

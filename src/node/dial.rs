@@ -78,7 +78,7 @@ impl Source {
     }
 }
 
-/// The inner error is the server's. It may be one that another protocol avoids.
+/// The inner error came from the server, and connecting with another protocol version may avoid it.
 async fn open(
     address: &Address,
     protocol: ProtocolVersion,

@@ -19,7 +19,7 @@ pub(super) fn failure(error: &RedisError, handed: bool) -> NodeError {
     }
     match error.kind() {
         ErrorKind::AuthenticationFailed => WrongServer::NeedsAuthentication.into(),
-        // The connection was closed within an answer, which the driver takes for a bad one.
+        // The connection closed in the middle of an answer. The driver reports that as a malformed answer.
         ErrorKind::Parse if error.to_string().contains("end of input") => NodeError::Broken,
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => NodeError::Garbled,
         _ if error.is_timeout() => NodeError::TimedOut,

@@ -135,8 +135,8 @@ async fn probe(connection: &Connection, context: &Context, shas: &Shas) -> Resul
     }
 }
 
-/// Subscribes to the client's one channel and awaits the confirmation: only one, and never again by
-/// the driver itself, whose automatic resubscription shifts replies.
+/// Subscribes to the client's one channel and awaits the confirmation. The driver must not resubscribe by itself: its
+/// automatic resubscription shifts replies, so that commands get each other's answers.
 async fn subscribe(
     connection: &Connection,
     context: &Context,

@@ -25,7 +25,7 @@ use crate::{
     time::Time,
 };
 
-/// The shortest time in which a connection is given up.
+/// The least time that an attempt to connect is given.
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// How many round trips it takes, one after the other, until a connection stands. That of the socket is one of them.

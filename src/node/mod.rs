@@ -48,7 +48,7 @@ use crate::{
 
 /// A call under way. Once dropped it sends nothing more; what it has sent may still be carried out.
 ///
-/// A call gives up when it is polled after its deadline, but has no timer for that: [`punctual`] has.
+/// A call has no timer: it notices that its deadline has passed only when it is polled. [`punctual`] polls it then.
 pub(crate) type Call<T> = BoxFuture<'static, Result<Answer<T>, NodeError>>;
 
 /// One independent server.

@@ -51,8 +51,8 @@ impl Roster {
         Ok(())
     }
 
-    /// Takes the clock of the node `index` up, and finds the other node whose clock is furthest from
-    /// it: its name, and by how many microseconds this one is ahead. `None` if no two are surely apart by more
+    /// Stores the clock of the node `index`, and finds the node whose clock differs most from it: returns that node's
+    /// name, and by how many microseconds the clock of `index` is ahead. `None` if no clock certainly differs by more
     /// than `limit`.
     pub(super) fn compare(
         &self,
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(compare(1, "b", &b), Some(("c".to_owned(), -20)));
         drop(c);
         assert_eq!(compare(0, "a", &a), None);
-        // By as much as a reading may be off they need not be further apart.
+        // Part of the difference may be the error of the readings.
         for (millis, far) in [(114_002, false), (114_003, true)] {
             let clock = Arc::new(NodeClock::read(millis, now, now));
             assert_eq!(compare(1, "b", &clock).is_some(), far, "{millis}");

@@ -158,8 +158,8 @@ impl Session {
         }
     }
 
-    /// When the server is to be asked for a sign of life, if nothing is heard of it until then; or for its clock,
-    /// where no answer to anything else came in time and told of it.
+    /// When to send the next `TIME`: if the server has been silent for too long, or if no recent answer has told its
+    /// clock.
     pub(super) fn next_beat(&self) -> Time {
         let silent = self.health.last().plus(SILENCE);
         silent.min(self.found.node_clock.last_read().plus(READ_EVERY))
@@ -268,8 +268,8 @@ impl Session {
     }
 
     fn unanswered(&self, started: Time) {
-        // The answer about a lease of a few milliseconds is awaited for as long; that it did not come says nothing about
-        // the connection.
+        // A command for a lease of a few milliseconds waits only that long for its answer. Such a timeout says nothing
+        // about the connection.
         if self.clock.now().since(started) >= self.node_timeout / 2 {
             self.health.unanswered(started);
         }

@@ -19,7 +19,7 @@ use crate::{
     time::Time,
 };
 
-/// After so many keep-alives in a row that went unanswered over a connection that stands, a waiter lets its place on
+/// After more than so many keep-alives in a row that went unanswered over a live connection, a waiter lets its place on
 /// that node lapse between them: a waiter that never hears of its turn must not keep it from the others (L1).
 pub(super) const MISSES: u8 = 3;
 
@@ -95,8 +95,8 @@ impl Request {
         Some(outgoing)
     }
 
-    /// The same command goes out once more, as the call it was in was not carried out, or not all of it; this part of
-    /// it `may_have_run`. False if it is no longer wanted.
+    /// Decides whether to send a command again, because its call was carried out in part or not at all. `may_have_run`
+    /// tells whether this command may have been carried out. False if its answer is no longer wanted.
     pub(crate) fn ask_again(
         &mut self,
         outgoing: &Outgoing,
@@ -107,7 +107,11 @@ impl Request {
             if let Some(node) = self.nodes.get_mut(outgoing.node)
                 && node.end(outgoing.stamp, cx.now, true)
             {
-                node.fail(NodeError::Late);
+                node.fail(if may_have_run {
+                    NodeError::Garbled
+                } else {
+                    NodeError::Late
+                });
             }
             return false;
         }
@@ -355,7 +359,7 @@ impl Request {
     }
 
     /// When a vote is to be renewed: it follows from what the vote has, counted from the send that it counts from. A
-    /// vote that has more than is asked for now is prolonged by nothing yet, and not asked about at once again.
+    /// renewal does not prolong a vote that lasts longer than the present ttl, so the send of the last one counts, too.
     pub(super) fn renewal_due(&self, lease: &Lease, node: &NodeState) -> Option<Time> {
         let vote = node.vote()?;
         let (span, asked) = (vote.span(), self.config.validity(self.ttl));
@@ -378,4 +382,80 @@ fn next(from: Time, span: Duration) -> Time {
         Duration::ZERO
     };
     from.plus(span).aligned(grid).max(from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        config::Config,
+        holder::{ClientId, HolderId},
+        message::{Answer, Incarnation, Released, Reply},
+        quorum::Quorum,
+        request::End,
+        resource::{Resource, Ttl},
+        servers::Servers,
+    };
+
+    fn connection(epoch: u64) -> Incarnation {
+        Incarnation {
+            epoch,
+            run: 1,
+            up_since: Time::ORIGIN,
+            up_before: Time::ORIGIN,
+            clock_offset: 0,
+            pushes: true,
+        }
+    }
+
+    /// A batch was not understood, so its commands may still be under way on the connection that ends by that.
+    #[test]
+    fn c3_a_command_that_is_not_sent_again_may_still_be_carried_out() {
+        let config = Arc::new(Config::default());
+        let client = ClientId::new(uuid::Uuid::nil(), "me", true);
+        let mut request = Request::new(
+            config,
+            Quorum::of(1),
+            Arc::new(Resource::new("", "r").expect("a name")),
+            HolderId::new(uuid::Uuid::nil(), &client, 0),
+            Ttl::new(Duration::from_secs(10)).expect("a ttl"),
+            None,
+            Time::ORIGIN,
+        );
+        let mut servers = Servers::new(1, Duration::ZERO, false);
+        servers.see(0, Some(connection(1)));
+        let at = |millis| Time::ORIGIN.plus(Duration::from_millis(millis));
+        let now = at(1000);
+        let cx = Cx {
+            now,
+            servers: &servers,
+        };
+        request.take_due(cx);
+        let enqueue = request.ask(0, cx).expect("the first round");
+        request.end(End::Over, now);
+        assert!(!request.ask_again(&enqueue, true, cx), "it has ended");
+        // The release is confirmed over a new connection, while the first is still to run out.
+        servers.see(0, Some(connection(2)));
+        let mut release = |now| {
+            let cx = Cx {
+                now,
+                servers: &servers,
+            };
+            request.take_due(cx);
+            let release = request.ask(0, cx)?;
+            let value = Reply::Released(Released::Nothing);
+            let incarnation = connection(2);
+            let answer = Answer {
+                sent: now,
+                incarnation,
+                value,
+            };
+            request.on_reply(&release, cx, Ok(answer));
+            Some(request.is_clean())
+        };
+        assert_eq!(release(at(1010)), Some(false));
+        assert_eq!(release(at(3000)), Some(true));
+    }
 }

@@ -86,8 +86,8 @@ impl Request {
             && self
                 .renewal_due(lease, node)
                 .is_none_or(|due| due <= answered);
-        // An earlier extension may still be open on this node, and a smaller one does not take it back. Nor does the
-        // node get more by hearing of it late, if nothing renews the lease on the others.
+        // A later, smaller extension does not cancel a larger one that is still open here. Without renewal, a node that
+        // hears late of an extension gets only what is left of it, so that it does not outlast the other nodes.
         let wanted = lease.wanted_until().since(now);
         let least = match (asked, renews) {
             // A command that prolongs nothing would leave the extension open, and be sent again at once.

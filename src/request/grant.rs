@@ -41,8 +41,9 @@ impl Request {
                 }
                 majority => majority,
             },
-            // It is kept fresh for as long as its turn lasts. Writing the token once more for a caller who comes late
-            // would go on for as long as one does, and keep all others waiting (C4).
+            // The ticker keeps these votes fresh while the grant lasts. The token is not written again for a late
+            // caller: the grant would start anew each time, and callers that are always late would block all others
+            // (C4).
             Phase::Fencing {
                 done: true, token, ..
             } => self
@@ -72,7 +73,8 @@ impl Request {
             && self.lasts(majority, renewal, now)
     }
 
-    /// Whether enough is left of the votes: time for a renewal to be answered, or, where none comes, all but that.
+    /// Whether the votes last long enough: for one renewal to be answered, or, without renewal, for the full validity
+    /// less the time of one answer.
     fn lasts(&self, majority: Majority, renewal: Renewal, now: Time) -> bool {
         let config = &self.config;
         let (left, answer) = (majority.until().since(now), config.timeout(self.ttl));

@@ -24,7 +24,8 @@ pub(crate) struct Lease {
     warns: Option<Time>,
     /// The validity that the last renewal gave; none before a quorum has the full ttl.
     renewed_until: Option<Time>,
-    /// When the user last asked for an extension, and for a check: commands above these numbers are the answer.
+    /// The stamp of the last command before the user asked for an extension, and for a check. Only commands with later
+    /// stamps answer the user.
     extend_asked: Option<u32>,
     check_asked: Option<u32>,
     /// Until when the lease is to last by all extensions that were asked for.
@@ -342,7 +343,7 @@ impl Request {
         }
     }
 
-    /// Whether the lease stands on a quorum and on no node more, so that one more fault may end it.
+    /// Whether no more than a quorum of the nodes surely has the lease, so that one more fault may end it.
     pub(crate) fn is_bare(&self, now: Time) -> bool {
         let standing = self.nodes.iter().filter(|node| node.stands(now)).count();
         self.lease().is_some()

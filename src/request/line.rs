@@ -15,7 +15,7 @@ const EAGER_ROUNDS: u8 = 3;
 /// After so many turns in a row that ended before they could be taken, the other waiters come first for a while.
 const MISSED_TURNS: u8 = 3;
 
-/// How often votes may be given back that are in the way of others, however seldom their waiter polls.
+/// The shortest interval, after a few times at once, between two times that a request gives its votes back.
 const GIVE_BACK_EVERY: Duration = Duration::from_millis(10);
 
 impl Request {
@@ -132,7 +132,7 @@ impl Request {
         self.emit(EventKind::KeepsLeaving { times });
     }
 
-    /// Notes how many are ahead: as many as a quorum of the nodes says at most.
+    /// Notes how many waiters are ahead: the smallest number that a quorum of the nodes does not exceed.
     pub(super) fn move_up(&mut self, now: Time) {
         let ahead = self.nodes.iter().filter_map(NodeState::ahead);
         let agreed = self.quorum.weakest(ahead.clone().map(Reverse));
@@ -280,7 +280,7 @@ impl Request {
         }
     }
 
-    /// Gives up what it has, and keeps its number until it is polled again (C4).
+    /// Gives up what it has. It keeps its number, if it has one, until it is polled again (C4).
     pub(super) fn park(&mut self, now: Time) {
         self.start_cleanup(now);
         self.phase = Phase::Parked;

@@ -209,8 +209,8 @@ impl Request {
         self.position
     }
 
-    /// When the request last moved forward. That is the present while it has a quorum, or lacks one only because of a
-    /// restart grace.
+    /// When the request last moved forward. That is the present while it has a quorum. While it lacks one only because
+    /// of a restart grace, `tick` counts that as moving forward.
     pub(crate) fn progress(&self, now: Time) -> Time {
         match self.phase {
             Phase::Granted { .. } | Phase::Fencing { .. } => now,

@@ -97,7 +97,7 @@ impl NodeState {
         self.pending.send(stamp, takes_until, over, now);
     }
 
-    /// The command `stamp` has ended, and what that tells comes next. False if its answer is not awaited.
+    /// The command `stamp` has ended; the caller passes its outcome on next. False if its answer is not awaited.
     pub(crate) fn end(&mut self, stamp: u32, now: Time, sent: bool) -> bool {
         let Some(awaited) = self.pending.end(stamp, sent) else {
             return false;
@@ -165,7 +165,8 @@ impl NodeState {
                 holder_left,
             } => {
                 self.number = Some(number);
-                // The node answered before it gave the vote that a push has told of since.
+                // The node answered before it gave the vote that a push has told of since. For a vote that an answer told
+                // of, `pushed_end` is 0, before every end.
                 if self
                     .vote()
                     .is_some_and(|vote| waiter_end <= vote.pushed_end)

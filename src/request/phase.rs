@@ -32,7 +32,8 @@ pub(crate) enum Phase {
         /// Whether a quorum has them.
         done: bool,
     },
-    /// Nobody took what was granted in time. The request keeps its number, but no place on any node (C4).
+    /// It has nothing on any node for now: nobody took its grant in time, its first round failed, or it lets others go
+    /// first. If it has a number, it keeps that (C4).
     Parked,
     /// A guard is out.
     Held(Box<Lease>),

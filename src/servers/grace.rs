@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::{message::Incarnation, quorum::NodeIndex, time::Time};
 
-/// Starts that surely lie this close together are one deployment. Uptimes are counted in whole seconds and take time on
-/// their way, so the starts must be closer together by as much as that leaves open.
+/// Starts that surely lie this close together are one deployment. An uptime is in whole seconds and takes
+/// time to arrive, so each start is only known as a range, and all of the ranges must fit into this span.
 const TOGETHER: Duration = Duration::from_secs(5);
 
 /// What is known of the starts of a client's nodes.
@@ -65,7 +65,7 @@ impl Grace {
         Duration::ZERO
     }
 
-    /// From when the votes of a node count that may have forgotten something.
+    /// When the restart grace of a node ends; `None` if the node is not subject to it.
     pub(crate) fn votes_from(&self, up_since: Time) -> Option<Time> {
         let fresh = !self.cold && self.started_together(up_since);
         (!fresh).then(|| up_since.plus(self.period))

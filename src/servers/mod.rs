@@ -33,7 +33,7 @@ pub(crate) fn agreed_clock(clocks: &[u64], quorum: Quorum) -> Option<u64> {
     agreed.or(clocks.iter().rev().find(possible)).copied()
 }
 
-/// The shortest life of a vote of which its waiter was not told.
+/// The shortest time that a vote lasts if its waiter did not hear of it.
 const SHORTEST_UNHEARD: Duration = Duration::from_millis(20);
 
 /// How far the start of a counter is ahead of the clock, in microseconds: as long as a request may be under way. A

@@ -86,7 +86,7 @@ pub(crate) fn ttl_above_grace(ttl: Duration, grace: Duration) {
     });
 }
 
-/// The client's background task has ended although requests or guards still need it.
+/// The client's background task has ended although a handle, a request or a guard of the client still exists.
 pub(crate) fn stopped(cause: ClientStopped) {
     guarded(|| {
         let help = "this client no longer renews or releases anything: connect a new one, on a runtime that outlives it";

@@ -35,7 +35,7 @@ pub(crate) fn node_failed(node: &str, error: &NodeError) {
             NodeError::RestartGrace { .. } => "restart_grace",
             NodeError::WrongServer(_) => "wrong_server",
         };
-        // That it is down was told when it went down.
+        // This was already reported when the node went down.
         if !matches!(error, NodeError::Down(_) | NodeError::WrongServer(_)) {
             debug!(target: TARGET, node, %error, "call failed");
         }
@@ -82,7 +82,7 @@ pub(crate) fn node_lost(node: &str, cause: &str) {
     });
 }
 
-/// A server answered that cannot be a node.
+/// The server at a node's address cannot be used as a node.
 pub(crate) fn not_a_node(node: &str, problem: &WrongServer) {
     guarded(|| {
         let help = "this node does not vote until its setup is changed";

@@ -42,7 +42,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: DELAY,
         voids: &[],
-        why: "a late answer counts from when its question was sent, and a late request is refused",
+        why: "a late answer counts from when its command was sent, and a late request is refused",
     },
     Fault {
         name: LOSS,

@@ -359,3 +359,19 @@ async fn a_quorum_that_is_missing_is_warned_of_once_a_minute() {
         .collect();
     assert_eq!(suppressed, [0, 2]);
 }
+
+/// Its process stood still past the end of the lease, and nobody has looked since.
+#[tokio::test(start_paused = true)]
+async fn s3_a_guard_that_is_dropped_after_its_lease_ran_out_is_told_as_lost() {
+    let (listener, _guard) = Listener::listen();
+    let cluster = MemoryCluster::new(3);
+    let redlock = client(&cluster).await;
+    let guard = redlock.lock("r", TTL).await.unwrap();
+    let lost = guard.lost();
+    let _ = tokio::time::advance(2 * TTL).now_or_never();
+    drop(guard);
+    assert_eq!(lost.await, LeaseLost::Expired);
+    let names = listener.names();
+    assert!(names.contains(&"lease lost".to_owned()), "{names:?}");
+    assert!(!names.contains(&"lock released".to_owned()), "{names:?}");
+}

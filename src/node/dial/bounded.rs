@@ -40,7 +40,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         if this.frames.follow(&buf.filled()[before..]).is_err() {
-            // Before any call can hear that the connection broke.
+            // The cause is set first, so that no call sees the broken connection without it.
             this.health.lose(TOO_LONG);
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,

@@ -1,9 +1,9 @@
 //! Where one answer ends and the next begins.
 //!
 //! The driver's parser keeps all of an answer until it is complete, however long that takes. So the length of each
-//! answer is counted here, by following the marks and lengths of RESP2 and RESP3 and nothing else. Bytes that the parser
-//! might read in another way are not followed, and then the answer never ends here. So no answer counts as complete that
-//! the parser still keeps.
+//! answer is counted here, by following the marks and lengths of RESP2 and RESP3 and nothing else. Where the
+//! parser might read the bytes differently, counting stops and the answer never ends here. So an answer that the parser
+//! still keeps is never counted as complete.
 
 /// The longest answer that is taken, in bytes. The longest that our scripts give is that of `inspect`:
 /// a thousand waiters with ids of some 250 bytes each.
@@ -83,7 +83,7 @@ impl Frames {
                 }
             };
         }
-        // Once for all of them: what the parser keeps meanwhile is no more than was read at once.
+        // One check for everything read at once is enough: the parser cannot hold more than that in between.
         if self.least() > LONGEST {
             return Err(TooLong);
         }

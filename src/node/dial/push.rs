@@ -21,7 +21,7 @@ pub(super) fn listener(
     move |push| {
         match push.kind {
             PushKind::Disconnection => health.lose("the connection broke"),
-            // Before the client knows of the connection, it would take it for news of the one before (S5).
+            // Until the client knows of this connection, it would take a push for news from the previous one (S5).
             PushKind::Message if health.is_open() => {
                 if let Some(event) = granted(&context.channel, &push) {
                     context.events.tell(event);

@@ -14,7 +14,7 @@ pub(super) struct Pending {
     touched: bool,
     /// How many commands have ended, in whatever way.
     ended: u32,
-    /// `stray_until` as it was before the awaited or last command, if no other command has reached the node.
+    /// Set while only one command may have reached the node: `stray_until` as it was before that command.
     before_first: Option<Time>,
     /// Until when commands whose answers are no longer awaited may be carried out.
     stray_until: Time,
@@ -43,8 +43,8 @@ pub(super) struct Settled {
     /// How many commands have ended: an answer that came after the release was sent does not prove that its
     /// command was carried out before the release.
     pub(super) ended: u32,
-    /// The same as `after` once a release has found something, if only one command was ever sent: what the
-    /// release found can only come of that command.
+    /// If only one command was ever sent: takes the place of `after` once a release has found something. What it found
+    /// must come from that command, so that command has been carried out.
     pub(super) after_find: Option<Time>,
 }
 
@@ -164,7 +164,8 @@ impl Route {
     fn of(incarnation: Option<Incarnation>) -> Self {
         incarnation.map_or(Self::default(), |Incarnation { run, epoch, .. }| Self {
             run: run as u16,
-            epoch: epoch as u16,
+            // Never 0, which stands for several connections.
+            epoch: (epoch % u64::from(u16::MAX)) as u16 + 1,
         })
     }
 
