@@ -220,7 +220,7 @@ impl Request {
             Phase::Granted { .. } | Phase::Fencing { .. } | Phase::Held(_)
         );
         let asking = matches!(self.phase, Phase::Asking);
-        let no_room = matches!(self.phase, Phase::NoRoom);
+        let no_room = self.waits_for_room();
         let Some(node) = self.nodes.get_mut(node) else {
             return;
         };
