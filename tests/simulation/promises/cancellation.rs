@@ -37,6 +37,14 @@ pub(super) fn c2(history: &History) -> Vec<Violation> {
                     votes.insert(node);
                 }
                 What::Had(..) | What::Given(_) | What::Failed(..) => break,
+                // A first round that is tried again takes back what it had, and gets another number.
+                What::Out {
+                    node,
+                    why: Out::Own,
+                    ..
+                } if !recorded => {
+                    numbers.remove(&node);
+                }
                 What::Lines { node, number, .. } => {
                     let before = numbers.insert(node, number);
                     // The first question may reach a node after the ticket was agreed without it.
