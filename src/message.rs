@@ -99,6 +99,21 @@ impl Incarnation {
     }
 }
 
+#[cfg(test)]
+impl Incarnation {
+    /// A connection for tests, to a server that started long ago and has the client's clock.
+    pub(crate) fn test(run: u64, epoch: u64) -> Self {
+        Self {
+            epoch,
+            run,
+            up_since: Time::ORIGIN,
+            up_before: Time::ORIGIN,
+            clock_offset: 0,
+            pushes: true,
+        }
+    }
+}
+
 /// A request for a place in line, or for the vote if nobody is in the way.
 #[derive(Clone, Debug)]
 pub(crate) struct Enqueue {

@@ -399,17 +399,6 @@ mod tests {
         servers::Servers,
     };
 
-    fn connection(epoch: u64) -> Incarnation {
-        Incarnation {
-            epoch,
-            run: 1,
-            up_since: Time::ORIGIN,
-            up_before: Time::ORIGIN,
-            clock_offset: 0,
-            pushes: true,
-        }
-    }
-
     /// A batch was not understood, so its commands may still be under way on the connection that ends by that.
     #[test]
     fn c3_a_command_that_is_not_sent_again_may_still_be_carried_out() {
@@ -425,7 +414,7 @@ mod tests {
             Time::ORIGIN,
         );
         let mut servers = Servers::new(1, Duration::ZERO, false);
-        servers.see(0, Some(connection(1)));
+        servers.see(0, Some(Incarnation::test(1, 1)));
         let at = |millis| Time::ORIGIN.plus(Duration::from_millis(millis));
         let now = at(1000);
         let cx = Cx {
@@ -437,7 +426,7 @@ mod tests {
         request.end(End::Over, now);
         assert!(!request.ask_again(&enqueue, true, cx), "it has ended");
         // The release is confirmed over a new connection, while the first is still to run out.
-        servers.see(0, Some(connection(2)));
+        servers.see(0, Some(Incarnation::test(1, 2)));
         let mut release = |now| {
             let cx = Cx {
                 now,
@@ -446,7 +435,7 @@ mod tests {
             request.take_due(cx);
             let release = request.ask(0, cx)?;
             let value = Reply::Released(Released::Nothing);
-            let incarnation = connection(2);
+            let incarnation = Incarnation::test(1, 2);
             let answer = Answer {
                 sent: now,
                 incarnation,

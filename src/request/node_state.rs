@@ -362,15 +362,6 @@ fn may_have_run(error: &NodeError) -> bool {
 mod tests {
     use super::*;
 
-    const CONNECTION: Incarnation = Incarnation {
-        epoch: 1,
-        run: 1,
-        up_since: Time::ORIGIN,
-        up_before: Time::ORIGIN,
-        clock_offset: 0,
-        pushes: true,
-    };
-
     /// Two answers of the same millisecond name the same end of the waiter ttl.
     #[test]
     fn l6_an_answer_from_before_a_vote_does_not_undo_the_push_that_told_of_it() {
@@ -386,7 +377,7 @@ mod tests {
             };
             let answer = Answer {
                 sent: now,
-                incarnation: CONNECTION,
+                incarnation: Incarnation::test(1, 1),
                 value,
             };
             node.on_enqueued(

@@ -93,12 +93,9 @@ mod tests {
 
     fn incarnation(epoch: u64, up_since: Time) -> Incarnation {
         Incarnation {
-            epoch,
-            run: 1,
             up_since,
             up_before: up_since.minus(Duration::from_secs(2)),
-            clock_offset: 0,
-            pushes: true,
+            ..Incarnation::test(1, epoch)
         }
     }
 

@@ -437,14 +437,7 @@ impl Scenario<'_> {
         self.spawn(party, async move {
             let lock = redlock.lock(name, Duration::from_millis(4000));
             let outcome = timeout(patience, Cut::new(lock, polls, call)).await;
-            if let Ok(Some(Ok(guard))) = outcome {
-                let guard = Arc::new(guard);
-                sim.follow(call, &guard);
-                sim.note(What::Releases(call));
-                drop(guard);
-            } else {
-                sim.note(What::Given(call));
-            }
+            sim.gives_up(call, outcome.ok().flatten().and_then(Result::ok));
             let _ = dropped.send(());
         });
         let _ = gone.await;
@@ -609,10 +602,14 @@ impl Scenario<'_> {
     }
 
     fn enter_with(&mut self, settings: Settings) -> usize {
-        let settings = Settings {
+        self.enter_as(Settings {
             room: 10_000,
             ..settings
-        };
+        })
+    }
+
+    /// A client with just these settings.
+    fn enter_as(&mut self, settings: Settings) -> usize {
         self.parties.push(self.stage.enter(settings, None));
         self.parties.len() - 1
     }

@@ -187,6 +187,17 @@ impl Sim {
     }
 
     /// Follows a guard that has just been handed out.
+    /// The caller of a lock goes away: with the guard, if it got one in time.
+    pub(super) fn gives_up(&self, call: u16, guard: Option<LockGuard>) {
+        let Some(guard) = guard else {
+            return self.note(What::Given(call));
+        };
+        let guard = Arc::new(guard);
+        self.follow(call, &guard);
+        self.note(What::Releases(call));
+        drop(guard);
+    }
+
     pub(super) fn follow(&self, call: u16, guard: &Arc<LockGuard>) {
         self.look_at_guards();
         let token = guard.fencing_token();

@@ -194,14 +194,7 @@ mod tests {
 
     #[test]
     fn c3_what_was_asked_is_over_if_it_went_over_the_same_connection_or_to_an_earlier_run() {
-        let route = |run, epoch| Incarnation {
-            epoch,
-            run,
-            up_since: Time::default(),
-            up_before: Time::default(),
-            clock_offset: 0,
-            pushes: true,
-        };
+        let route = Incarnation::test;
         let now = Time::default().plus(Duration::from_secs(9));
         let later = now.plus(Duration::from_secs(1));
         let sent = |routes: &[Option<Incarnation>]| {

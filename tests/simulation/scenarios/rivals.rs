@@ -8,7 +8,6 @@ use tokio::time::{sleep, timeout};
 use super::{Scenario, within_life};
 use crate::simulation::{
     history::{Kind, Ms, Settings, What},
-    run::Party,
     work::Cut,
 };
 
@@ -44,14 +43,7 @@ impl Scenario<'_> {
                 tokio::spawn(async move {
                     let lock = Cut::new(lock, u64::MAX, call);
                     let outcome = timeout(Duration::from_millis(100), lock).await;
-                    if let Ok(Some(Ok(guard))) = outcome {
-                        let guard = Arc::new(guard);
-                        sim.follow(call, &guard);
-                        sim.note(What::Releases(call));
-                        drop(guard);
-                    } else {
-                        sim.note(What::Given(call));
-                    }
+                    sim.gives_up(call, outcome.ok().flatten().and_then(Result::ok));
                 });
             }
         });
@@ -165,12 +157,5 @@ impl Scenario<'_> {
         let endless = calls.len() as Ms;
         let what = format!("the round trip is {trip} ms; attempts that had no end");
         self.tell("verdicts", calls, start, Some(start + endless), 0, &what);
-    }
-
-    /// A client with just these settings.
-    fn enter_as(&mut self, settings: Settings) -> usize {
-        let party: Party = self.stage.enter(settings, None);
-        self.parties.push(party);
-        self.parties.len() - 1
     }
 }
